@@ -1,0 +1,1 @@
+"""The spine: capture, IR, symbolic dims, autodiff, pipeline and runtime."""

@@ -1,0 +1,61 @@
+"""The native runtime: runs a checked plan over Paddle tensors.
+
+A dim (`Dim`) is an extent if >= 0; d < 0 stands for slot -(d + 1) of the call's table
+of 64-bit integers. The C sources in native/ say the rest.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypedDict
+
+from typing_extensions import NotRequired
+
+Dim = int
+Dims = Sequence[Dim]
+
+# DLPack type code and bits (bool is code 6 bits 8), dims.
+Input = tuple[int, int, Dims]
+# op, dst slot, a, b: 0 set dst to the int a, 1 add, 2 sub, 3 mul, 4 floordiv (by 0
+# gives 0), 5 mod, 6 max, 7 min.
+SlotOp = tuple[int, int, int, int]
+# op, a, b: 0 ==, 1 !=, 2 >=, 3 <
+Guard = tuple[int, Dim, Dim]
+# kind, argument (input index, aliased buffer), type code, bits, dims
+Buffer = tuple[
+    Literal["input", "arena", "output", "opaque", "alias"], int, int, int, Dims
+]
+# void kernel(void *const *buffers, const int64_t *dims, int64_t begin, int64_t end,
+#             void *scratch): address, buffers, dims, rows, grain, scratch bytes
+Launch = tuple[Literal["launch"], int, Sequence[int], Dims, Dim, Dim, Dim]
+# callable, input buffers, result buffers (-1: not wanted), name
+Opaque = tuple[Literal["opaque"], Callable[..., Any], Sequence[int], Sequence[int], str]
+# (opaque buffer, axis, slot)..., then the segment to run, or -1
+Bind = tuple[Literal["bind"], Sequence[tuple[int, int, int]], int]
+# source buffer, input index
+Write = tuple[Literal["write"], int, int]
+
+class Spec(TypedDict):
+    slots: int
+    inputs: Sequence[Input]
+    segments: Sequence[Sequence[SlotOp]]
+    guards: Sequence[Guard]
+    written: Sequence[int]
+    buffers: Sequence[Buffer]
+    lifetimes: Sequence[tuple[int, int]]
+    steps: Sequence[Launch | Opaque | Bind | Write]
+    outputs: Sequence[int]
+    keep: NotRequired[object]  # held while the plan lives: what owns the kernels
+
+class Stats(TypedDict):
+    calls: int
+    layouts: int
+    arena_bytes: int
+
+class Plan:
+    def __new__(cls, spec: Spec) -> Plan: ...
+    def run(self, tensors: Sequence[Any]) -> list[Any] | None: ...
+    def miss(self) -> str: ...
+    def stats(self) -> Stats: ...
+
+def init(dlpack_capsule: object, openmp_library: str | None = None) -> bool: ...
+def set_threads(count: int) -> None: ...
+def get_threads() -> int: ...

@@ -1,0 +1,91 @@
+"""The reference interpreter: a graph on NumPy arrays, op by op.
+
+`interpret(graph, [x]) -> [outputs]`; bodies of calls and groups are run in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pirol.compiler.dims import evaluate
+from pirol.compiler.errors import Unsupported
+from pirol.compiler.ir import DTYPES, Graph, Op, Value
+from pirol.prim import PRIMS
+
+Opaque = Callable[[Op, Sequence[Any]], Sequence[Any]]
+
+
+def interpret(
+    graph: Graph,
+    inputs: Sequence[Any],
+    *,
+    opaque: Opaque | None = None,
+    results: bool = False,
+) -> list[Any]:
+    """The graph's outputs (with `results`, its written values behind them).
+
+    Inputs are arrays of the inputs' dtypes; symbols are read off their shapes.
+    `opaque` runs the ops that have no NumPy meaning here.
+    """
+    run = _Run(opaque, bind_symbols(graph, [np.shape(x) for x in inputs]))
+    with np.errstate(all="ignore"):
+        env = run.graph(graph, inputs)
+    return [env[v] for v in (graph.results if results else graph.outputs)]
+
+
+def bind_symbols(graph: Graph, shapes: Sequence[Sequence[int]]) -> dict[str, int]:
+    """Each symbol's value, from the inputs whose dim it is."""
+    found: dict[str, int] = {}
+    for value, shape in zip(graph.inputs, shapes):
+        for dim, size in zip(value.shape, shape):
+            if not isinstance(dim, int) and dim.is_Symbol:
+                found.setdefault(dim.name, int(size))
+    return found
+
+
+class _Run:
+    def __init__(self, opaque: Opaque | None, symbols: dict[str, int]) -> None:
+        self.opaque = opaque
+        self.symbols = symbols
+
+    def graph(self, graph: Graph, inputs: Sequence[Any]) -> dict[Value, Any]:
+        env: dict[Value, Any] = dict(zip(graph.inputs, inputs))
+        for op in graph.ops:
+            results = self.op(op, [env[v] for v in op.operands])
+            self.bind(op, results)
+            env.update(zip(op.results, results))
+        return env
+
+    def op(self, op: Op, operands: Sequence[Any]) -> Sequence[Any]:
+        if op.body is not None:
+            env = self.graph(op.body, operands)
+            return [env[v] for v in op.body.outputs]
+        if op.name not in PRIMS:
+            if self.opaque is None:
+                raise Unsupported(f"{op.title} has no NumPy meaning here")
+            return self.opaque(op, operands)
+        attrs = {k: self.attr(v) for k, v in op.attrs.items()}
+        found = PRIMS[op.name].numpy(*operands, **attrs)
+        found = found if isinstance(found, tuple) else (found,)
+        return [
+            np.asarray(x, dtype=DTYPES[r.dtype][1]) for x, r in zip(found, op.results)
+        ]
+
+    def bind(self, op: Op, results: Sequence[Any]) -> None:
+        for value, array in zip(op.results, results):
+            for dim, size in zip(value.shape, np.shape(array)):
+                if not isinstance(dim, int) and dim.is_Symbol:
+                    self.symbols.setdefault(dim.name, int(size))
+
+    def attr(self, value: Any) -> Any:
+        if isinstance(value, (tuple, list)):
+            return tuple(map(self.attr, value))
+        if isinstance(value, (int, float, str, bool, complex)) or value is None:
+            return value
+        return evaluate(value, self.symbols)
+
+
+Symbols = Mapping[str, int]

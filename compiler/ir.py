@@ -1,0 +1,205 @@
+"""Graph, Op, Value: Pirol's immutable, typed SSA form.
+
+A Graph lists its ops in order; an op names a primitive (`add`), a composite
+(`call` with a body), a fused `group` (with a body), an `opaque` Paddle op, or,
+at the PIR level, Paddle's own op (`pd_op.softmax`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from pirol.compiler.dims import Shape, product, substitute, to_text
+
+DTYPES: dict[str, tuple[str, Any]] = {
+    "bool": ("b1", np.bool_),
+    "int8": ("i8", np.int8),
+    "uint8": ("u8", np.uint8),
+    "int16": ("i16", np.int16),
+    "int32": ("i32", np.int32),
+    "int64": ("i64", np.int64),
+    "float16": ("f16", np.float16),
+    "bfloat16": ("bf16", None),
+    "float32": ("f32", np.float32),
+    "float64": ("f64", np.float64),
+    "complex64": ("c64", np.complex64),
+    "complex128": ("c128", np.complex128),
+}
+SHORT = {name: short for name, (short, _) in DTYPES.items()}
+LONG = {short: name for name, short in SHORT.items()}
+BITS = {"bool": 8, "bfloat16": 16} | {
+    name: np.dtype(kind).itemsize * 8
+    for name, (_, kind) in DTYPES.items()
+    if kind is not None and name != "bool"
+}
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+INTS = ("int8", "uint8", "int16", "int32", "int64")
+
+
+@dataclass(frozen=True)
+class TensorType:
+    """Shape (Dims, outermost first) and dtype (Paddle's name, e.g. "float32")."""
+
+    shape: Shape
+    dtype: str
+
+    def __str__(self) -> str:
+        return f"{SHORT[self.dtype]}[{', '.join(map(to_text, self.shape))}]"
+
+    @property
+    def rank(self) -> int:
+        """The number of dims."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> Any:
+        """The number of elements, a Dim."""
+        return product(self.shape)
+
+    def with_symbols(self, values: Mapping[str, Any]) -> TensorType:
+        """The type with shape symbols replaced."""
+        if all(isinstance(d, int) for d in self.shape):
+            return self
+        return TensorType(tuple(substitute(d, values) for d in self.shape), self.dtype)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Value:
+    """One result of an op, or an input of a graph; compared by identity."""
+
+    type: TensorType
+
+    @property
+    def shape(self) -> Shape:
+        """The type's shape."""
+        return self.type.shape
+
+    @property
+    def dtype(self) -> str:
+        """The type's dtype."""
+        return self.type.dtype
+
+
+@dataclass(frozen=True, eq=False)
+class Op:
+    """One operation. `line` is the user's source line, "file.py:12", or ""."""
+
+    name: str
+    operands: tuple[Value, ...]
+    attrs: Mapping[str, Any]
+    results: tuple[Value, ...]
+    body: Graph | None = None
+    line: str = ""
+
+    @property
+    def result(self) -> Value:
+        """The only result."""
+        (value,) = self.results
+        return value
+
+    @property
+    def title(self) -> str:
+        """What users know the op by: the Paddle name of calls and opaque ops."""
+        return str(self.attrs.get("callee", self.name))
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A fact about dims that this graph relies on: `eq`, `ne`, `ge` or `lt`."""
+
+    kind: str
+    a: Any
+    b: Any
+
+    def __str__(self) -> str:
+        return f"{self.kind}({to_text(self.a)}, {to_text(self.b)})"
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """Inputs, ops in order, outputs, and `writes`: (input index, its new value).
+
+    Writes apply after every read. `guards` must hold for the graph to be valid.
+    """
+
+    name: str
+    inputs: tuple[Value, ...]
+    ops: tuple[Op, ...]
+    outputs: tuple[Value, ...]
+    writes: tuple[tuple[int, Value], ...] = ()
+    guards: tuple[Guard, ...] = field(default=())
+
+    @property
+    def results(self) -> tuple[Value, ...]:
+        """Outputs and written values: all that must be computed."""
+        return self.outputs + tuple(value for _, value in self.writes)
+
+    def producers(self) -> dict[Value, Op]:
+        """Each value's defining op; inputs have none."""
+        return {result: op for op in self.ops for result in op.results}
+
+    def users(self) -> dict[Value, list[Op]]:
+        """The ops that read each value, in order, once per operand."""
+        found: dict[Value, list[Op]] = {v: [] for v in self.inputs}
+        for op in self.ops:
+            for operand in op.operands:
+                found.setdefault(operand, []).append(op)
+            for result in op.results:
+                found.setdefault(result, [])
+        return found
+
+    def walk(self) -> Iterator[Op]:
+        """Every op, bodies included."""
+        for op in self.ops:
+            yield op
+            if op.body is not None:
+                yield from op.body.walk()
+
+    def with_ops(self, ops: Iterable[Op]) -> Graph:
+        """The graph with other ops."""
+        return replace(self, ops=tuple(ops))
+
+    def __str__(self) -> str:
+        from pirol.compiler.text import print_graph
+
+        return print_graph(self)
+
+
+def rename(graph: Graph, values: Mapping[Value, Value]) -> Graph:
+    """The graph with values replaced where they are read; untouched ops are kept."""
+    if not values:
+        return graph
+
+    def new(value: Value) -> Value:
+        while value in values:
+            value = values[value]
+        return value
+
+    ops = []
+    for op in graph.ops:
+        operands = tuple(new(v) for v in op.operands)
+        same = all(a is b for a, b in zip(operands, op.operands))
+        ops.append(op if same else replace(op, operands=operands))
+    return replace(
+        graph,
+        ops=tuple(ops),
+        outputs=tuple(new(v) for v in graph.outputs),
+        writes=tuple((i, new(v)) for i, v in graph.writes),
+    )
+
+
+def prune(graph: Graph) -> Graph:
+    """The graph without ops whose results nobody needs (every op here is pure)."""
+    needed = set(graph.results)
+    kept: list[Op] = []
+    for op in reversed(graph.ops):
+        if any(r in needed for r in op.results) or op.attrs.get("effect"):
+            needed.update(op.operands)
+            kept.append(op)
+    if len(kept) == len(graph.ops):
+        return graph
+    return graph.with_ops(reversed(kept))

@@ -1,0 +1,341 @@
+/* One run of a plan: guards on the inputs, memory, the steps, the results. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime.h"
+
+typedef enum { FAILED = -1, MISSED, PASSED } Verdict;
+
+static Verdict miss(Plan *plan, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(plan->miss, sizeof plan->miss, format, arguments);
+    va_end(arguments);
+    return MISSED;
+}
+
+/* ---- a call's memory: one block, cut up ---- */
+
+static void *cut(char *memory, size_t *at, int count, size_t size) {
+    void *piece = memory ? memory + *at : NULL;
+    *at += (size_t)count * size;
+    return piece;
+}
+
+/* Every piece is a multiple of 8 bytes. With no memory yet it gives the size. */
+static size_t lay_out(const Plan *plan, Call *call, char *memory) {
+    size_t at = sizeof(Call);
+    int addresses = plan->n_written ? plan->n_inputs : 0;
+    call->slots = cut(memory, &at, plan->n_slots, sizeof(int64_t));
+    call->inputs = cut(memory, &at, plan->n_inputs, sizeof(Input));
+    call->buffers = cut(memory, &at, plan->n_buffers, sizeof(Buffer));
+    call->layouts = cut(memory, &at, plan->n_stages, sizeof(Layout *));
+    call->regions = cut(memory, &at, plan->n_stages, sizeof(Block *));
+    call->pointers = cut(memory, &at, plan->max_launch_buffers, sizeof(void *));
+    call->dims = cut(memory, &at, plan->max_launch_dims, sizeof(int64_t));
+    call->arguments = cut(memory, &at, plan->max_arguments + 1, sizeof(PyObject *));
+    call->by_address = cut(memory, &at, addresses, sizeof(Input *));
+    int64_t *written = cut(memory, &at, plan->n_written_dims, sizeof(int64_t));
+    for (int i = 0; memory && i < plan->n_written; i++) {
+        const InputSpec *spec = &plan->inputs[plan->written[i]];
+        Input *input = &call->inputs[plan->written[i]];
+        input->shape = written + spec->shape_at;
+        input->strides = input->shape + spec->type.dims.count;
+    }
+    return at;
+}
+
+static Call *call_new(Plan *plan) {
+    Call sizes;
+    char *memory = PyMem_RawCalloc(1, lay_out(plan, &sizes, NULL));
+    if (!memory) {
+        PyErr_NoMemory();
+        return NULL;
+    }
+    Call *call = (Call *)memory;
+    lay_out(plan, call, memory);
+    call->plan = (Plan *)Py_NewRef(plan);
+    return call;
+}
+
+static void call_free(Call *call) {
+    Plan *plan = call->plan;
+    for (int i = 0; i < plan->n_buffers; i++) {
+        if (plan->buffers[i].kind == ON_INPUT) continue;
+        Py_XDECREF(call->buffers[i].object);
+        Py_XDECREF(call->buffers[i].flat);
+    }
+    for (int i = 0; i < plan->n_inputs; i++) {
+        Py_XDECREF(call->inputs[i].object);
+        Py_XDECREF(call->inputs[i].flat);
+    }
+    for (int i = 0; i < plan->n_stages; i++) {
+        block_give(plan->pool, call->regions[i]);
+        layout_release(call->layouts[i]);
+    }
+    block_give(plan->pool, call->scratch);
+    PyMem_RawFree(call);
+    Py_DECREF(plan);
+}
+
+/* ---- inputs ---- */
+
+static Verdict bind_shape(Call *call, int index, const DLTensor *tensor) {
+    const InputSpec *spec = &call->plan->inputs[index];
+    int64_t items = 1;
+    for (int axis = 0; axis < tensor->rank; axis++) {
+        Dim dim = spec->type.dims.at[axis];
+        int64_t extent = tensor->shape[axis];
+        items *= extent;
+        if (spec->binds[axis])
+            call->slots[dim_slot(dim)] = extent;
+        else if (extent != dim_value(dim, call->slots))
+            return miss(call->plan, "input %d: extent %lld at axis %d, expected %lld",
+                        index, (long long)extent, axis,
+                        (long long)dim_value(dim, call->slots));
+    }
+    call->inputs[index].items = items;
+    return PASSED;
+}
+
+static void note_span(Input *input, const DLTensor *tensor) {
+    int64_t low = 0, high = 1;
+    for (int i = 0; tensor->strides && i < tensor->rank; i++) {
+        int64_t reach = (tensor->shape[i] - 1) * tensor->strides[i];
+        *(reach < 0 ? &low : &high) += reach;
+    }
+    if (!tensor->strides) high = input->items;
+    int64_t item = tensor->dtype.bits / 8;
+    input->low = input->items ? input->data + low * item : NULL;
+    input->high = input->items ? input->data + high * item : NULL;
+}
+
+static void keep_strides(Input *input, const DLTensor *tensor) {
+    int64_t stride = 1;
+    for (int i = tensor->rank - 1; i >= 0; i--) {
+        input->shape[i] = tensor->shape[i];
+        input->strides[i] = tensor->strides ? tensor->strides[i] : stride;
+        stride *= tensor->shape[i];
+    }
+}
+
+static Verdict check_type(Plan *plan, int index, const DLTensor *tensor) {
+    const TensorSpec *type = &plan->inputs[index].type;
+    DLDataType dtype = tensor->dtype;
+    if (tensor->device.type != DL_CPU)
+        return miss(plan, "input %d: not on the CPU", index);
+    if (dtype.code != type->code || dtype.bits != type->bits || dtype.lanes != 1)
+        return miss(plan, "input %d: %s%d, expected %s%d", index, dtype_name(dtype.code),
+                    dtype.bits, dtype_name(type->code), type->bits);
+    if (tensor->rank != type->dims.count)
+        return miss(plan, "input %d: rank %d, expected %d", index, tensor->rank,
+                    type->dims.count);
+    return PASSED;
+}
+
+static Verdict read_input(Call *call, int index, PyObject *object) {
+    Plan *plan = call->plan;
+    Input *input = &call->inputs[index];
+    DLTensor tensor;
+    if (tensor_view(object, &tensor)) return FAILED;
+    Verdict verdict = check_type(plan, index, &tensor);
+    if (verdict == PASSED) verdict = bind_shape(call, index, &tensor);
+    if (verdict != PASSED) return verdict;
+    input->object = Py_NewRef(object);
+    input->data = input->flat_data = tensor.data;
+    input->contiguous = is_contiguous(tensor.rank, tensor.shape, tensor.strides);
+    if (plan->n_written) note_span(input, &tensor);
+    if (!plan->inputs[index].written) return PASSED;
+    keep_strides(input, &tensor);
+    if (overlaps_itself(tensor.rank, input->shape, input->strides))
+        return miss(plan, "input %d is written, but its items overlap", index);
+    return PASSED;
+}
+
+static Verdict read_inputs(Call *call, PyObject *tensors) {
+    Plan *plan = call->plan;
+    bool list = PyList_CheckExact(tensors);
+    if (!list && !PyTuple_CheckExact(tensors)) {
+        PyErr_Format(PyExc_TypeError, "run takes a list of tensors, not a %s",
+                     Py_TYPE(tensors)->tp_name);
+        return FAILED;
+    }
+    for (int i = 0; i < plan->n_inputs; i++) {
+        /* Looked at each time: reading a tensor may run code that shrinks the list. */
+        Py_ssize_t count = PySequence_Fast_GET_SIZE(tensors);
+        if (count != plan->n_inputs) break;
+        Verdict verdict = read_input(call, i, PySequence_Fast_GET_ITEM(tensors, i));
+        if (verdict != PASSED) return verdict;
+    }
+    if (PySequence_Fast_GET_SIZE(tensors) == plan->n_inputs) return PASSED;
+    PyErr_Format(PyExc_TypeError, "the plan takes %d tensors, got %zd", plan->n_inputs,
+                 PySequence_Fast_GET_SIZE(tensors));
+    return FAILED;
+}
+
+/* ---- guards ---- */
+
+static int lower_first(const void *a, const void *b) {
+    const Input *x = *(Input *const *)a, *y = *(Input *const *)b;
+    return (x->low > y->low) - (x->low < y->low);
+}
+
+/* Swept by address: does anything reach into a written input, or the other way? */
+static Verdict check_overlap(Call *call) {
+    Plan *plan = call->plan;
+    int count = 0;
+    for (int i = 0; i < plan->n_inputs; i++)
+        if (call->inputs[i].low) call->by_address[count++] = &call->inputs[i];
+    qsort(call->by_address, (size_t)count, sizeof(Input *), lower_first);
+    char *any = NULL, *written = NULL; /* how far up those before reach */
+    for (int i = 0; i < count; i++) {
+        const Input *input = call->by_address[i];
+        int index = (int)(input - call->inputs);
+        bool is_written = plan->inputs[index].written;
+        if (input->low < (is_written ? any : written))
+            return miss(plan, "input %d shares memory with one that is written", index);
+        if (input->high > any) any = input->high;
+        if (is_written && input->high > written) written = input->high;
+    }
+    return PASSED;
+}
+
+static bool holds(const Guard *guard, const int64_t *slots) {
+    int64_t a = dim_value(guard->a, slots), b = dim_value(guard->b, slots);
+    switch (guard->kind) {
+        case EQ: return a == b;
+        case NE: return a != b;
+        case GE: return a >= b;
+        default: return a < b;
+    }
+}
+
+static Verdict check_guards(Call *call) {
+    Plan *plan = call->plan;
+    static const char *const names[] = {"==", "!=", ">=", "<"};
+    for (int i = 0; i < plan->n_guards; i++) {
+        const Guard *guard = &plan->guards[i];
+        if (!holds(guard, call->slots))
+            return miss(plan, "guard %d: not %lld %s %lld", i,
+                        (long long)dim_value(guard->a, call->slots), names[guard->kind],
+                        (long long)dim_value(guard->b, call->slots));
+    }
+    return PASSED;
+}
+
+/* ---- memory ---- */
+
+static int copy_inputs(Call *call) {
+    for (int i = 0; i < call->plan->n_inputs; i++) {
+        Input *input = &call->inputs[i];
+        const InputSpec *spec = &call->plan->inputs[i];
+        DLTensor tensor;
+        if (input->contiguous || !spec->read_flat) continue;
+        if (tensor_view(input->object, &tensor)) return -1;
+        input->flat = tensor_flat(&spec->type, &tensor, (void **)&input->flat_data);
+        if (!input->flat) return -1;
+    }
+    return 0;
+}
+
+static int take_region(Call *call, int stage) {
+    size_t bytes = call->layouts[stage]->arena_bytes;
+    if (!bytes) return 0;
+    call->arena_bytes += bytes;
+    if ((call->regions[stage] = block_take(call->plan->pool, bytes))) return 0;
+    PyErr_NoMemory();
+    return -1;
+}
+
+int call_make(Call *call, int id) {
+    const BufferSpec *spec = &call->plan->buffers[id];
+    const int64_t *shape = call->layouts[spec->stage]->extents + spec->dims_at;
+    Buffer *buffer = &call->buffers[id];
+    buffer->object = tensor_new(&spec->type, shape, &buffer->data);
+    return buffer->object ? 0 : -1;
+}
+
+static int place_buffer(Call *call, int id, Block *region) {
+    const BufferSpec *spec = &call->plan->buffers[id];
+    Buffer *buffer = &call->buffers[id];
+    if (spec->kind == ON_OUTPUT) return call_make(call, id);
+    if (spec->kind == ON_INPUT) {
+        const Input *input = &call->inputs[spec->arg];
+        *buffer = (Buffer){input->flat_data, input->object, input->flat};
+    } else if (spec->kind == ON_ARENA && region) {
+        buffer->data = block_data(region) + call->layouts[spec->stage]->offsets[id];
+    }
+    return 0;
+}
+
+int call_enter_stage(Call *call, int stage) {
+    const Groups *stages = &call->plan->stages;
+    call->stage = stage;
+    call->layouts[stage] = layout_get(call->plan, stage, call->slots);
+    if (!call->layouts[stage] || take_region(call, stage)) return -1;
+    for (int i = stages->begin[stage]; i < stages->begin[stage + 1]; i++)
+        if (place_buffer(call, stages->ids[i], call->regions[stage])) return -1;
+    return 0;
+}
+
+/* ---- results ---- */
+
+static bool same_type(const Call *call, const TensorSpec *a, const TensorSpec *b) {
+    if (a->code != b->code || a->bits != b->bits || a->dims.count != b->dims.count)
+        return false;
+    for (int i = 0; i < a->dims.count; i++)
+        if (dim_value(a->dims.at[i], call->slots) != dim_value(b->dims.at[i], call->slots))
+            return false;
+    return true;
+}
+
+PyObject *call_tensor(Call *call, int id) {
+    const BufferSpec *spec = &call->plan->buffers[id];
+    const BufferSpec *root = &call->plan->buffers[spec->root];
+    const Buffer *buffer = &call->buffers[spec->root];
+    if (spec == root || same_type(call, &spec->type, &root->type))
+        return Py_NewRef(buffer->object);
+    const int64_t *shape = call->layouts[spec->stage]->extents + spec->dims_at;
+    return tensor_over(buffer->flat ? buffer->flat : buffer->object, &root->type,
+                       &spec->type, shape);
+}
+
+static PyObject *call_results(Call *call) {
+    const Ids *outputs = &call->plan->outputs;
+    PyObject *results = PyList_New(outputs->count);
+    for (int i = 0; results && i < outputs->count; i++) {
+        PyObject *tensor = call_tensor(call, outputs->at[i]);
+        if (!tensor) Py_CLEAR(results);
+        if (tensor) PyList_SET_ITEM(results, i, tensor);
+    }
+    return results;
+}
+
+static Verdict check_call(Call *call, PyObject *tensors) {
+    Verdict verdict = read_inputs(call, tensors);
+    if (verdict != PASSED) return verdict;
+    if (call->plan->n_segments) run_segment(&call->plan->segments[0], call->slots);
+    verdict = check_guards(call);
+    if (verdict == PASSED && call->plan->n_written) verdict = check_overlap(call);
+    return verdict;
+}
+
+static PyObject *call_run(Call *call) {
+    if (copy_inputs(call) || call_enter_stage(call, 0) || run_steps(call)) return NULL;
+    call->plan->arena_bytes = call->arena_bytes;
+    return call_results(call);
+}
+
+PyObject *plan_run(Plan *plan, PyObject *tensors) {
+    Call *call = call_new(plan);
+    if (!call) return NULL;
+    plan->calls++;
+    PyObject *result = NULL;
+    switch (check_call(call, tensors)) {
+        case PASSED: result = call_run(call); break;
+        case MISSED: result = Py_NewRef(Py_None); break;
+        default: break;
+    }
+    call_free(call);
+    return result;
+}

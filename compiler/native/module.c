@@ -1,0 +1,51 @@
+/* The extension module pirol.compiler._native. */
+#include "runtime.h"
+
+static PyObject *init(PyObject *self, PyObject *args, PyObject *kwargs) {
+    (void)self;
+    static char *names[] = {"dlpack_capsule", "openmp_library", NULL};
+    PyObject *capsule;
+    const char *library = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|z:init", names, &capsule, &library))
+        return NULL;
+    if (paddle_set(capsule)) return NULL;
+    return PyBool_FromLong(library && threads_open(library));
+}
+
+static PyObject *set_threads(PyObject *self, PyObject *object) {
+    (void)self;
+    long count = PyLong_AsLong(object);
+    if (count == -1 && PyErr_Occurred()) return NULL;
+    if (count < 1 || count > 1024)
+        return PyErr_Format(PyExc_ValueError, "%ld threads: expected 1 to 1024", count);
+    threads_set((int)count);
+    Py_RETURN_NONE;
+}
+
+static PyObject *get_threads(PyObject *self, PyObject *unused) {
+    (void)self, (void)unused;
+    return PyLong_FromLong(threads_get());
+}
+
+static PyMethodDef functions[] = {
+    {"init", (PyCFunction)(void (*)(void))init, METH_VARARGS | METH_KEYWORDS,
+     "Take Paddle's DLPack exchange API and an OpenMP library; was the latter found?"},
+    {"set_threads", set_threads, METH_O, "How many threads a launch may use."},
+    {"get_threads", get_threads, METH_NOARGS, "How many threads a launch may use."},
+    {0},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "_native",
+    .m_doc = "The native runtime: plans and the thread pool.",
+    .m_size = -1,
+    .m_methods = functions,
+};
+
+PyMODINIT_FUNC PyInit__native(void) {
+    PyObject *module = PyModule_Create(&definition);
+    if (!module) return NULL;
+    if (PyModule_AddType(module, &PlanType)) Py_CLEAR(module);
+    return module;
+}

@@ -1,0 +1,107 @@
+/* The Python type Plan. */
+#include "runtime.h"
+
+typedef struct Chunk {
+    struct Chunk *next;
+    int64_t data[]; /* aligned for all that a plan holds */
+} Chunk;
+
+void *plan_alloc(Plan *plan, size_t count, size_t size) {
+    Chunk *chunk = PyMem_RawCalloc(1, sizeof *chunk + count * size);
+    if (!chunk) return PyErr_NoMemory();
+    chunk->next = plan->owned;
+    plan->owned = chunk;
+    return chunk->data;
+}
+
+static int plan_traverse(Plan *plan, visitproc visit, void *arg) {
+    for (int i = 0; plan->steps && i < plan->n_steps; i++)
+        if (plan->steps[i].kind == OPAQUE) Py_VISIT(plan->steps[i].opaque.callable);
+    Py_VISIT(plan->keep);
+    return 0;
+}
+
+/* The steps go with what they hold, so that a plan reached afterwards does nothing. */
+static int plan_clear(Plan *plan) {
+    int count = plan->steps ? plan->n_steps : 0;
+    plan->n_steps = plan->outputs.count = 0;
+    for (int i = 0; i < count; i++) {
+        if (plan->steps[i].kind != OPAQUE) continue;
+        Py_CLEAR(plan->steps[i].opaque.callable);
+        Py_CLEAR(plan->steps[i].opaque.name);
+    }
+    Py_CLEAR(plan->keep);
+    return 0;
+}
+
+static void plan_dealloc(Plan *plan) {
+    PyObject_GC_UnTrack(plan);
+    plan_clear(plan);
+    for (int i = 0; i < plan->n_layouts; i++) layout_release(plan->layouts[i]);
+    pool_free(plan->pool);
+    for (Chunk *chunk = plan->owned, *next; chunk; chunk = next) {
+        next = chunk->next;
+        PyMem_RawFree(chunk);
+    }
+    Py_TYPE(plan)->tp_free((PyObject *)plan);
+}
+
+static int plan_build(Plan *plan, PyObject *spec) {
+    if (!(plan->pool = pool_new())) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    return read_spec(plan, spec) || check_plan(plan) ? -1 : 0;
+}
+
+static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"spec", NULL};
+    PyObject *spec;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!:Plan", names, &PyDict_Type, &spec))
+        return NULL;
+    Plan *plan = (Plan *)type->tp_alloc(type, 0);
+    if (!plan) return NULL;
+    if (plan_build(plan, spec)) {
+        Py_DECREF(plan);
+        return NULL;
+    }
+    return (PyObject *)plan;
+}
+
+static PyObject *run(PyObject *self, PyObject *tensors) {
+    if (paddle_ready()) return plan_run((Plan *)self, tensors);
+    PyErr_SetString(PyExc_RuntimeError, "call init() before running a plan");
+    return NULL;
+}
+
+static PyObject *plan_miss(PyObject *self, PyObject *unused) {
+    (void)unused;
+    return PyUnicode_FromString(((Plan *)self)->miss);
+}
+
+static PyObject *stats(PyObject *self, PyObject *unused) {
+    (void)unused;
+    Plan *plan = (Plan *)self;
+    return Py_BuildValue("{s:L,s:L,s:n}", "calls", (long long)plan->calls, "layouts",
+                         (long long)plan->layouts_computed, "arena_bytes",
+                         (Py_ssize_t)plan->arena_bytes);
+}
+
+static PyMethodDef methods[] = {
+    {"run", run, METH_O, "run(tensors) -> list of results, or None: a guard missed"},
+    {"miss", plan_miss, METH_NOARGS, "Why the last run that missed did so."},
+    {"stats", stats, METH_NOARGS, "calls, layouts computed, arena_bytes of the last."},
+    {0},
+};
+
+PyTypeObject PlanType = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "pirol.compiler._native.Plan",
+    .tp_basicsize = sizeof(Plan),
+    .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .tp_doc = "A program's steps, checked once and run natively.",
+    .tp_new = plan_new,
+    .tp_dealloc = (destructor)plan_dealloc,
+    .tp_traverse = (traverseproc)plan_traverse,
+    .tp_clear = (inquiry)plan_clear,
+    .tp_methods = methods,
+};

@@ -1,0 +1,293 @@
+/* Shared declarations of the plan runner.
+
+   read.c and check.c turn a spec into a Plan, which never changes afterwards save
+   for its caches; call.c, steps.c and opaque.c run it. All that one run needs lies
+   in a Call, so that runs may nest and may overlap in time. */
+#ifndef PIROL_RUNTIME_H
+#define PIROL_RUNTIME_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "dlpack.h"
+
+enum { MAX_RANK = 16, MAX_LAYOUTS = 64, ALIGNMENT = 64 };
+
+static inline size_t aligned(size_t bytes) {
+    return (bytes + ALIGNMENT - 1) & ~(size_t)(ALIGNMENT - 1);
+}
+
+/* ---- memory.c: aligned blocks, kept for the next call on a small free list ---- */
+
+typedef struct Pool Pool;
+
+typedef struct Block {
+    size_t size;
+} Block;
+
+/* Both may be called without the GIL. */
+Block *block_take(Pool *pool, size_t size); /* null: out of memory, no exception */
+void block_give(Pool *pool, Block *block);  /* null is fine */
+Pool *pool_new(void);
+void pool_free(Pool *pool);
+
+static inline char *block_data(Block *block) {
+    return (char *)block + ALIGNMENT;
+}
+
+/* ---- threads.c: chunks of rows over the OpenMP pool ---- */
+
+typedef void (*Kernel)(void *const *buffers, const int64_t *dims, int64_t begin,
+                       int64_t end, void *scratch);
+
+typedef struct {
+    Kernel kernel;
+    void *const *buffers;
+    const int64_t *dims;
+    int64_t rows, chunks;
+    char *scratch;
+    size_t scratch_step; /* from one chunk's scratch to the next */
+} Job;
+
+int64_t chunk_count(int64_t rows, int64_t grain);
+void run_job(const Job *job);
+bool threads_open(const char *library);
+void threads_set(int count);
+int threads_get(void);
+
+/* ---- strided.c ---- */
+
+bool is_contiguous(int rank, const int64_t *shape, const int64_t *strides);
+/* Could two index tuples name the same item? May answer true where none do. */
+bool overlaps_itself(int rank, const int64_t *shape, const int64_t *strides);
+/* Strides in items; null stands for contiguous. Items of 1, 2, 4, 8 or 16 bytes. */
+void copy_strided(int rank, const int64_t *shape, size_t item, char *to,
+                  const int64_t *to_strides, const char *from,
+                  const int64_t *from_strides);
+
+/* ---- the plan ---- */
+
+/* d >= 0 is the extent itself, d < 0 stands for slot -(d + 1) of the call. */
+typedef int64_t Dim;
+
+static inline int dim_slot(Dim dim) {
+    return (int)-(dim + 1);
+}
+
+static inline int64_t dim_value(Dim dim, const int64_t *slots) {
+    return dim >= 0 ? dim : slots[dim_slot(dim)];
+}
+
+typedef struct {
+    int count;
+    int *at;
+} Ids;
+
+typedef struct {
+    int count;
+    Dim *at;
+} Dims;
+
+typedef struct {
+    uint8_t code, bits;
+    Dims dims;
+} TensorSpec;
+
+typedef struct {
+    TensorSpec type;
+    bool *binds;    /* per axis: this axis gives its slot its value */
+    bool written;   /* by the plan */
+    bool read_flat; /* by native code, which wants it contiguous */
+    int shape_at;   /* where a call keeps its shape and strides, if written */
+} InputSpec;
+
+typedef enum { ON_INPUT, ON_ARENA, ON_OUTPUT, ON_OPAQUE, ON_ALIAS } BufferKind;
+
+typedef struct {
+    TensorSpec type;
+    BufferKind kind;
+    int arg;
+    int root;       /* whose memory it is: itself, unless an alias */
+    int stage;      /* its extents are known after this many binds */
+    int dims_at;    /* where a layout keeps its extents */
+    int first, last;           /* steps; arena buffers only */
+    int first_use, last_use;   /* as the steps have it */
+    bool read_flat;
+    bool as_tensor; /* an arena buffer that opaque steps see: a tensor of its own */
+} BufferSpec;
+
+/* Ids in groups: group k is ids[begin[k]] .. ids[begin[k + 1] - 1]. */
+typedef struct {
+    int *begin, *ids;
+} Groups;
+
+typedef enum { SET, ADD, SUB, MUL, FLOORDIV, MOD, MAX, MIN } SlotOpKind;
+
+typedef struct {
+    SlotOpKind kind;
+    int slot;
+    int64_t a, b;
+} SlotOp;
+
+typedef struct {
+    int count;
+    SlotOp *ops;
+} Segment;
+
+typedef enum { EQ, NE, GE, LT } GuardKind;
+
+typedef struct {
+    GuardKind kind;
+    Dim a, b;
+} Guard;
+
+typedef enum { LAUNCH, OPAQUE, BIND, WRITE } StepKind;
+
+typedef struct {
+    Kernel kernel;
+    Ids buffers; /* after checking: the roots */
+    Dims dims;
+    Dim rows, grain, scratch;
+} LaunchStep;
+
+typedef struct {
+    PyObject *callable, *name;
+    Ids inputs, outputs;
+} OpaqueStep;
+
+typedef struct {
+    int buffer, axis, slot;
+    bool known; /* the slot had a value before: compare instead */
+} Binding;
+
+typedef struct {
+    int count;
+    Binding *bindings;
+    int segment; /* or -1 */
+} BindStep;
+
+typedef struct {
+    int source, input;
+} WriteStep;
+
+typedef struct {
+    StepKind kind;
+    union {
+        LaunchStep launch;
+        OpaqueStep opaque;
+        BindStep bind;
+        WriteStep write;
+    };
+} Step;
+
+/* Extents and arena offsets of one stage's buffers for one set of slot values. */
+typedef struct {
+    int holders; /* under the GIL */
+    int stage;
+    size_t arena_bytes;
+    int64_t *slots, *extents;
+    size_t *offsets; /* per buffer */
+} Layout;
+
+typedef struct Plan {
+    PyObject_HEAD
+    void *owned; /* chain of the arrays below */
+    int n_slots, n_inputs, n_segments, n_guards, n_written, n_buffers, n_steps;
+    int n_stages; /* binds + 1 */
+    InputSpec *inputs;
+    Segment *segments;
+    Guard *guards;
+    int *written;
+    BufferSpec *buffers;
+    Step *steps;
+    Ids outputs;
+    int *slot_stage;     /* slot -> the stage that sets it, -1: none */
+    Groups stages;       /* buffers by stage */
+    Groups makes, drops; /* as_tensor buffers by first and last use */
+    int n_extents, n_written_dims, max_launch_buffers, max_launch_dims, max_arguments;
+    PyObject *keep; /* what owns the kernels */
+    Pool *pool;
+    Layout *layouts[MAX_LAYOUTS]; /* most recently used first */
+    int n_layouts;
+    int64_t calls, layouts_computed;
+    size_t arena_bytes;
+    char miss[160];
+} Plan;
+
+extern PyTypeObject PlanType;
+
+void *plan_alloc(Plan *plan, size_t count, size_t size); /* zeroed, lives as plan */
+int read_spec(Plan *plan, PyObject *spec);
+int check_plan(Plan *plan);
+
+/* ---- layout.c ---- */
+
+void run_segment(const Segment *segment, int64_t *slots);
+/* -1 with an exception where an extent is negative or the size overflows. */
+int tensor_bytes(const TensorSpec *type, const int64_t *slots, size_t *bytes);
+Layout *layout_get(Plan *plan, int stage, const int64_t *slots); /* held */
+void layout_release(Layout *layout);
+
+/* ---- tensor.c: Paddle's tensors ---- */
+
+int paddle_set(PyObject *capsule);
+bool paddle_ready(void);
+bool tensor_possible(const TensorSpec *type); /* has Paddle such a dtype? */
+int tensor_view(PyObject *object, DLTensor *out); /* data includes byte_offset */
+PyObject *tensor_new(const TensorSpec *type, const int64_t *shape, void **data);
+/* A contiguous copy, made without the GIL. */
+PyObject *tensor_flat(const TensorSpec *type, const DLTensor *from, void **data);
+/* The memory of contiguous `base` (of type `from`) under another type and shape. */
+PyObject *tensor_over(PyObject *base, const TensorSpec *from, const TensorSpec *to,
+                      const int64_t *shape);
+const char *dtype_name(int code);
+
+/* ---- one run of a plan ---- */
+
+typedef struct {
+    PyObject *object, *flat; /* flat: a contiguous copy, if one was needed */
+    char *data, *flat_data;  /* flat_data: of the copy, else the input's own */
+    char *low, *high;        /* the bytes that it spans, if the plan writes inputs */
+    int64_t items;
+    int64_t *shape, *strides; /* written inputs only */
+    bool contiguous;
+} Input;
+
+/* Of a root buffer. The references are owned, save an input's. */
+typedef struct {
+    void *data;
+    PyObject *object; /* the tensor, if it is one */
+    PyObject *flat;   /* its contiguous copy, if one was needed */
+} Buffer;
+
+typedef struct {
+    Plan *plan;
+    int64_t *slots;
+    Input *inputs;
+    Buffer *buffers;
+    Layout **layouts; /* per stage */
+    Block **regions;
+    Block *scratch;
+    int stage;
+    size_t arena_bytes;
+    /* Room for the step at hand. */
+    void **pointers;
+    int64_t *dims;
+    PyObject **arguments;
+    Input **by_address; /* if the plan writes inputs */
+} Call;
+
+PyObject *plan_run(Plan *plan, PyObject *tensors);
+int call_make(Call *call, int buffer); /* gives it a tensor */
+int call_enter_stage(Call *call, int stage);
+PyObject *call_tensor(Call *call, int buffer); /* a new reference */
+int run_steps(Call *call);
+int run_opaque(Call *call, int step);
+int run_bind(Call *call, int step);
+
+#endif

@@ -1,0 +1,130 @@
+/* The steps of a call. Launches and writes in a row run without the GIL. */
+#include <string.h>
+
+#include "runtime.h"
+
+typedef enum { DONE, NO_MEMORY, SIZES_DIFFER } Status;
+
+static bool ensure_scratch(Call *call, size_t bytes) {
+    if (call->scratch && call->scratch->size >= bytes) return true;
+    block_give(call->plan->pool, call->scratch);
+    call->scratch = block_take(call->plan->pool, bytes);
+    return call->scratch != NULL;
+}
+
+static Status give_scratch(Call *call, Job *job, int64_t bytes) {
+    size_t all;
+    if (bytes <= 0) return DONE;
+    if ((uint64_t)bytes > SIZE_MAX / 4) return NO_MEMORY;
+    job->scratch_step = aligned((size_t)bytes);
+    if (__builtin_mul_overflow(job->scratch_step, (size_t)job->chunks, &all))
+        return NO_MEMORY;
+    if (!ensure_scratch(call, all)) return NO_MEMORY;
+    job->scratch = block_data(call->scratch);
+    return DONE;
+}
+
+static Status run_launch(Call *call, const LaunchStep *launch) {
+    const int64_t *slots = call->slots;
+    Job job = {.kernel = launch->kernel, .buffers = call->pointers, .dims = call->dims};
+    job.rows = dim_value(launch->rows, slots);
+    if (job.rows <= 0) return DONE;
+    for (int i = 0; i < launch->buffers.count; i++)
+        call->pointers[i] = call->buffers[launch->buffers.at[i]].data;
+    for (int i = 0; i < launch->dims.count; i++)
+        call->dims[i] = dim_value(launch->dims.at[i], slots);
+    job.chunks = chunk_count(job.rows, dim_value(launch->grain, slots));
+    Status status = give_scratch(call, &job, dim_value(launch->scratch, slots));
+    if (status == DONE) run_job(&job);
+    return status;
+}
+
+static int64_t count_items(const Call *call, const Dims *dims) {
+    int64_t items = 1;
+    for (int i = 0; i < dims->count; i++) items *= dim_value(dims->at[i], call->slots);
+    return items;
+}
+
+static Status run_write(Call *call, const WriteStep *write) {
+    const BufferSpec *source = &call->plan->buffers[write->source];
+    const Input *input = &call->inputs[write->input];
+    const char *from = call->buffers[source->root].data;
+    size_t item = source->type.bits / 8, bytes = (size_t)input->items * item;
+    if (count_items(call, &source->type.dims) != input->items) return SIZES_DIFFER;
+    if (bytes == 0) return DONE;
+    if (!input->contiguous)
+        copy_strided(call->plan->inputs[write->input].type.dims.count, input->shape, item,
+                     input->data, input->strides, from, NULL);
+    /* The input itself, or the copy of it that later launches read. */
+    if ((input->contiguous || input->flat) && input->flat_data != from)
+        memmove(input->flat_data, from, bytes);
+    return DONE;
+}
+
+static int raise(Status status, int step) {
+    if (status == DONE) return 0;
+    if (status == NO_MEMORY)
+        PyErr_NoMemory();
+    else
+        PyErr_Format(PyExc_RuntimeError, "step %d writes another number of items", step);
+    return -1;
+}
+
+static bool is_native(StepKind kind) {
+    return kind == LAUNCH || kind == WRITE;
+}
+
+/* The tensors that steps [begin, end) are the first to use. */
+static int make_tensors(Call *call, int begin, int end) {
+    const Groups *makes = &call->plan->makes;
+    for (int i = makes->begin[begin]; i < makes->begin[end]; i++)
+        if (call_make(call, makes->ids[i])) return -1;
+    return 0;
+}
+
+/* Those that they are the last to use: their memory is free again at once. */
+static void drop_tensors(Call *call, int begin, int end) {
+    const Groups *drops = &call->plan->drops;
+    for (int i = drops->begin[begin]; i < drops->begin[end]; i++)
+        Py_CLEAR(call->buffers[drops->ids[i]].object);
+}
+
+static int run_native(Call *call, int begin, int end) {
+    Status status = DONE;
+    int step = begin;
+    Py_BEGIN_ALLOW_THREADS;
+    for (; step < end; step++) {
+        const Step *at = &call->plan->steps[step];
+        status = at->kind == LAUNCH ? run_launch(call, &at->launch)
+                                    : run_write(call, &at->write);
+        if (status != DONE) break;
+    }
+    Py_END_ALLOW_THREADS;
+    return raise(status, step);
+}
+
+static int run_some(Call *call, int begin, int end) {
+    switch (call->plan->steps[begin].kind) {
+        case OPAQUE: return run_opaque(call, begin);
+        case BIND: return run_bind(call, begin);
+        default: return run_native(call, begin, end);
+    }
+}
+
+/* Native steps in a row go together, any other alone. */
+static int group_end(const Plan *plan, int begin) {
+    int end = begin + 1;
+    if (!is_native(plan->steps[begin].kind)) return end;
+    while (end < plan->n_steps && is_native(plan->steps[end].kind)) end++;
+    return end;
+}
+
+int run_steps(Call *call) {
+    for (int begin = 0, end; begin < call->plan->n_steps; begin = end) {
+        end = group_end(call->plan, begin);
+        if (make_tensors(call, begin, end)) return -1;
+        if (run_some(call, begin, end)) return -1;
+        drop_tensors(call, begin, end);
+    }
+    return 0;
+}

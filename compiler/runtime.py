@@ -1,0 +1,213 @@
+"""Plan -> Compiled: schedules and builds the kernels, and makes the native plan.
+
+The native plan works on a table of integers (slots): shape symbols, and every Dim
+that buffers, kernels or guards need, computed by small programs of integer ops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import sympy
+
+from pirol.compiler import dims
+from pirol.compiler.dims import Dim, FloorDiv, Mod
+from pirol.compiler.errors import Unsupported
+from pirol.compiler.ir import BITS, Graph, Guard, Op
+from pirol.kernels import cpu
+from pirol.kernels.build import build, load
+from pirol.kernels.kernel import Kernel
+from pirol.kernels.lower import Refusal, build_nest
+from pirol.kernels.nest import Nest
+from pirol.kernels.render import CPU, render
+from pirol.passes.plan import Bind, Buffer, Launch, Opaque, Plan, Step, Write
+
+OPCODES = {
+    "const": 0,
+    "add": 1,
+    "sub": 2,
+    "mul": 3,
+    "//": 4,
+    "%": 5,
+    "max": 6,
+    "min": 7,
+}
+GUARDS = {"eq": 0, "ne": 1, "ge": 2, "lt": 3}
+CODES = {"bool": 6, "bfloat16": 4, "complex64": 5, "complex128": 5}
+
+
+@dataclass(frozen=True)
+class Built:
+    """One launch's kernel, from fused op to source text."""
+
+    op: Op
+    nest: Nest
+    kernel: Kernel
+    source: str
+
+
+@dataclass
+class Compiled:
+    """A runnable plan. `spec` is what the native runtime was given."""
+
+    plan: Plan
+    kernels: list[Built]
+    spec: dict[str, Any]
+    run: Callable[[Sequence[Any]], list[Any] | None]
+    miss: Callable[[], str]
+
+
+Caller = Callable[[Op], Callable[..., Any]]
+
+
+def assemble(plan: Plan, original: Graph, caller: Caller) -> Compiled:
+    """Build the plan's kernels and its native form.
+
+    `original` has the input types before facts about dims were applied; `caller`
+    gives the Python callable that lets Paddle run an opaque op or claimed call.
+    """
+    from pirol.compiler import _native
+
+    kernels = [_kernel(s.op) for s in plan.steps if isinstance(s, Launch)]
+    paths = build([k.source for k in kernels])
+    addresses = [load(str(p), k.kernel.name) for p, k in zip(paths, kernels)]
+    spec = _Assembler(plan, original, caller).spec(list(zip(kernels, addresses)))
+    native = _native.Plan(spec)
+    return Compiled(plan, kernels, spec, native.run, native.miss)
+
+
+def _kernel(op: Op) -> Built:
+    assert op.body is not None
+    nest = build_nest(op.body)
+    if isinstance(nest, Refusal):
+        raise Unsupported(f"no kernel for a group of {kernel_name(op.body)}: {nest}")
+    kernel = cpu.schedule(replace(nest, name=kernel_name(op.body)))
+    return Built(op, nest, kernel, render(kernel, CPU))
+
+
+QUIET = ("const", "reshape", "broadcast", "iota", "cast")
+
+
+def kernel_name(body: Graph) -> str:
+    """A name made of the group's primitives; equal groups have equal names."""
+    words = dict.fromkeys(
+        op.name.removeprefix("reduce_") for op in body.ops if op.name not in QUIET
+    )
+    return "pirol_" + "_".join([*words][:8] or ["copy"])
+
+
+@dataclass
+class _Assembler:
+    plan: Plan
+    original: Graph
+    caller: Caller
+    slots: dict[Dim, int] = field(default_factory=dict)
+    stages: dict[str, int] = field(default_factory=dict)
+    segments: list[list[tuple[int, int, int, int]]] = field(default_factory=list)
+    used: int = 0
+
+    def spec(self, kernels: list[tuple[Built, int]]) -> dict[str, Any]:
+        binds = [s for s in self.plan.steps if isinstance(s, Bind)]
+        self.segments = [[] for _ in range(len(binds) + 1)]
+        inputs = [self.input(v.type) for v in self.original.inputs]
+        for k, bind in enumerate(binds):
+            for _, _, name in bind.reads:
+                self.stages[name] = k + 1
+        guards = [self.guard(g) for g in self.plan.graph.guards]
+        queue = iter(kernels)
+        steps = [self.step(s, queue, binds) for s in self.plan.steps]
+        return {
+            "inputs": inputs,
+            "guards": guards,
+            "written": sorted({i for i, _ in self.plan.graph.writes}),
+            "buffers": [self.buffer(b) for b in self.plan.buffers],
+            "lifetimes": list(self.plan.lifetimes),
+            "steps": steps,
+            "outputs": list(self.plan.outputs),
+            "segments": self.segments,
+            "slots": self.used,
+        }
+
+    def input(self, kind: Any) -> tuple[int, int, list[int]]:
+        for dim in kind.shape:
+            for name in dims.symbols_of(dim):
+                self.stages.setdefault(name, 0)
+        return (*_dlpack(kind.dtype), [self.encode(d) for d in kind.shape])
+
+    def guard(self, guard: Guard) -> tuple[int, int, int]:
+        return GUARDS[guard.kind], self.encode(guard.a), self.encode(guard.b)
+
+    def buffer(self, buffer: Buffer) -> tuple[str, int, int, int, list[int]]:
+        shape = [self.encode(d) for d in buffer.type.shape]
+        return (buffer.kind, max(buffer.of, 0), *_dlpack(buffer.type.dtype), shape)
+
+    def step(self, step: Step, kernels: Any, binds: list[Bind]) -> tuple[Any, ...]:
+        match step:
+            case Launch(_, inputs, outputs):
+                built, address = next(kernels)
+                k = built.kernel
+                sizes = [self.encode(d) for d in k.params]
+                numbers = [self.encode(d) for d in (k.rows, k.grain, k.scratch)]
+                return ("launch", address, [*inputs, *outputs], sizes, *numbers)
+            case Opaque(op, inputs, outputs):
+                call = self.caller(op)
+                return ("opaque", call, list(inputs), list(outputs), op.title)
+            case Bind(reads):
+                places = [(n, axis, self.symbol_slot(name)) for n, axis, name in reads]
+                return ("bind", places, binds.index(step) + 1)
+            case Write(source, index):
+                return ("write", source, index)
+
+    def symbol_slot(self, name: str) -> int:
+        return -self.encode(dims.symbol(name)) - 1
+
+    def encode(self, dim: Dim) -> int:
+        """A Dim as the native runtime has it: >= 0 itself, < 0 a slot."""
+        if isinstance(dim, int):
+            return dim if dim >= 0 else -self.constant(dim) - 1
+        if dim not in self.slots:
+            if dim.is_Symbol:
+                self.slots[dim] = self.fresh()
+            else:
+                self.slots[dim] = self.compute(dim)
+        return -self.slots[dim] - 1
+
+    def fresh(self) -> int:
+        self.used += 1
+        return self.used - 1
+
+    def constant(self, value: int) -> int:
+        slot = self.fresh()
+        self.segments[0].append((OPCODES["const"], slot, value, 0))
+        return slot
+
+    def compute(self, dim: Any) -> int:
+        """Emit the integer program of an expression; the slot of its value."""
+        name, args = _parts(dim)
+        encoded = [self.encode(a) for a in args]
+        stage = max((self.stages.get(s, 0) for s in dims.symbols_of(dim)), default=0)
+        value = encoded[0]
+        for other in encoded[1:]:
+            slot = self.fresh()
+            self.segments[stage].append((OPCODES[name], slot, value, other))
+            value = -slot - 1
+        return -value - 1
+
+
+def _parts(dim: Any) -> tuple[str, list[Dim]]:
+    if isinstance(dim, (FloorDiv, Mod)):
+        name = "//" if isinstance(dim, FloorDiv) else "%"
+        return name, [dims.normal(a) for a in dim.args]
+    if dim.is_Pow:
+        return "mul", [dims.normal(dim.base)] * int(dim.exp)
+    kinds = {sympy.Add: "add", sympy.Mul: "mul", sympy.Max: "max", sympy.Min: "min"}
+    return kinds[dim.func], [dims.normal(a) for a in dim.args]
+
+
+def _dlpack(dtype: str) -> tuple[int, int]:
+    if dtype in CODES:
+        return CODES[dtype], BITS[dtype]
+    code = 0 if dtype.startswith("int") else 1 if dtype.startswith("uint") else 2
+    return code, BITS[dtype]

@@ -1,0 +1,1 @@
+"""The two kernel levels, schedules, renderers and library calls."""

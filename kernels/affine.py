@@ -1,0 +1,256 @@
+"""Quasi-affine index arithmetic over loop axes, with symbolic coefficients.
+
+An Affine is sum(coefficient * atom) + constant; an atom is an axis name, or the
+quotient or remainder of an Affine by a Dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from pirol.compiler import dims
+from pirol.compiler.dims import Dim, Shape
+
+
+@dataclass(frozen=True)
+class Quotient:
+    """of // by, rounding down."""
+
+    of: Affine
+    by: Dim
+
+
+@dataclass(frozen=True)
+class Remainder:
+    """of % by, in [0, by)."""
+
+    of: Affine
+    by: Dim
+
+
+Atom: TypeAlias = "str | Quotient | Remainder"
+Extents = Mapping[str, Dim]
+
+
+@dataclass(frozen=True)
+class Affine:
+    """terms: (atom, coefficient != 0), ordered by the atoms' text; const: a Dim."""
+
+    terms: tuple[tuple[Atom, Dim], ...] = ()
+    const: Dim = 0
+
+    def axes(self) -> set[str]:
+        """The names of the axes that it depends on."""
+        found: set[str] = set()
+        for atom, _ in self.terms:
+            found |= {atom} if isinstance(atom, str) else atom.of.axes()
+        return found
+
+    def coefficient(self, axis: str) -> Dim:
+        """The coefficient of an axis (0 where it does not occur plainly)."""
+        return dict(self.terms).get(axis, 0)
+
+    def plain(self, axis: str) -> bool:
+        """Whether the axis occurs in no quotient or remainder."""
+        return all(isinstance(a, str) or axis not in a.of.axes() for a, _ in self.terms)
+
+
+ZERO = Affine()
+
+
+def constant(value: Dim) -> Affine:
+    """The Affine of a Dim."""
+    return Affine((), value)
+
+
+def axis(name: str) -> Affine:
+    """The Affine of one axis."""
+    return Affine(((name, 1),))
+
+
+def _make(terms: Mapping[Atom, Dim], const: Dim) -> Affine:
+    kept = ((a, c) for a, c in terms.items() if dims.equal(c, 0) is not True)
+    return Affine(tuple(sorted(kept, key=lambda t: str(t[0]))), const)
+
+
+def add(a: Affine, b: Affine) -> Affine:
+    """a + b."""
+    terms: dict[Atom, Dim] = dict(a.terms)
+    for atom, coefficient in b.terms:
+        terms[atom] = dims.add(terms.get(atom, 0), coefficient)
+    return _make(terms, dims.add(a.const, b.const))
+
+
+def scale(a: Affine, by: Dim) -> Affine:
+    """a * by."""
+    terms = {atom: dims.mul(c, by) for atom, c in a.terms}
+    return _make(terms, dims.mul(a.const, by))
+
+
+def linear(index: Sequence[Affine], shape: Shape) -> Affine:
+    """The row-major offset of an index in a shape."""
+    total = ZERO
+    for part, step in zip(index, dims.strides(shape)):
+        total = add(total, scale(part, step))
+    return total
+
+
+class Refine(Exception):
+    """An axis should be split into factors (outermost first), and all begun again."""
+
+    def __init__(self, name: str, factors: Shape) -> None:
+        super().__init__(f"split axis {name} into {factors}")
+        self.name = name
+        self.factors = factors
+
+
+def divide(value: Affine, by: Dim, extents: Extents) -> tuple[Affine, Affine]:
+    """(value // by, value % by), simplified with the axes' extents."""
+    high: dict[Atom, Dim] = {}
+    low: dict[Atom, Dim] = {}
+    for atom, coefficient in value.terms:
+        quotient = dims.floordiv(coefficient, by)
+        exact = dims.equal(dims.mul(quotient, by), coefficient) is True
+        (high if exact else low)[atom] = quotient if exact else coefficient
+    const = dims.floordiv(value.const, by) if isinstance(by, int) else 0
+    rest = _make(low, dims.sub(value.const, dims.mul(const, by)))
+    if _below(rest, by, extents):
+        return _make(high, const), rest
+    tail = Affine(((Quotient(rest, by), 1),))
+    return add(_make(high, const), tail), Affine(((Remainder(rest, by), 1),))
+
+
+def _below(value: Affine, by: Dim, extents: Extents) -> bool:
+    """Whether 0 <= value < by is sure."""
+    if not value.terms:
+        fits = isinstance(by, int) and isinstance(value.const, int)
+        return value.const == 0 or (fits and 0 <= value.const < by)
+    largest = value.const
+    for atom, coefficient in value.terms:
+        if isinstance(atom, Quotient) or not _positive(coefficient):
+            return False
+        extent = atom.by if isinstance(atom, Remainder) else extents[atom]
+        largest = dims.add(largest, dims.mul(coefficient, dims.sub(extent, 1)))
+    gap = dims.sub(dims.sub(by, 1), largest)
+    if isinstance(gap, int):
+        return isinstance(value.const, int) and value.const >= 0 and gap >= 0
+    return False
+
+
+def _positive(coefficient: Dim) -> bool:
+    if isinstance(coefficient, int):
+        return coefficient > 0
+    return bool(coefficient.is_nonnegative)
+
+
+def reshape(
+    index: Sequence[Affine], source: Shape, target: Shape, extents: Extents
+) -> tuple[Affine, ...]:
+    """The index into `target` of the element at `index` of `source`, row-major.
+
+    Raises Refine where splitting a loop axis would avoid a division.
+    """
+    result = [ZERO] * len(target)
+    for ins, outs in _groups(source, target):
+        part = [index[k] for k in ins]
+        flat = linear(part, tuple(source[k] for k in ins))
+        shape = tuple(target[k] for k in outs)
+        for k, value in zip(outs, _delinearize(flat, shape, extents)):
+            result[k] = value
+    return tuple(result)
+
+
+def _delinearize(flat: Affine, shape: Shape, extents: Extents) -> list[Affine]:
+    if len(shape) == 1:
+        return [flat]
+    _suggest_split(flat, shape, extents)
+    parts: list[Affine] = []
+    for size in reversed(shape[1:]):
+        flat, rest = divide(flat, size, extents)
+        parts.append(rest)
+    return [flat, *reversed(parts)]
+
+
+def _suggest_split(flat: Affine, shape: Shape, extents: Extents) -> None:
+    if len(flat.terms) != 1 or flat.const != 0:
+        return
+    atom, coefficient = flat.terms[0]
+    if not isinstance(atom, str) or coefficient != 1:
+        return
+    if dims.equal(extents[atom], dims.product(shape)) is True:
+        raise Refine(atom, shape)
+
+
+def _groups(source: Shape, target: Shape) -> list[tuple[list[int], list[int]]]:
+    """Runs of source and target dims with equal products; dims of 1 left out."""
+    left = [k for k, d in enumerate(source) if dims.equal(d, 1) is not True]
+    right = [k for k, d in enumerate(target) if dims.equal(d, 1) is not True]
+    groups: list[tuple[list[int], list[int]]] = []
+    while left or right:
+        group = _next_group(source, target, left, right)
+        groups.append(group)
+        del left[: len(group[0])], right[: len(group[1])]
+    return groups
+
+
+def _next_group(
+    source: Shape, target: Shape, left: list[int], right: list[int]
+) -> tuple[list[int], list[int]]:
+    i, j = min(1, len(left)), min(1, len(right))
+    while i < len(left) or j < len(right):
+        p = dims.product(source[k] for k in left[:i])
+        q = dims.product(target[k] for k in right[:j])
+        if dims.equal(p, q) is True:
+            break
+        if i < len(left) and (j == len(right) or not _multiple(p, q)):
+            i += 1
+        else:
+            j += 1
+    return left[:i], right[:j]
+
+
+def _multiple(p: Dim, q: Dim) -> bool:
+    if dims.equal(q, 0) is True:
+        return False
+    return dims.equal(dims.mul(dims.floordiv(p, q), q), p) is True
+
+
+def evaluate(value: Affine, axes: Mapping[str, Any], symbols: Mapping[str, int]) -> Any:
+    """Its value, given each axis (ints or arrays) and each shape symbol."""
+    total: Any = dims.evaluate(value.const, symbols)
+    for atom, coefficient in value.terms:
+        match atom:
+            case str():
+                part = axes[atom]
+            case Quotient(of, by):
+                part = evaluate(of, axes, symbols) // dims.evaluate(by, symbols)
+            case Remainder(of, by):
+                part = evaluate(of, axes, symbols) % dims.evaluate(by, symbols)
+        total = total + part * dims.evaluate(coefficient, symbols)
+    return total
+
+
+def substitute(value: Affine, replaced: Mapping[str, Affine]) -> Affine:
+    """The Affine with axes replaced by Affines."""
+    total = constant(value.const)
+    for atom, coefficient in value.terms:
+        match atom:
+            case str():
+                part = replaced.get(atom, axis(atom))
+            case Quotient(of, by):
+                part = Affine(((Quotient(substitute(of, replaced), by), 1),))
+            case Remainder(of, by):
+                part = Affine(((Remainder(substitute(of, replaced), by), 1),))
+        total = add(total, scale(part, coefficient))
+    return total
+
+
+def dims_of(value: Affine) -> list[Dim]:
+    """Every Dim in it that is not a plain int."""
+    found = [value.const, *(c for _, c in value.terms)]
+    for atom, _ in value.terms:
+        if not isinstance(atom, str):
+            found += [atom.by, *dims_of(atom.of)]
+    return [d for d in found if not isinstance(d, int)]

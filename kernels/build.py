@@ -1,0 +1,172 @@
+"""Kernel text -> machine code: finds a C compiler, builds, keeps results on disk.
+
+A built kernel is `KEY.so` with its SHA-256 in `KEY.sum`, in the user's own folder
+(0700); what does not fit its sum, or is not the user's, is built again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import shutil
+import stat
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from pirol.compiler.errors import BuildError
+from pirol.kernels.render import HEADERS
+
+FLAGS = (
+    "-O3",
+    "-march=native",
+    "-std=gnu11",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=off",
+    "-fwrapv",
+    "-fopenmp-simd",
+    "-fPIC",
+    "-shared",
+    "-w",
+)
+TIMEOUT = 120  # seconds a kernel
+
+
+def cache_folder() -> Path:
+    """PIROL_CACHE_DIR, else ~/.cache/pirol; made with mode 0700, must be the user's."""
+    named = os.environ.get("PIROL_CACHE_DIR")
+    folder = Path(named) if named else Path.home() / ".cache" / "pirol"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not _ours(folder):
+        raise BuildError(
+            f"cache folder {folder} belongs to another user; set "
+            "PIROL_CACHE_DIR to a folder of your own"
+        )
+    return folder
+
+
+def _ours(path: Path) -> bool:
+    info = path.lstat()
+    foreign_writes = info.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return info.st_uid == os.getuid() and not foreign_writes
+
+
+@functools.lru_cache(maxsize=1)
+def compiler() -> tuple[str, str]:
+    """(path, version text) of the C compiler: $CC, gcc, clang or cc."""
+    for name in (os.environ.get("CC"), "gcc", "clang", "cc"):
+        path = shutil.which(name) if name else None
+        if path is None:
+            continue
+        shown = subprocess.run(
+            [path, "--version"], capture_output=True, text=True, timeout=20, check=False
+        )
+        if shown.returncode == 0:
+            return path, shown.stdout
+    raise BuildError("no C compiler was found (looked for $CC, gcc, clang, cc)")
+
+
+@functools.lru_cache(maxsize=1)
+def _machine() -> str:
+    """What decides the code made: compiler, flags, headers, CPU features, libm."""
+    flags = ""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = info.read_text().splitlines()
+        flags = next((x for x in lines if x.startswith(("flags", "Features"))), "")
+    header = (HEADERS / "pirol_cpu.h").read_text()
+    return "\n".join([compiler()[1], *FLAGS, *_vector_math(), flags, header])
+
+
+@functools.lru_cache(maxsize=1)
+def _vector_math() -> tuple[str, ...]:
+    """Flags for glibc's vector libm where it has all the functions used."""
+    probe = '#include "pirol_cpu.h"\n' + (
+        "void f(float *restrict x, double *restrict y) {"
+        " for (int i = 0; i < 1024; ++i) x[i] = erff(tanhf(expf(logf(x[i]))));"
+        " for (int i = 0; i < 1024; ++i) y[i] = erf(tanh(exp(log(y[i])))); }\n"
+    )
+    flags = ("-DPIROL_LIBMVEC", "-lmvec", "-lm")
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "probe.so"
+        try:
+            _compile(probe, target, flags)
+            ctypes.CDLL(str(target))
+        except (BuildError, OSError):
+            return ("-lm",)
+    return flags
+
+
+def _compile(source: str, target: Path, libraries: Sequence[str]) -> None:
+    text = target.with_suffix(".c")
+    text.write_text(source)
+    defines = [f for f in libraries if f.startswith("-D")]
+    rest = [f for f in libraries if not f.startswith("-D")]
+    command = [compiler()[0], *FLAGS, *defines, f"-I{HEADERS}", str(text), "-o"]
+    ran = subprocess.run(
+        [*command, str(target), *rest],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    if ran.returncode:
+        raise BuildError(f"the C compiler refused {text.name}:\n{ran.stderr[:4000]}")
+
+
+def key_of(source: str) -> str:
+    """The kernel key: source, compiler, flags, headers, CPU features."""
+    return hashlib.sha256(f"{source}\n{_machine()}".encode()).hexdigest()[:32]
+
+
+def build(sources: Sequence[str]) -> list[Path]:
+    """Shared objects for the sources, from the cache or built, in parallel."""
+    compiler()
+    folder = cache_folder()
+    wanted = {key_of(s): s for s in sources}
+    missing = [k for k in wanted if not _valid(folder / f"{k}.so")]
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        list(pool.map(lambda k: _build_one(folder, k, wanted[k]), missing))
+    return [folder / f"{key_of(s)}.so" for s in sources]
+
+
+def _build_one(folder: Path, key: str, source: str) -> None:
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        made = Path(work) / f"{key}.so"
+        _compile(source, made, _vector_math())
+        made.chmod(0o700)
+        total = Path(work) / f"{key}.sum"
+        total.write_text(_digest(made))
+        os.replace(total, folder / total.name)
+        os.replace(made.with_suffix(".c"), folder / f"{key}.c")
+        os.replace(made, folder / made.name)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _valid(path: Path) -> bool:
+    total = path.with_suffix(".sum")
+    try:
+        ours = _ours(path) and _ours(total)
+        return ours and total.read_text() == _digest(path)
+    except OSError:
+        return False
+
+
+@functools.cache
+def load(path: str, name: str) -> int:
+    """The address of a kernel in a shared object; the object stays loaded."""
+    library = ctypes.CDLL(path)
+    pointer = ctypes.cast(getattr(library, name), ctypes.c_void_p)
+    _LOADED.append(library)
+    return int(pointer.value or 0)
+
+
+_LOADED: list[ctypes.CDLL] = []

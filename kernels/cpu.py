@@ -1,0 +1,401 @@
+"""Schedules for the CPU: Nest -> Kernel.
+
+Two forms. "Along rows": the lanes are neighbouring rows (pointwise work, reductions
+over few or over outer elements). "Along columns": the lanes are one row's elements
+(softmax, layer_norm), in as many passes over the row as its reductions need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pirol.compiler import dims
+from pirol.compiler.dims import Dim, product
+from pirol.compiler.ir import FLOATS
+from pirol.kernels import affine
+from pirol.kernels.affine import Affine, axis, constant
+from pirol.kernels.emit import (
+    Emitter,
+    Passes,
+    accumulator,
+    argmax_update,
+    cast,
+    closure,
+    column_loops,
+    identity,
+    itemsize,
+    join,
+    unravel,
+)
+from pirol.kernels.kernel import (
+    Array,
+    At,
+    Expr,
+    Kernel,
+    Let,
+    Loop,
+    Num,
+    Put,
+    Ref,
+    Set,
+    Stmt,
+    Var,
+)
+from pirol.kernels.nest import Axis, Load, Nest, Reduce, Scalar
+from pirol.prim import PRIMS
+
+TILE = 64  # rows taken together as lanes, where accumulators are kept for each
+BLOCK = 1024  # elements added up in their own dtype before a wider total takes them
+FEW = 16  # a row of fewer elements is not worth lanes of its own
+WORTH = 32768  # scalar operations that pay for a thread
+COSTLY = 8  # a primitive of this cost is kept between passes, not computed again
+
+
+def schedule(nest: Nest) -> Kernel:
+    """The CPU kernel of a nest."""
+    return (
+        _AlongColumns(nest).kernel() if _lanes_in_columns(nest) else _along_rows(nest)
+    )
+
+
+def _lanes_in_columns(nest: Nest) -> bool:
+    if not nest.columns or _has_argmax(nest):
+        return False
+    last = nest.columns[-1]
+    if isinstance(last.extent, int) and last.extent < FEW:
+        return not nest.rows
+    if not nest.rows:
+        return True
+    return _contiguous(nest, last) >= _contiguous(nest, nest.rows[-1])
+
+
+def _has_argmax(nest: Nest) -> bool:
+    return any(isinstance(n, Reduce) and n.kind == "argmax" for n in nest.nodes)
+
+
+def _contiguous(nest: Nest, along: Axis) -> int:
+    loads = (n for n in nest.nodes if isinstance(n, Load))
+    return sum(n.index.coefficient(along.name) == 1 for n in loads)
+
+
+def _work(nest: Nest, per_row: Dim) -> Dim:
+    """Rows that are worth a thread, given the elements of one row."""
+    costs = (PRIMS[n.prim].cost for n in nest.nodes if isinstance(n, Scalar))
+    cost = dims.mul(max(1, sum(costs)), dims.maximum(per_row, 1))
+    return dims.add(dims.floordiv(WORTH, cost), 1)
+
+
+def _along_rows(nest: Nest) -> Kernel:
+    rows = nest.rows
+    inner = rows[-1] if rows else None
+    passes = Passes(nest)
+    tiled = any(isinstance(n, Reduce) for n in nest.nodes)
+    columns = product(a.extent for a in nest.columns)
+    if len(rows) <= 1:
+        start, stop = axis("begin"), axis("end")
+        body = _row_tiles(nest, passes, inner, start, stop, tiled)
+        extent = inner.extent if inner else 1
+        grain = _work(nest, columns)
+        return _kernel(nest, tuple(body), extent, grain)
+    assert inner is not None
+    outer = [a.name for a in rows[:-1]]
+    body = unravel(outer, nest, "r")
+    body += _row_tiles(nest, passes, inner, affine.ZERO, constant(inner.extent), tiled)
+    loop = Loop("r", axis("begin"), axis("end"), tuple(body), kind="rows")
+    grain = _work(nest, dims.mul(columns, inner.extent))
+    return _kernel(nest, (loop,), product(a.extent for a in rows[:-1]), grain)
+
+
+def _kernel(nest: Nest, body: tuple[Stmt, ...], rows: Dim, grain: Dim) -> Kernel:
+    return Kernel(nest.name, nest.inputs, nest.outputs, body, rows, grain)
+
+
+def _row_tiles(
+    nest: Nest,
+    passes: Passes,
+    inner: Axis | None,
+    start: Affine,
+    stop: Affine,
+    tiled: bool,
+) -> list[Stmt]:
+    """The work of the rows start..stop of the inner axis, in tiles if need be."""
+    lane = inner.name if inner else "one"
+    if not tiled:
+        return [Loop(lane, start, stop, tuple(_stores(nest, passes, {})), kind="lanes")]
+    tile = _Tile(nest, passes, lane, stop)
+    return [Loop("tile", start, stop, tuple(tile.body()), step=TILE)]
+
+
+def _stores(nest: Nest, passes: Passes, have: dict[int, Expr]) -> list[Stmt]:
+    """The row-level stores, all that they need computed on the spot."""
+    emitter = Emitter(nest, have)
+    needed = closure(nest, [s.node for s in passes.row_stores], have)
+    puts = [emitter.put(s) for s in passes.row_stores]
+    return [*emitter.lets(needed), *puts]
+
+
+@dataclass
+class _Tile:
+    """TILE rows as lanes, an accumulator array for each reduction."""
+
+    nest: Nest
+    passes: Passes
+    lane: str
+    stop: Affine
+
+    def lanes(self, body: Sequence[Stmt]) -> Loop:
+        start = axis("tile")
+        stop = affine.add(start, constant(TILE))
+        return Loop(self.lane, start, stop, tuple(body), kind="lanes", limit=self.stop)
+
+    def place(self) -> Affine:
+        return affine.add(axis(self.lane), affine.scale(axis("tile"), -1))
+
+    def body(self) -> list[Stmt]:
+        have: dict[int, Expr] = {}
+        found: list[Stmt] = []
+        for p, (reduces, _) in enumerate(self.passes.passes):
+            found += self.one_pass(p, have)
+            have |= {k: self.read(k) for k in reduces}
+        if self.passes.row_stores:
+            found.append(self.lanes(_stores(self.nest, self.passes, have)))
+        return found
+
+    def reduce(self, k: int) -> Reduce:
+        node = self.nest.nodes[k]
+        assert isinstance(node, Reduce)
+        return node
+
+    def kept(self, k: int) -> str:
+        terms = product(a.extent for a in self.nest.columns)
+        return accumulator(self.reduce(k), terms)
+
+    def read(self, k: int) -> Expr:
+        value = At(f"acc{k}", self.place())
+        return cast(value, self.kept(k), self.reduce(k).dtype)
+
+    def one_pass(self, p: int, have: dict[int, Expr]) -> list[Stmt]:
+        reduces, stores = self.passes.passes[p]
+        found: list[Stmt] = []
+        for k in reduces:
+            found += self.start(k)
+        emitter = Emitter(self.nest, dict(have))
+        needed = closure(self.nest, self.passes.targets(p), have)
+        body = emitter.lets(needed)
+        for k in reduces:
+            body += self.update(k, emitter)
+        body += [emitter.put(s) for s in stores]
+        columns = [a.name for a in self.nest.columns]
+        return [*found, column_loops(self.nest, [self.lanes(body)], columns)]
+
+    def start(self, k: int) -> list[Stmt]:
+        node = self.reduce(k)
+        if node.kind != "argmax":
+            first = identity(node.kind, self.kept(k))
+            return self.filled(f"acc{k}", self.kept(k), first)
+        of = self.nest.nodes[node.args[0]].dtype
+        return [
+            *self.filled(f"best{k}", of, identity("argmax", of)),
+            *self.filled(f"acc{k}", "int64", Num(-1, "int64")),
+        ]
+
+    def filled(self, name: str, dtype: str, value: Expr) -> list[Stmt]:
+        array = Array(name, dtype, TILE, "local")
+        return [array, self.lanes([Put(name, self.place(), value)])]
+
+    def update(self, k: int, emitter: Emitter) -> list[Stmt]:
+        node, place = self.reduce(k), self.place()
+        given = [emitter.ref(a, {}) for a in node.args]
+        old = At(f"acc{k}", place)
+        if node.kind != "argmax":
+            value = cast(given[0], node.dtype, self.kept(k))
+            return [Put(f"acc{k}", place, join(node.kind, old, value, self.kept(k)))]
+        of = self.nest.nodes[node.args[0]].dtype
+        best, index = argmax_update(
+            At(f"best{k}", place), old, given[0], given[1], given[2], of
+        )
+        return [
+            Let(f"new{k}", "int64", index),
+            Put(f"best{k}", place, best),
+            Put(f"acc{k}", place, Ref(f"new{k}")),
+        ]
+
+
+@dataclass
+class _AlongColumns:
+    """One row at a time; lanes are its elements."""
+
+    nest: Nest
+
+    def kernel(self) -> Kernel:
+        self.passes = Passes(self.nest)
+        self.emitter = Emitter(self.nest)
+        self.done: set[int] = set()
+        self.scratch = self.choose_scratch()
+        rows = [a.name for a in self.nest.rows]
+        body = unravel(rows, self.nest, "r")
+        body += self.arrays()
+        for p in range(len(self.passes.passes)):
+            body += self.one_pass(p)
+        body += self.row_level([s.node for s in self.passes.row_stores])
+        body += [self.emitter.put(s) for s in self.passes.row_stores]
+        loop = Loop("r", axis("begin"), axis("end"), tuple(body), kind="rows")
+        return Kernel(
+            self.nest.name,
+            self.nest.inputs,
+            self.nest.outputs,
+            (loop,),
+            product(a.extent for a in self.nest.rows),
+            _work(self.nest, self.elements()),
+            self.scratch_bytes(len(self.scratch)),
+        )
+
+    def elements(self) -> Dim:
+        return product(a.extent for a in self.nest.columns)
+
+    def choose_scratch(self) -> list[int]:
+        """Costly nodes that more than one pass needs."""
+        times: dict[int, int] = {}
+        for p in range(len(self.passes.passes)):
+            for k in closure(self.nest, self.passes.targets(p), ()):
+                times[k] = times.get(k, 0) + 1
+        nodes, per_element = self.nest.nodes, self.nest.per_element
+        return [
+            k
+            for k, node in enumerate(nodes)
+            if times.get(k, 0) > 1
+            and per_element[k]
+            and isinstance(node, Scalar)
+            and PRIMS[node.prim].cost >= COSTLY
+        ]
+
+    def scratch_bytes(self, arrays: int) -> Dim:
+        each = dims.mul(
+            dims.floordiv(dims.add(dims.mul(self.elements(), 8), 63), 64), 64
+        )
+        return dims.mul(arrays, each)
+
+    def arrays(self) -> list[Stmt]:
+        return [
+            Array(
+                f"keep{k}",
+                self.nest.nodes[k].dtype,
+                self.elements(),
+                "scratch",
+                self.scratch_bytes(j),
+            )
+            for j, k in enumerate(self.scratch)
+        ]
+
+    def place(self) -> Affine:
+        columns = self.nest.columns
+        return affine.linear(
+            [axis(a.name) for a in columns], tuple(a.extent for a in columns)
+        )
+
+    def row_level(self, targets: Sequence[int]) -> list[Stmt]:
+        """Lets for the row-level nodes behind the targets, once each."""
+        needed = closure(self.nest, targets, self.done)
+        fresh = [
+            k
+            for k in needed
+            if not self.nest.per_element[k]
+            and not isinstance(self.nest.nodes[k], Reduce)
+        ]
+        self.done.update(fresh)
+        return self.emitter.lets(fresh)
+
+    def one_pass(self, p: int) -> list[Stmt]:
+        reduces, stores = self.passes.passes[p]
+        targets = self.passes.targets(p)
+        found = self.row_level(targets)
+        kept = [k for k in self.scratch if k in self.emitter.have]
+        needed = [
+            k
+            for k in closure(self.nest, targets, [*self.done, *kept])
+            if k not in self.done
+        ]
+        body = self.emitter.lets(needed)
+        fresh = [k for k in self.scratch if k in needed]
+        body += [Put(f"keep{k}", self.place(), Ref(f"v{k}")) for k in fresh]
+        found += self.columns(reduces, body, [self.emitter.put(s) for s in stores])
+        self.emitter.have |= {k: At(f"keep{k}", self.place()) for k in fresh}
+        self.done.update(reduces)
+        return found
+
+    def columns(
+        self, reduces: Sequence[int], body: list[Stmt], puts: list[Stmt]
+    ) -> list[Stmt]:
+        """The loops over the columns, and the reductions' results as Lets."""
+        blocked = self.blocked(reduces)
+        before, after, combine = [], [], []
+        for k in reduces:
+            node: Any = self.nest.nodes[k]
+            name = f"part{k}"
+            body = [
+                *body,
+                Set(name, join(node.kind, Ref(name), self.arg(k), node.dtype)),
+            ]
+            combine.append((name, node.kind, node.dtype))
+            before.append(Var(name, node.dtype, identity(node.kind, node.dtype)))
+            wide = self.wide(k)
+            if blocked:
+                after.append(self.total(k, wide))
+        loop = self.lanes([*body, *puts], combine, blocked)
+        names = [a.name for a in self.nest.columns[:-1]]
+        if not blocked:
+            results: list[Stmt] = [
+                self.result(k, f"part{k}", self.dtype(k)) for k in reduces
+            ]
+            return [*before, column_loops(self.nest, [loop], names), *results]
+        extent = constant(self.nest.columns[-1].extent)
+        block = Loop("block", affine.ZERO, extent, (*before, loop, *after), step=BLOCK)
+        totals: list[Stmt] = [
+            Var(f"acc{k}", self.wide(k), identity(self.kind(k), self.wide(k)))
+            for k in reduces
+        ]
+        results = [self.result(k, f"acc{k}", self.wide(k)) for k in reduces]
+        return [*totals, column_loops(self.nest, [block], names), *results]
+
+    def kind(self, k: int) -> str:
+        node: Any = self.nest.nodes[k]
+        return str(node.kind)
+
+    def dtype(self, k: int) -> str:
+        return self.nest.nodes[k].dtype
+
+    def arg(self, k: int) -> Expr:
+        return self.emitter.ref(self.nest.arguments(self.nest.nodes[k])[0], {})
+
+    def wide(self, k: int) -> str:
+        summed = self.kind(k) == "sum" and self.dtype(k) in FLOATS
+        return "float64" if summed else self.dtype(k)
+
+    def blocked(self, reduces: Sequence[int]) -> bool:
+        extent, one = self.nest.columns[-1].extent, len(self.nest.columns) == 1
+        short = one and isinstance(extent, int) and extent <= BLOCK
+        return not short and any(self.wide(k) == "float64" for k in reduces)
+
+    def total(self, k: int, wide: str) -> Stmt:
+        part = cast(Ref(f"part{k}"), self.dtype(k), wide)
+        return Set(f"acc{k}", join(self.kind(k), Ref(f"acc{k}"), part, wide))
+
+    def result(self, k: int, name: str, of: str) -> Stmt:
+        return Let(f"v{k}", self.dtype(k), cast(Ref(name), of, self.dtype(k)))
+
+    def lanes(self, body: Sequence[Stmt], combine: Any, blocked: bool) -> Loop:
+        last = self.nest.columns[-1]
+        extent = constant(last.extent)
+        if not blocked:
+            start, stop, limit = affine.ZERO, extent, None
+        else:
+            start, limit = axis("block"), extent
+            stop = affine.add(start, constant(BLOCK))
+        return Loop(
+            last.name, start, stop, tuple(body), "lanes", 1, limit, tuple(combine)
+        )
+
+
+__all__ = ["itemsize", "schedule"]

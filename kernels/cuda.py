@@ -1,0 +1,207 @@
+"""Schedules for CUDA: Nest -> Kernel.
+
+"A thread a row": pointwise work and reductions over few elements. "A block a row":
+the block's threads share out one row's elements; partial results are joined by
+shuffles within warps, then through shared memory, always in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pirol.compiler.dims import product
+from pirol.kernels import affine
+from pirol.kernels.affine import axis, constant
+from pirol.kernels.emit import (
+    Emitter,
+    Passes,
+    accumulator,
+    argmax_update,
+    cast,
+    closure,
+    column_loops,
+    identity,
+    join,
+    unravel,
+)
+from pirol.kernels.kernel import (
+    Apply,
+    Array,
+    At,
+    Barrier,
+    Expr,
+    If,
+    Kernel,
+    Let,
+    Loop,
+    Num,
+    Offset,
+    Put,
+    Ref,
+    Set,
+    Stmt,
+    Var,
+    WarpReduce,
+)
+from pirol.kernels.nest import Nest, Reduce
+
+BLOCK = 256
+WARPS = BLOCK // 32
+FEW = 32  # a row of fewer elements is one thread's work
+
+
+def schedule(nest: Nest) -> Kernel:
+    """The CUDA kernel of a nest."""
+    block_rows = _block_a_row(nest)
+    body = _Rows(nest, block_rows).body()
+    loop = Loop("r", axis("begin"), axis("end"), tuple(body), kind="rows")
+    return Kernel(
+        nest.name,
+        nest.inputs,
+        nest.outputs,
+        (loop,),
+        product(a.extent for a in nest.rows),
+        block=BLOCK,
+        block_rows=block_rows,
+    )
+
+
+def _block_a_row(nest: Nest) -> bool:
+    argmax = any(isinstance(n, Reduce) and n.kind == "argmax" for n in nest.nodes)
+    if not nest.columns or argmax:
+        return False
+    extent = nest.columns[-1].extent
+    return not isinstance(extent, int) or extent >= FEW
+
+
+@dataclass
+class _Rows:
+    nest: Nest
+    block_rows: bool
+
+    def __post_init__(self) -> None:
+        self.passes = Passes(self.nest)
+        self.emitter = Emitter(self.nest)
+        self.done: set[int] = set()
+
+    def body(self) -> list[Stmt]:
+        found = unravel([a.name for a in self.nest.rows], self.nest, "r")
+        for p in range(len(self.passes.passes)):
+            found += self.one_pass(p)
+        stores = self.passes.row_stores
+        found += self.row_level([s.node for s in stores])
+        puts = [self.emitter.put(s) for s in stores]
+        if puts and self.block_rows:
+            zero = Num(0, "int64")
+            first = Apply("eq", (Offset(axis("thread")), zero), "int64", "bool")
+            return [*found, If(first, tuple(puts))]
+        return [*found, *puts]
+
+    def row_level(self, targets: Sequence[int]) -> list[Stmt]:
+        needed = closure(self.nest, targets, self.done)
+        fresh = [
+            k
+            for k in needed
+            if not self.nest.per_element[k]
+            and not isinstance(self.nest.nodes[k], Reduce)
+        ]
+        self.done.update(fresh)
+        return self.emitter.lets(fresh)
+
+    def one_pass(self, p: int) -> list[Stmt]:
+        reduces, stores = self.passes.passes[p]
+        targets = self.passes.targets(p)
+        found = self.row_level(targets)
+        needed = [k for k in closure(self.nest, targets, self.done)]
+        body = self.emitter.lets(needed)
+        for k in reduces:
+            found += self.start(k)
+            body += self.update(k)
+        body += [self.emitter.put(s) for s in stores]
+        found.append(self.loops(body))
+        for k in reduces:
+            found += self.finish(k)
+        self.done.update(reduces)
+        return found
+
+    def loops(self, body: Sequence[Stmt]) -> Stmt:
+        columns = self.nest.columns
+        if not self.block_rows:
+            inner = [a.name for a in columns]
+            return _scoped(self.nest, body, inner)
+        last = columns[-1]
+        stop = constant(last.extent)
+        shared = Loop(last.name, affine.ZERO, stop, tuple(body), kind="threads")
+        return column_loops(self.nest, [shared], [a.name for a in columns[:-1]])
+
+    def node(self, k: int) -> Any:
+        return self.nest.nodes[k]
+
+    def kept(self, k: int) -> str:
+        if self.block_rows:
+            return str(self.node(k).dtype)
+        return accumulator(self.node(k), product(a.extent for a in self.nest.columns))
+
+    def start(self, k: int) -> list[Stmt]:
+        node = self.node(k)
+        if node.kind != "argmax":
+            return [Var(f"acc{k}", self.kept(k), identity(node.kind, self.kept(k)))]
+        of = self.node(node.args[0]).dtype
+        best = Var(f"best{k}", of, identity("argmax", of))
+        return [best, Var(f"acc{k}", "int64", Num(-1, "int64"))]
+
+    def update(self, k: int) -> list[Stmt]:
+        node, old = self.node(k), Ref(f"acc{k}")
+        given = [self.emitter.ref(a, {}) for a in node.args]
+        if node.kind != "argmax":
+            value = cast(given[0], node.dtype, self.kept(k))
+            return [Set(f"acc{k}", join(node.kind, old, value, self.kept(k)))]
+        of = self.node(node.args[0]).dtype
+        best, index = argmax_update(Ref(f"best{k}"), old, *given, of)
+        return [
+            Let(f"new{k}", "int64", index),
+            Set(f"best{k}", best),
+            Set(f"acc{k}", Ref(f"new{k}")),
+        ]
+
+    def finish(self, k: int) -> list[Stmt]:
+        node = self.node(k)
+        value = cast(Ref(f"acc{k}"), self.kept(k), node.dtype)
+        last: list[Stmt] = [Let(f"v{k}", node.dtype, value)]
+        return [*self.join_block(k, node), *last] if self.block_rows else last
+
+    def join_block(self, k: int, node: Any) -> list[Stmt]:
+        """Every thread ends with the block's result; a fixed tree."""
+        name, dtype = f"acc{k}", node.dtype
+        prim, memory = {"sum": "add"}.get(node.kind, node.kind), f"shared{k}"
+
+        def offset(name: str) -> Expr:
+            return Offset(axis(name))
+
+        first = Apply("eq", (offset("lane"), Num(0, "int64")), "int64", "bool")
+        used = Apply("lt", (offset("lane"), Num(WARPS, "int64")), "int64", "bool")
+        rest = affine.divide(axis("lane"), WARPS, {"lane": 32})[1]
+        parts = Apply(
+            "select",
+            (used, At(memory, rest), identity(node.kind, dtype)),
+            dtype,
+            dtype,
+        )
+        return [
+            Array(memory, dtype, WARPS, "shared"),
+            Set(name, WarpReduce(prim, name, dtype)),
+            If(first, (Put(memory, axis("warp"), Ref(name)),)),
+            Barrier(),
+            Set(name, parts),
+            Set(name, WarpReduce(prim, name, dtype)),
+            Barrier(),
+        ]
+
+
+def _scoped(nest: Nest, body: Sequence[Stmt], names: Sequence[str]) -> Stmt:
+    """The loops over the columns; with none, a scope of its own."""
+    if names:
+        return column_loops(nest, body, names)
+    return If(Num(True, "bool"), tuple(body))

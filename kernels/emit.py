@@ -1,0 +1,216 @@
+"""What the schedules share: order of passes, and nodes as statements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from pirol.compiler.dims import product
+from pirol.compiler.ir import DTYPES, FLOATS
+from pirol.kernels import affine
+from pirol.kernels.affine import Affine
+from pirol.kernels.kernel import (
+    Apply,
+    At,
+    Expr,
+    Guarded,
+    Let,
+    Loop,
+    Num,
+    Offset,
+    Put,
+    Ref,
+    Stmt,
+)
+from pirol.kernels.nest import Const, Index, Load, Nest, Node, Reduce, Scalar, Store
+from pirol.prim.reduce import highest, lowest
+
+JOIN = {"sum": "add", "max": "max", "min": "min"}
+
+
+def identity(kind: str, dtype: str) -> Num:
+    """The value that a reduction starts from."""
+    if kind == "sum":
+        return Num(0, dtype)
+    bound = lowest if kind in ("max", "argmax") else highest
+    return Num(bound(DTYPES[dtype][1]), dtype)
+
+
+@dataclass(frozen=True)
+class Passes:
+    """The passes over the columns: in each, reductions and stores; then row stores."""
+
+    nest: Nest
+
+    @cached_property
+    def stages(self) -> tuple[int, ...]:
+        """For each node, how many passes must be over before it can be computed."""
+        found: list[int] = []
+        for node in self.nest.nodes:
+            level = max((found[a] for a in self.nest.arguments(node)), default=0)
+            found.append(level + isinstance(node, Reduce))
+        return tuple(found)
+
+    def per_element(self, store: Store) -> bool:
+        """Whether the store happens once per element."""
+        columns = {a.name for a in self.nest.columns}
+        return self.nest.per_element[store.node] or bool(store.index.axes() & columns)
+
+    @cached_property
+    def row_stores(self) -> list[Store]:
+        """Stores that happen once per row."""
+        return [s for s in self.nest.stores if not self.per_element(s)]
+
+    @cached_property
+    def passes(self) -> list[tuple[list[int], list[Store]]]:
+        """For each pass: its reductions (node numbers) and its element stores."""
+        nodes = self.nest.nodes
+        reduces = [k for k, n in enumerate(nodes) if isinstance(n, Reduce)]
+        stores = [s for s in self.nest.stores if self.per_element(s)]
+        last = max([self.stages[k] for k in reduces], default=0)
+        count = max([last, *(self.stages[s.node] + 1 for s in stores)])
+        return [
+            (
+                [k for k in reduces if self.stages[k] == p + 1],
+                [s for s in stores if self.stages[s.node] == p],
+            )
+            for p in range(count)
+        ]
+
+    def targets(self, p: int) -> list[int]:
+        """The nodes that pass p is there for."""
+        reduces, stores = self.passes[p]
+        found = [a for k in reduces for a in self.nest.arguments(self.nest.nodes[k])]
+        return found + [s.node for s in stores]
+
+
+def closure(nest: Nest, targets: Iterable[int], stop: Iterable[int]) -> list[int]:
+    """The nodes needed for the targets, in order, not going behind `stop`."""
+    halt, needed, todo = set(stop), set[int](), list(targets)
+    while todo:
+        k = todo.pop()
+        if k in needed or k in halt:
+            continue
+        needed.add(k)
+        todo += nest.arguments(nest.nodes[k])
+    return sorted(needed)
+
+
+@dataclass
+class Emitter:
+    """Turns nodes into Let statements; `have` holds the nodes with other sources."""
+
+    nest: Nest
+    have: dict[int, Expr] = field(default_factory=dict)
+
+    def ref(self, k: int, local: Mapping[int, Expr]) -> Expr:
+        """How a node is read."""
+        return local.get(k) or self.have.get(k) or Ref(f"v{k}")
+
+    def lets(
+        self, nodes: Sequence[int], local: Mapping[int, Expr] | None = None
+    ) -> list[Stmt]:
+        """Let statements for the nodes, in order."""
+        read = local or {}
+        return [self.let(k, read) for k in nodes]
+
+    def let(self, k: int, local: Mapping[int, Expr]) -> Stmt:
+        """One node as a Let."""
+        node = self.nest.nodes[k]
+        return Let(f"v{k}", node.dtype, self.value(node, local))
+
+    def value(self, node: Node, local: Mapping[int, Expr]) -> Expr:
+        """The expression of a node."""
+        match node:
+            case Load(buffer, index, guard, dtype):
+                item = At(f"in{buffer}", index)
+                if guard is None:
+                    return item
+                return Guarded(self.ref(guard, local), item, dtype)
+            case Const(value, dtype):
+                return Num(value, dtype)
+            case Index(value):
+                return Offset(value)
+            case Scalar(prim, args, dtype):
+                given = tuple(self.ref(a, local) for a in args)
+                of = self.nest.nodes[args[-1]].dtype
+                return Apply(prim, given, of, dtype)
+        raise TypeError(f"a reduction has no plain expression: {node}")
+
+    def put(self, store: Store, local: Mapping[int, Expr] | None = None) -> Stmt:
+        """The statement of a store."""
+        value = self.ref(store.node, local or {})
+        return Put(f"out{store.output}", store.index, value)
+
+
+def join(kind: str, old: Expr, new: Expr, dtype: str) -> Expr:
+    """The accumulator after one more value."""
+    return Apply(JOIN[kind], (old, new), dtype, dtype)
+
+
+def cast(value: Expr, of: str, to: str) -> Expr:
+    """The value in another dtype."""
+    return value if of == to else Apply("cast", (value,), of, to)
+
+
+def argmax_update(
+    best: Expr, index: Expr, value: Expr, position: Expr, valid: Expr, dtype: str
+) -> tuple[Expr, Expr]:
+    """New (best, index): the first largest valid value; the first NaN wins."""
+
+    def apply(prim: str, *args: Expr, of: str = dtype, to: str = "bool") -> Expr:
+        return Apply(prim, args, of, to)
+
+    better = apply("gt", value, best)
+    first = apply("lt", index, Num(0, "int64"), of="int64")
+    better = apply("or", better, first, of="bool")
+    if dtype in FLOATS:
+        better = apply("or", better, apply("ne", value, value), of="bool")
+        better = apply("and", better, apply("eq", best, best), of="bool")
+    take = apply("and", better, valid, of="bool")
+    return (
+        apply("select", take, value, best, to=dtype),
+        apply("select", take, position, index, of="int64", to="int64"),
+    )
+
+
+def unravel(names: Sequence[str], nest: Nest, flat: str) -> list[Stmt]:
+    """Lets for axes from their row-major number `flat`."""
+    extents = {a.name: a.extent for a in nest.axes}
+    rest, found = affine.axis(flat), []
+    bounds = {flat: product(extents[n] for n in names)}
+    for name in reversed(names[1:]):
+        rest, place = affine.divide(rest, extents[name], bounds)
+        found.append(Let(name, "int64", Offset(place)))
+    if names:
+        found.append(Let(names[0], "int64", Offset(rest)))
+    return list(reversed(found))
+
+
+def column_loops(nest: Nest, body: Sequence[Stmt], names: Sequence[str]) -> Stmt:
+    """Serial loops over the named axes around a body, the first outermost."""
+    extents = {a.name: a.extent for a in nest.axes}
+    inner = tuple(body)
+    for name in reversed(names):
+        loop = Loop(name, affine.ZERO, affine.constant(extents[name]), inner)
+        inner = (loop,)
+    (only,) = inner
+    return only
+
+
+def accumulator(node: Reduce, terms: object) -> str:
+    """The dtype to add up in: wider than float32 where many terms come in line."""
+    few = isinstance(terms, int) and terms <= 64
+    wide = node.kind == "sum" and node.dtype == "float32" and not few
+    return "float64" if wide else node.dtype
+
+
+def itemsize(dtype: str) -> int:
+    """Bytes an element."""
+    return int(np.dtype(DTYPES[dtype][1]).itemsize)
+
+
+__all__ = ["Affine", "Emitter", "Passes", "closure"]

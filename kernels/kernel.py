@@ -1,0 +1,199 @@
+"""Kernel: what one launch does, as loops, lanes, memory scopes, barriers, shuffles.
+
+Made from a Nest by a schedule; a renderer turns it into text. Buffers are named:
+in0.., out0.. (global), and the arrays that the kernel declares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any, TypeAlias
+
+from pirol.compiler.dims import Dim
+from pirol.compiler.ir import TensorType
+from pirol.kernels.affine import Affine, dims_of
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A variable."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Num:
+    """A number of a dtype, or a Dim."""
+
+    value: Any
+    dtype: str
+
+
+@dataclass(frozen=True)
+class At:
+    """Element `index` of a buffer or array."""
+
+    buffer: str
+    index: Affine
+
+
+@dataclass(frozen=True)
+class Offset:
+    """An index expression as a 64-bit integer."""
+
+    value: Affine
+
+
+@dataclass(frozen=True)
+class Apply:
+    """A primitive on expressions; `of` is the operands' dtype, `dtype` the result's."""
+
+    prim: str
+    args: tuple[Expr, ...]
+    of: str
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """`value` where `condition` holds (only then is it read), else 0."""
+
+    condition: Expr
+    value: Expr
+    dtype: str
+
+
+@dataclass(frozen=True)
+class WarpReduce:
+    """The combination of a variable over a warp's 32 lanes, by a tree of shuffles."""
+
+    prim: str
+    name: str
+    dtype: str
+
+
+Expr: TypeAlias = "Ref | Num | At | Offset | Apply | Guarded | WarpReduce"
+
+
+@dataclass(frozen=True)
+class Let:
+    """A constant variable."""
+
+    name: str
+    dtype: str
+    value: Expr
+
+
+@dataclass(frozen=True)
+class Var:
+    """A variable that Set changes."""
+
+    name: str
+    dtype: str
+    value: Expr
+
+
+@dataclass(frozen=True)
+class Set:
+    """Assign to a Var."""
+
+    name: str
+    value: Expr
+
+
+@dataclass(frozen=True)
+class Array:
+    """Memory of a scope: "local" (one lane's or thread's), "shared", or "scratch".
+
+    Scratch is the thread's own part of the launch's scratch memory, `offset` bytes in.
+    """
+
+    name: str
+    dtype: str
+    length: Dim
+    scope: str
+    offset: Dim = 0
+
+
+@dataclass(frozen=True)
+class Put:
+    """Store to a buffer or array."""
+
+    buffer: str
+    index: Affine
+    value: Expr
+
+
+@dataclass(frozen=True)
+class Loop:
+    """var from start to stop (and to limit, if that is less), by step.
+
+    kind: "serial"; "lanes" (iterations independent but for `combine`: variables
+    with the primitive that joins the lanes' copies); "threads" (shared out over the
+    block's threads); "rows" (shared out over the launch).
+    """
+
+    var: str
+    start: Affine
+    stop: Affine
+    body: tuple[Stmt, ...]
+    kind: str = "serial"
+    step: int = 1
+    limit: Affine | None = None
+    combine: tuple[tuple[str, str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class If:
+    """Statements under a condition."""
+
+    condition: Expr
+    body: tuple[Stmt, ...]
+
+
+@dataclass(frozen=True)
+class Barrier:
+    """All threads of the block wait for each other."""
+
+
+Stmt: TypeAlias = "Let | Var | Set | Array | Put | Loop | If | Barrier"
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """`rows`: how many iterations the "rows" loop has; `grain`: the least worth
+    a thread of its own; `scratch`: bytes a thread; `block`: CUDA threads a block,
+    `block_rows`: whether a CUDA block (not a thread) takes a row."""
+
+    name: str
+    inputs: tuple[TensorType, ...]
+    outputs: tuple[TensorType, ...]
+    body: tuple[Stmt, ...]
+    rows: Dim
+    grain: Dim = 1
+    scratch: Dim = 0
+    block: int = 0
+    block_rows: bool = False
+
+    @property
+    def params(self) -> tuple[Dim, ...]:
+        """The symbolic Dims that the kernel reads, in order of appearance."""
+        found: dict[Dim, None] = {}
+        for stmt in self.body:
+            found.update(dict.fromkeys(_dims(stmt)))
+        return tuple(found)
+
+
+def _dims(node: Any) -> Iterator[Dim]:
+    if isinstance(node, Affine):
+        yield from dims_of(node)
+    elif isinstance(node, Num):
+        if not isinstance(node.value, (int, float, bool, complex)):
+            yield node.value
+    elif isinstance(node, tuple):
+        for item in node:
+            yield from _dims(item)
+    elif hasattr(node, "__dataclass_fields__"):
+        for entry in fields(node):
+            yield from _dims(getattr(node, entry.name))

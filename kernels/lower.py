@@ -1,0 +1,343 @@
+"""Graph body -> Nest: every value is inlined at an index, views become accesses.
+
+`build_nest(graph)` gives a Nest, or a Refusal that says why the ops do not fit one
+loop nest. Fusion asks it, and what it accepts is what is compiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pirol.compiler import dims
+from pirol.compiler.dims import Dim, Shape, same_shape
+from pirol.compiler.ir import Graph, Op, Value
+from pirol.kernels import affine
+from pirol.kernels.affine import Affine, Refine, constant
+from pirol.kernels.merge import merge_axes
+from pirol.kernels.nest import (
+    Axis,
+    Const,
+    Index,
+    Load,
+    Nest,
+    Node,
+    Reduce,
+    Scalar,
+    Store,
+)
+from pirol.prim import PRIMS
+from pirol.prim.prim import ELEMENTWISE
+from pirol.prim.reduce import lowest
+
+REDUCTIONS = {"reduce_sum": "sum", "reduce_max": "max", "reduce_min": "min"}
+MAX_NODES = 600  # a nest larger than this takes gcc too long
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why something was not done: a machine-readable code, and words."""
+
+    code: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.why}"
+
+
+class _No(Exception):
+    def __init__(self, code: str, why: str) -> None:
+        super().__init__(why)
+        self.refusal = Refusal(code, why)
+
+
+def build_nest(graph: Graph) -> Nest | Refusal:
+    """The graph's ops as one loop nest over its inputs and outputs, or a Refusal."""
+    splits: dict[str, Shape] = {}
+    while True:
+        try:
+            return merge_axes(_Lowering(graph, splits).run())
+        except Refine as wish:
+            splits[wish.name] = wish.factors
+        except _No as no:
+            return no.refusal
+
+
+@dataclass(frozen=True)
+class _Domain:
+    """The shapes that the loops run over: one point a row, one per element."""
+
+    rows: Shape
+    full: Shape
+    columns: tuple[int, ...]  # the dims of `full` that are reduced
+
+
+def _domain(graph: Graph) -> _Domain:
+    found: _Domain | None = None
+    for op in graph.ops:
+        here = _reduced(op)
+        if here is None:
+            continue
+        if found is not None and not _same_domain(found, here):
+            raise _No("domains differ", f"{op.title} reduces over other axes")
+        found = found or here
+    if found is not None:
+        return found
+    shape = max((v.shape for v in graph.results), key=len)
+    return _Domain(shape, shape, ())
+
+
+def _reduced(op: Op) -> _Domain | None:
+    if op.name in REDUCTIONS:
+        full, columns = op.operands[0].shape, tuple(op.attrs["axes"])
+        return _Domain(op.result.shape, full, columns)
+    if op.name == "window_max":
+        rows, window = op.results[0].shape, tuple(op.attrs["window"])
+        columns = tuple(range(len(rows), len(rows) + len(window)))
+        return _Domain(rows, rows + window, columns)
+    return None
+
+
+def _same_domain(a: _Domain, b: _Domain) -> bool:
+    return a.columns == b.columns and same_shape(a.full, b.full)
+
+
+@dataclass
+class _Lowering:
+    graph: Graph
+    splits: dict[str, Shape]
+    nodes: list[Node] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.numbers: dict[Node, int] = {}
+        self.memo: dict[Any, int] = {}
+        self.producers = self.graph.producers()
+        self.buffers = {v: k for k, v in enumerate(self.graph.inputs)}
+        self.domain = _domain(self.graph)
+        self.axes: list[Axis] = []
+        self.full = tuple(map(self.axis_index, range(len(self.domain.full))))
+        self.extents = {a.name: a.extent for a in self.axes}
+        self.rows = tuple(
+            e for k, e in enumerate(self.full) if k not in self.domain.columns
+        )
+
+    def axis_index(self, k: int) -> Affine:
+        """The index of dim k of the domain: its axis, or the split axes' sum."""
+        return self.split_axis(f"i{k}", self.domain.full[k], k in self.domain.columns)
+
+    def split_axis(self, name: str, extent: Dim, column: bool) -> Affine:
+        if dims.equal(extent, 1) is True:
+            return affine.ZERO
+        if name not in self.splits:
+            self.axes.append(Axis(name, extent, column))
+            return affine.axis(name)
+        factors = self.splits[name]
+        parts = [
+            self.split_axis(f"{name}_{j}", f, column) for j, f in enumerate(factors)
+        ]
+        return affine.linear(parts, factors)
+
+    def run(self) -> Nest:
+        stores = [self.store(k, v) for k, v in enumerate(self.graph.outputs)]
+        rows = [a for a in self.axes if not a.column]
+        columns = [a for a in self.axes if a.column]
+        return Nest(
+            self.graph.name,
+            tuple(rows + columns),
+            tuple(self.nodes),
+            tuple(stores),
+            tuple(v.type for v in self.graph.inputs),
+            tuple(v.type for v in self.graph.outputs),
+        )
+
+    def store(self, output: int, value: Value) -> Store:
+        for index, shape in (
+            (self.rows, self.domain.rows),
+            (self.full, self.domain.full),
+        ):
+            if dims.equal(value.type.size, dims.product(shape)) is True:
+                at = affine.reshape(index, shape, value.shape, self.extents)
+                return Store(output, affine.linear(at, value.shape), self.at(value, at))
+        raise _No("domains differ", f"a result {value.type} does not fit the loops")
+
+    def node(self, node: Node) -> int:
+        if node not in self.numbers:
+            if len(self.nodes) >= MAX_NODES:
+                raise _No("too large", f"more than {MAX_NODES} scalar ops")
+            self.numbers[node] = len(self.nodes)
+            self.nodes.append(node)
+        return self.numbers[node]
+
+    def scalar(self, prim: str, dtype: str, *args: int) -> int:
+        return self.node(Scalar(prim, args, dtype))
+
+    def const(self, value: Any, dtype: str) -> int:
+        return self.node(Const(value, dtype))
+
+    def at(
+        self, value: Value, index: Sequence[Affine], guard: int | None = None
+    ) -> int:
+        """The node of a value's element at an index; loads obey `guard`."""
+        key = (value, tuple(index), guard)
+        if key not in self.memo:
+            self.memo[key] = self.inline(value, tuple(index), guard)
+        return self.memo[key]
+
+    def inline(self, value: Value, index: tuple[Affine, ...], guard: int | None) -> int:
+        op = self.producers.get(value)
+        if op is None:
+            offset = affine.linear(index, value.shape)
+            return self.node(Load(self.buffers[value], offset, guard, value.dtype))
+        if PRIMS[op.name].kind in ELEMENTWISE:
+            args = [self.at(v, index, guard) for v in op.operands]
+            return self.scalar(op.name, value.dtype, *args)
+        return self.special(op, value, index, guard)
+
+    def special(
+        self, op: Op, value: Value, index: tuple[Affine, ...], guard: int | None
+    ) -> int:
+        attrs = op.attrs
+        match op.name:
+            case "const":
+                return self.const(attrs["value"], value.dtype)
+            case "iota":
+                return self.number(index[attrs["axis"]], value.dtype)
+            case "reshape":
+                source = op.operands[0]
+                at = affine.reshape(index, value.shape, source.shape, self.extents)
+                return self.at(source, at, guard)
+            case "transpose":
+                back = sorted(range(len(index)), key=lambda k: attrs["perm"][k])
+                return self.at(op.operands[0], [index[k] for k in back], guard)
+            case "broadcast":
+                return self.at(op.operands[0], _narrow(op, index), guard)
+            case "slice":
+                moved = zip(index, attrs["steps"], attrs["starts"])
+                at = [affine.add(affine.scale(i, s), constant(a)) for i, s, a in moved]
+                return self.at(op.operands[0], at, guard)
+            case "pad":
+                return self.pad(op, index, guard)
+            case "concat":
+                return self.concat(op, index, guard)
+            case "window_max":
+                return self.window(op, value, index, guard)
+            case name if name in REDUCTIONS:
+                return self.reduction(op, index, guard)
+        raise _No("no kernel", f"{op.name} has no loop form")
+
+    def number(self, value: Affine, dtype: str) -> int:
+        node = self.node(Index(value))
+        return node if dtype == "int64" else self.scalar("cast", dtype, node)
+
+    def reduction(self, op: Op, index: tuple[Affine, ...], guard: int | None) -> int:
+        if index != self.rows:
+            raise _No("domains differ", f"{op.title} is read at other rows")
+        arg = self.at(op.operands[0], self.full, guard)
+        return self.node(Reduce(REDUCTIONS[op.name], (arg,), op.result.dtype))
+
+    def inside(self, value: Affine, low: Dim, high: Dim) -> list[int]:
+        """Conditions for low <= value < high; those sure to hold are left out."""
+        found = []
+        if not _at_least(value, low):
+            ends = self.node(Index(value)), self.const(low, "int64")
+            found.append(self.scalar("ge", "bool", *ends))
+        if not _below(value, high, self.extents):
+            ends = self.node(Index(value)), self.const(high, "int64")
+            found.append(self.scalar("lt", "bool", *ends))
+        return found
+
+    def all_of(self, guard: int | None, conditions: list[int]) -> int | None:
+        for condition in conditions:
+            both = guard is not None
+            guard = self.scalar("and", "bool", guard, condition) if both else condition  # type: ignore[arg-type]
+        return guard
+
+    def pad(self, op: Op, index: tuple[Affine, ...], guard: int | None) -> int:
+        source, attrs = op.operands[0], op.attrs
+        conditions: list[int] = []
+        at: list[Affine] = []
+        for k, place in enumerate(index):
+            moved = affine.add(place, constant(dims.mul(-1, attrs["low"][k])))
+            step = attrs["interior"][k] + 1
+            if step > 1:
+                moved, rest = affine.divide(moved, step, self.extents)
+                zero = self.node(Index(rest)), self.const(0, "int64")
+                conditions.append(self.scalar("eq", "bool", *zero))
+            conditions += self.inside(moved, 0, source.shape[k])
+            at.append(moved)
+        if not conditions:
+            return self.at(source, at, guard)
+        here = self.all_of(None, conditions)
+        assert here is not None
+        value = self.at(source, at, self.all_of(guard, conditions))
+        other = self.const(attrs["value"], source.dtype)
+        return self.scalar("select", source.dtype, here, value, other)
+
+    def concat(self, op: Op, index: tuple[Affine, ...], guard: int | None) -> int:
+        axis, start, parts = op.attrs["axis"], 0, []
+        for operand in op.operands:
+            end = dims.add(start, operand.shape[axis])
+            moved = affine.add(index[axis], constant(dims.mul(-1, start)))
+            at = (*index[:axis], moved, *index[axis + 1 :])
+            conditions = self.inside(index[axis], start, end)
+            value = self.at(operand, at, self.all_of(guard, conditions))
+            parts.append((end, value))
+            start = end
+        result = parts[-1][1]
+        for end, value in reversed(parts[:-1]):
+            ends = self.node(Index(index[axis])), self.const(end, "int64")
+            first = self.scalar("lt", "bool", *ends)
+            result = self.scalar("select", op.result.dtype, first, value, result)
+        return result
+
+    def window(
+        self, op: Op, value: Value, index: tuple[Affine, ...], guard: int | None
+    ) -> int:
+        if index != self.rows:
+            raise _No("domains differ", f"{op.title} is read at other rows")
+        source, attrs = op.operands[0], op.attrs
+        taps = self.full[len(index) :]
+        at, conditions = [], []
+        for k, size in enumerate(source.shape):
+            tap = affine.scale(taps[k], attrs["dilation"][k])
+            place = affine.add(affine.scale(index[k], attrs["strides"][k]), tap)
+            place = affine.add(place, constant(-attrs["padding"][k][0]))
+            conditions += self.inside(place, 0, size)
+            at.append(place)
+        item = self.at(source, at, self.all_of(guard, conditions))
+        here = self.all_of(None, conditions)
+        if value is op.results[1]:
+            flat = self.node(Index(affine.linear(at, source.shape)))
+            valid = self.const(True, "bool") if here is None else here
+            return self.node(Reduce("argmax", (item, flat, valid), "int64"))
+        if here is not None:
+            low = self.const(lowest(source.dtype), source.dtype)
+            item = self.scalar("select", source.dtype, here, item, low)
+        return self.node(Reduce("max", (item,), source.dtype))
+
+
+def _narrow(op: Op, index: tuple[Affine, ...]) -> list[Affine]:
+    source = op.operands[0].shape
+    return [
+        affine.ZERO if dims.equal(d, 1) is True else index[k]
+        for d, k in zip(source, op.attrs["dims"])
+    ]
+
+
+def _at_least(value: Affine, low: Dim) -> bool:
+    positive = all(isinstance(c, int) and c >= 0 for _, c in value.terms)
+    gap = dims.sub(value.const, low)
+    return positive and (
+        gap >= 0 if isinstance(gap, int) else gap.is_nonnegative is True
+    )
+
+
+def _below(value: Affine, high: Dim, extents: affine.Extents) -> bool:
+    largest: Dim = value.const
+    for atom, coefficient in value.terms:
+        if not isinstance(atom, str):
+            return False
+        largest = dims.add(largest, dims.mul(coefficient, dims.sub(extents[atom], 1)))
+    gap = dims.sub(high, largest)
+    return isinstance(gap, int) and gap > 0

@@ -1,0 +1,67 @@
+"""Merge neighbouring loop axes that every access walks as one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pirol.compiler import dims
+from pirol.kernels import affine
+from pirol.kernels.affine import Affine
+from pirol.kernels.nest import Axis, Index, Load, Nest, Node
+
+
+def merge_axes(nest: Nest) -> Nest:
+    """The nest with as few axes as its accesses allow."""
+    while True:
+        pair = next((p for p in _neighbours(nest) if _mergeable(nest, *p)), None)
+        if pair is None:
+            return nest
+        nest = _merge(nest, *pair)
+
+
+def _neighbours(nest: Nest) -> list[tuple[Axis, Axis]]:
+    pairs = []
+    for axes in (nest.rows, nest.columns):
+        pairs += list(zip(axes, axes[1:]))
+    return pairs
+
+
+def _indices(nest: Nest) -> list[Affine]:
+    found = [store.index for store in nest.stores]
+    for node in nest.nodes:
+        if isinstance(node, Load):
+            found.append(node.index)
+        elif isinstance(node, Index):
+            found.append(node.value)
+    return found
+
+
+def _mergeable(nest: Nest, outer: Axis, inner: Axis) -> bool:
+    for index in _indices(nest):
+        if not (index.plain(outer.name) and index.plain(inner.name)):
+            return False
+        step = dims.mul(index.coefficient(inner.name), inner.extent)
+        if dims.equal(index.coefficient(outer.name), step) is not True:
+            return False
+    return True
+
+
+def _merge(nest: Nest, outer: Axis, inner: Axis) -> Nest:
+    """One axis in place of two; it keeps the inner axis's name."""
+    gone = {outer.name: affine.ZERO}
+    merged = replace(inner, extent=dims.mul(outer.extent, inner.extent))
+    axes = [merged if a is inner else a for a in nest.axes if a is not outer]
+
+    def walk(node: Node) -> Node:
+        if isinstance(node, Load):
+            return replace(node, index=affine.substitute(node.index, gone))
+        if isinstance(node, Index):
+            return replace(node, value=affine.substitute(node.value, gone))
+        return node
+
+    stores = tuple(
+        replace(s, index=affine.substitute(s.index, gone)) for s in nest.stores
+    )
+    return replace(
+        nest, axes=tuple(axes), nodes=tuple(map(walk, nest.nodes)), stores=stores
+    )

@@ -1,0 +1,246 @@
+"""Nest: one fused loop nest, free of target: axes, scalar nodes, stores.
+
+Row axes are the points that run independently; column axes are reduced over. Nodes
+are in order and refer to earlier ones by number; a node that depends on a column
+axis has a value per element, any other one per row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from pirol.compiler import dims
+from pirol.compiler.dims import Dim
+from pirol.compiler.ir import DTYPES, TensorType
+from pirol.kernels.affine import Affine, evaluate
+from pirol.prim import PRIMS
+from pirol.prim.reduce import highest, lowest
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A loop axis; `column` axes are reduced over."""
+
+    name: str
+    extent: Dim
+    column: bool
+
+
+@dataclass(frozen=True)
+class Load:
+    """Element `index` (row-major offset) of an input; 0 where `guard` is false."""
+
+    buffer: int
+    index: Affine
+    guard: int | None
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Const:
+    """A number, or a Dim as an integer."""
+
+    value: Any
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Index:
+    """An index expression as an int64 number."""
+
+    value: Affine
+    dtype: str = "int64"
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """An elementwise primitive on nodes."""
+
+    prim: str
+    args: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Reduce:
+    """Over all column axes. kind: sum, max, min, or argmax.
+
+    argmax takes (value, position, valid) and gives the position of the first
+    largest value (the first NaN wins), -1 where none is valid.
+    """
+
+    kind: str
+    args: tuple[int, ...]
+    dtype: str
+
+
+Node: TypeAlias = Load | Const | Index | Scalar | Reduce
+
+
+@dataclass(frozen=True)
+class Store:
+    """Write a node to element `index` of an output."""
+
+    output: int
+    index: Affine
+    node: int
+
+
+@dataclass(frozen=True)
+class Nest:
+    """One loop nest; see the module's text."""
+
+    name: str
+    axes: tuple[Axis, ...]
+    nodes: tuple[Node, ...]
+    stores: tuple[Store, ...]
+    inputs: tuple[TensorType, ...]
+    outputs: tuple[TensorType, ...]
+
+    @property
+    def rows(self) -> tuple[Axis, ...]:
+        """The independent axes, outermost first."""
+        return tuple(a for a in self.axes if not a.column)
+
+    @property
+    def columns(self) -> tuple[Axis, ...]:
+        """The reduced axes, outermost first."""
+        return tuple(a for a in self.axes if a.column)
+
+    @cached_property
+    def per_element(self) -> tuple[bool, ...]:
+        """For each node, whether it depends on a column axis."""
+        columns = {a.name for a in self.columns}
+        found: list[bool] = []
+        for node in self.nodes:
+            match node:
+                case Load(_, index, guard, _):
+                    flag = bool(index.axes() & columns)
+                    found.append(flag or (guard is not None and found[guard]))
+                case Index(value):
+                    found.append(bool(value.axes() & columns))
+                case Scalar(_, args, _):
+                    found.append(any(found[a] for a in args))
+                case _:
+                    found.append(False)
+        return tuple(found)
+
+    def arguments(self, node: Node) -> tuple[int, ...]:
+        """The nodes that a node reads."""
+        match node:
+            case Load(_, _, guard, _):
+                return () if guard is None else (guard,)
+            case Scalar(_, args, _) | Reduce(_, args, _):
+                return args
+        return ()
+
+
+def interpret_nest(
+    nest: Nest, inputs: Sequence[Any], symbols: Mapping[str, int]
+) -> list[Any]:
+    """Run a nest on NumPy arrays; every access is checked to be within bounds."""
+    sizes = [dims.evaluate(a.extent, symbols) for a in nest.axes]
+    grid = dict(zip((a.name for a in nest.axes), np.indices(sizes, sparse=False)))
+    run = _Run(nest, [np.asarray(x).reshape(-1) for x in inputs], grid, symbols, sizes)
+    with np.errstate(all="ignore"):
+        for node in nest.nodes:
+            run.values.append(run.node(node))
+    return [run.stored(k) for k in range(len(nest.outputs))]
+
+
+@dataclass
+class _Run:
+    nest: Nest
+    inputs: list[Any]
+    grid: dict[str, Any]
+    symbols: Mapping[str, int]
+    sizes: list[int]
+
+    def __post_init__(self) -> None:
+        self.values: list[Any] = []
+        self.columns = tuple(k for k, a in enumerate(self.nest.axes) if a.column)
+
+    def spread(self, value: Any) -> Any:
+        return np.broadcast_to(value, self.sizes)
+
+    def node(self, node: Node) -> Any:
+        match node:
+            case Load(buffer, index, guard, _):
+                return self.load(buffer, index, guard)
+            case Const(value, dtype):
+                number = value
+                if not isinstance(value, (int, float, bool, complex)):
+                    number = dims.evaluate(value, self.symbols)
+                return np.asarray(number).astype(DTYPES[dtype][1])
+            case Index(value):
+                return np.asarray(evaluate(value, self.grid, self.symbols), np.int64)
+            case Scalar(prim, args, dtype):
+                given = [self.values[a] for a in args]
+                attrs = {"dtype": dtype} if prim == "cast" else {}
+                return np.asarray(PRIMS[prim].numpy(*given, **attrs))
+            case Reduce(kind, args, dtype):
+                return self.reduce(
+                    kind, [self.spread(self.values[a]) for a in args], dtype
+                )
+
+    def load(self, buffer: int, index: Affine, guard: int | None) -> Any:
+        source = self.inputs[buffer]
+        at = self.spread(np.asarray(evaluate(index, self.grid, self.symbols)))
+        use = self.spread(True if guard is None else self.values[guard])
+        outside = use & ((at < 0) | (at >= source.size))
+        if outside.any():
+            raise IndexError(f"{self.nest.name}: reads input {buffer} out of bounds")
+        if not source.size:
+            return np.zeros(self.sizes, source.dtype)
+        return np.where(use, source[np.where(use, at, 0)], source.dtype.type(0))
+
+    def reduce(self, kind: str, args: list[Any], dtype: str) -> Any:
+        over, kept = self.columns, [1 if a.column else n for a, n in self.shape()]
+        if kind == "argmax":
+            return _argmax(args, over).reshape(kept)
+        value = args[0]
+        match kind:
+            case "sum":
+                total = np.sum(value, axis=over, dtype=value.dtype)
+            case "max":
+                total = np.max(value, axis=over, initial=lowest(value.dtype))
+            case _:
+                total = np.min(value, axis=over, initial=highest(value.dtype))
+        return np.asarray(total, DTYPES[dtype][1]).reshape(kept)
+
+    def shape(self) -> list[tuple[Axis, int]]:
+        return list(zip(self.nest.axes, self.sizes))
+
+    def stored(self, output: int) -> Any:
+        kind = self.nest.outputs[output]
+        shape = [dims.evaluate(d, self.symbols) for d in kind.shape]
+        flat = np.empty(int(np.prod(shape)), DTYPES[kind.dtype][1])
+        written = np.zeros(flat.shape, bool)
+        for store in self.nest.stores:
+            if store.output == output:
+                at = self.spread(
+                    np.asarray(evaluate(store.index, self.grid, self.symbols))
+                )
+                flat[at.reshape(-1)] = self.spread(self.values[store.node]).reshape(-1)
+                written[at.reshape(-1)] = True
+        if not written.all():
+            raise IndexError(f"{self.nest.name}: output {output} is not fully written")
+        return flat.reshape(shape)
+
+
+def _argmax(args: list[Any], over: tuple[int, ...]) -> Any:
+    value, position, valid = (np.moveaxis(a, over, range(-len(over), 0)) for a in args)
+    lead = value.shape[: value.ndim - len(over)]
+    value, position, valid = (a.reshape(*lead, -1) for a in (value, position, valid))
+    best = np.full(lead, lowest(value.dtype), value.dtype)
+    index = np.full(lead, -1, np.int64)
+    for k in range(value.shape[-1]):
+        v = value[..., k]
+        take = valid[..., k] & ((v > best) | (index < 0) | (v != v)) & (best == best)
+        best, index = np.where(take, v, best), np.where(take, position[..., k], index)
+    return index

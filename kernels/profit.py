@@ -1,0 +1,65 @@
+"""Whether a legal fusion also pays: costly values must not be computed again."""
+
+from __future__ import annotations
+
+from pirol.compiler import dims
+from pirol.compiler.dims import Dim
+from pirol.compiler.ir import Graph
+from pirol.kernels.affine import Affine
+from pirol.kernels.lower import Refusal
+from pirol.kernels.nest import Index, Load, Nest, Reduce, Scalar
+from pirol.prim import PRIMS
+
+COSTLY = 8  # cost of a primitive from which on its repetition matters
+REPEATS = 2  # how often a costly value may be computed
+
+
+def unprofitable(body: Graph, nest: Nest) -> Refusal | None:
+    """A refusal where costly primitives would run more often than apart."""
+    apart = sum(_costly(op.name) for op in body.ops)
+    if apart == 0:
+        return None
+    found = [n for n in nest.nodes if isinstance(n, Scalar) and _costly(n.prim)]
+    if len(found) > apart:
+        return Refusal("recompute", "a costly value would be computed at two places")
+    for k, node in enumerate(nest.nodes):
+        if isinstance(node, Scalar) and _costly(node.prim) and _repeated(nest, k):
+            return Refusal(
+                "recompute", f"{node.prim} would be computed again and again"
+            )
+    return None
+
+
+def _costly(name: str) -> bool:
+    return name in PRIMS and PRIMS[name].cost >= COSTLY
+
+
+def _repeated(nest: Nest, k: int) -> bool:
+    """Whether the loops outside the value's innermost own axis repeat it."""
+    own = _axes(nest, k)
+    if nest.columns and not own & {a.name for a in nest.columns}:
+        own = {a.name for a in nest.rows}
+    inner = max((j for j, a in enumerate(nest.axes) if a.name in own), default=-1)
+    times: Dim = 1
+    for axis in nest.axes[: inner + 1]:
+        if axis.name not in own:
+            times = dims.mul(times, axis.extent)
+    return not (isinstance(times, int) and times <= REPEATS)
+
+
+def _axes(nest: Nest, k: int) -> set[str]:
+    """The axes that a node's value depends on."""
+    node = nest.nodes[k]
+    found: set[str] = set()
+    index: Affine | None = None
+    if isinstance(node, Load):
+        index = node.index
+    elif isinstance(node, Index):
+        index = node.value
+    elif isinstance(node, Reduce):
+        return {a.name for a in nest.rows}
+    if index is not None:
+        found |= index.axes()
+    for argument in nest.arguments(node):
+        found |= _axes(nest, argument)
+    return found

@@ -1,0 +1,302 @@
+"""Kernel -> text, for a target given as a table of facts.
+
+render(kernel, CPU)   C with `void name(buffers, dims, begin, end, scratch)`
+render(kernel, CUDA)  CUDA C++ with one pointer a buffer, then one integer a Dim
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pirol.compiler import dims
+from pirol.compiler.dims import Dim
+from pirol.compiler.ir import DTYPES, FLOATS, SHORT, TensorType
+from pirol.kernels.affine import Affine, Quotient
+from pirol.kernels.kernel import (
+    Apply,
+    Array,
+    At,
+    Barrier,
+    Expr,
+    Guarded,
+    If,
+    Kernel,
+    Let,
+    Loop,
+    Num,
+    Offset,
+    Put,
+    Ref,
+    Set,
+    Stmt,
+    Var,
+    WarpReduce,
+)
+from pirol.prim import PRIMS
+
+HEADERS = Path(__file__).parent / "headers"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the renderer must know of a dialect."""
+
+    name: str
+    types: dict[str, str]
+    restrict: str
+    header: str
+    inline_header: bool  # the header's text is put in, not included
+
+
+_TYPES = {
+    "bool": "unsigned char",
+    "int8": "signed char",
+    "uint8": "unsigned char",
+    "int16": "short",
+    "int32": "int",
+    "float32": "float",
+    "float64": "double",
+}
+CPU = Target("cpu", _TYPES | {"int64": "int64_t"}, "restrict", "pirol_cpu.h", False)
+CUDA = Target(
+    "cuda", _TYPES | {"int64": "long long"}, "__restrict__", "pirol_cuda.h", True
+)
+
+
+def render(kernel: Kernel, target: Target) -> str:
+    """The kernel's whole source text."""
+    return _Renderer(kernel, target).text()
+
+
+def class_of(dtype: str) -> str:
+    """The dtype class that scalar expressions are chosen by."""
+    if dtype == "bool":
+        return "bool"
+    return "float" if dtype in FLOATS else "int"
+
+
+class _Renderer:
+    def __init__(self, kernel: Kernel, target: Target) -> None:
+        self.kernel = kernel
+        self.target = target
+        self.params = {d: f"d{k}" for k, d in enumerate(kernel.params)}
+        self.types = {f"in{k}": t.dtype for k, t in enumerate(kernel.inputs)}
+        self.types |= {f"out{k}": t.dtype for k, t in enumerate(kernel.outputs)}
+
+    def text(self) -> str:
+        lines = [self.header(), ""]
+        lines += self.cuda_head() if self.target is CUDA else self.cpu_head()
+        lines += self.block(self.kernel.body, 1)
+        return "\n".join([*lines, "}", ""])
+
+    def header(self) -> str:
+        if not self.target.inline_header:
+            return f'#include "{self.target.header}"'
+        return (HEADERS / self.target.header).read_text()
+
+    def cpu_head(self) -> list[str]:
+        lines = [
+            f"void {self.kernel.name}(void *const *buffers, const int64_t *dims,",
+            "    int64_t begin, int64_t end, void *scratch) {",
+        ]
+        for k, (name, kind, const) in enumerate(self.buffers()):
+            pointer = f"{const}{self.type(kind.dtype)} *{self.target.restrict}"
+            lines.append(f"  {pointer} {name} = buffers[{k}];")
+        lines += [
+            f"  const int64_t {p} = dims[{k}];"
+            for k, p in enumerate(self.params.values())
+        ]
+        return [*lines, "  (void)dims, (void)scratch;"]
+
+    def cuda_head(self) -> list[str]:
+        given = [
+            f"{const}{self.type(kind.dtype)} *{self.target.restrict} {name}"
+            for name, kind, const in self.buffers()
+        ]
+        given += [f"long long {p}" for p in self.params.values()]
+        given.append("long long rows")
+        head = f'extern "C" __global__ void __launch_bounds__({self.kernel.block})'
+        return [
+            f"{head} {self.kernel.name}({', '.join(given)}) {{",
+            *self.thread_names(),
+        ]
+
+    def thread_names(self) -> list[str]:
+        if self.kernel.block_rows:
+            return [
+                "  const long long thread = threadIdx.x;",
+                "  const long long lane = thread % 32, warp = thread / 32;",
+                "  const long long begin = blockIdx.x, stride = gridDim.x;",
+                "  (void)thread, (void)lane, (void)warp;",
+            ]
+        return [
+            "  const long long stride = (long long)gridDim.x * blockDim.x;",
+            "  const long long begin = (long long)blockIdx.x * blockDim.x + threadIdx.x;",
+        ]
+
+    def buffers(self) -> list[tuple[str, TensorType, str]]:
+        found = [(f"in{k}", t, "const ") for k, t in enumerate(self.kernel.inputs)]
+        return found + [(f"out{k}", t, "") for k, t in enumerate(self.kernel.outputs)]
+
+    def type(self, dtype: str) -> str:
+        return self.target.types[dtype]
+
+    def block(self, body: Sequence[Stmt], depth: int) -> list[str]:
+        return [line for stmt in body for line in self.stmt(stmt, depth)]
+
+    def stmt(self, stmt: Stmt, depth: int) -> list[str]:
+        pad = "  " * depth
+        match stmt:
+            case Let(name, dtype, value):
+                return [f"{pad}const {self.type(dtype)} {name} = {self.expr(value)};"]
+            case Var(name, dtype, value):
+                return [f"{pad}{self.type(dtype)} {name} = {self.expr(value)};"]
+            case Set(name, value):
+                return [f"{pad}{name} = {self.expr(value)};"]
+            case Put(buffer, index, value):
+                return [f"{pad}{buffer}[{self.index(index)}] = {self.expr(value)};"]
+            case Array():
+                return [pad + self.array(stmt)]
+            case If(condition, body):
+                head = f"{pad}if ({self.expr(condition)}) {{"
+                return [head, *self.block(body, depth + 1), pad + "}"]
+            case Barrier():
+                return [f"{pad}__syncthreads();"]
+            case Loop():
+                return self.loop(stmt, depth)
+
+    def array(self, array: Array) -> str:
+        self.types[array.name] = array.dtype
+        kind = self.type(array.dtype)
+        if array.scope == "scratch":
+            offset = self.dim(array.offset)
+            return (
+                f"{kind} *{self.target.restrict} {array.name} = "
+                f"({kind} *)((char *)scratch + {offset});"
+            )
+        shared = "__shared__ " if array.scope == "shared" else ""
+        return f"{shared}{kind} {array.name}[{array.length}];"
+
+    def loop(self, loop: Loop, depth: int) -> list[str]:
+        pad, kind, var = "  " * depth, self.type("int64"), loop.var
+        start, stop, step = (
+            self.index(loop.start),
+            self.index(loop.stop),
+            str(loop.step),
+        )
+        if loop.limit is not None:
+            limit = self.index(loop.limit)
+            stop = f"({stop} < {limit} ? {stop} : {limit})"
+        if loop.kind == "threads":
+            start, step = "threadIdx.x", str(self.kernel.block)
+        elif loop.kind == "rows" and self.target is CUDA:
+            start, stop, step = "begin", "rows", "stride"
+        lines = [pad + p for p in self.pragmas(loop)]
+        if loop.kind == "lanes" and self.target is CPU:
+            lines.insert(0, f"{pad}const int64_t {var}_stop = {stop};")
+            stop = f"{var}_stop"
+            head = f"{pad}for ({kind} {var} = {start}; {var} < {stop}; ++{var}) {{"
+            body = [*lines[1:], head, *self.block(loop.body, depth + 1), pad + "}"]
+            return [pad + "{", lines[0], *body, pad + "}"]
+        head = f"{pad}for ({kind} {var} = {start}; {var} < {stop}; {var} += {step}) {{"
+        return [*lines, head, *self.block(loop.body, depth + 1), pad + "}"]
+
+    def pragmas(self, loop: Loop) -> list[str]:
+        if loop.kind != "lanes" or self.target is not CPU:
+            return []
+        joined = ""
+        for name, kind, dtype in loop.combine:
+            how = "+" if kind == "sum" else kind
+            how += f"_{SHORT[dtype]}" if kind != "sum" and dtype in FLOATS else ""
+            joined += f" reduction({how}: {name})"
+        return [f"#pragma omp simd{joined}"]
+
+    def expr(self, e: Expr) -> str:
+        match e:
+            case Ref(name):
+                return name
+            case Num(value, dtype):
+                return self.number(value, dtype)
+            case At(buffer, index):
+                return f"{buffer}[{self.index(index)}]"
+            case Offset(value):
+                return f"({self.index(value)})"
+            case Guarded(condition, value, _):
+                return f"({self.expr(condition)} ? {self.expr(value)} : 0)"
+            case Apply():
+                return self.apply(e)
+            case WarpReduce():
+                return self.warp(e)
+
+    def apply(self, e: Apply) -> str:
+        if e.prim == "cast" and e.dtype == "bool":
+            return f"({self.expr(e.args[0])} != 0)"
+        table = PRIMS[e.prim].scalar
+        assert table is not None
+        template = table.get(class_of(e.of)) or table["any"]
+        return template.format(
+            *map(self.expr, e.args),
+            c=self.type(e.dtype),
+            t=SHORT[e.of],
+            f="f" if e.of == "float32" else "",
+        )
+
+    def warp(self, e: WarpReduce) -> str:
+        """Five exchanges, each lane joined with the one at distance 16, 8, 4, 2, 1."""
+        value = e.name
+        for distance in (16, 8, 4, 2, 1):
+            other = f"__shfl_xor_sync(0xffffffffu, {e.name}, {distance})"
+            joined = self.apply(
+                Apply(e.prim, (Ref(e.name), Ref(other)), e.dtype, e.dtype)
+            )
+            value = f"{value}, {e.name} = {joined}"
+        return f"({value})"
+
+    def number(self, value: Any, dtype: str) -> str:
+        if not isinstance(value, (int, float, bool)):
+            return f"(({self.type(dtype)}){self.dim(value)})"
+        if dtype in FLOATS:
+            return self.float(float(DTYPES[dtype][1](value)), dtype)
+        exact = int(np.asarray(value).astype(DTYPES[dtype][1]))
+        if dtype == "int64":
+            low = -(2**63)
+            return f"({low + 1}LL - 1)" if exact == low else f"{exact}LL"
+        return (
+            f"(({self.type(dtype)}){exact})"
+            if abs(exact) < 2**31
+            else f"({exact + 1} - 1)"
+        )
+
+    def float(self, value: float, dtype: str) -> str:
+        if math.isnan(value):
+            return f"PR_NAN_{SHORT[dtype]}"
+        if math.isinf(value):
+            return f"{'-' if value < 0 else ''}PR_INF_{SHORT[dtype]}"
+        text = repr(value) if value == int(value) and abs(value) < 1e6 else value.hex()
+        text = f"{text}{'f' if dtype == 'float32' else ''}"
+        return f"({text})" if text.startswith("-") else text
+
+    def dim(self, value: Dim) -> str:
+        return str(value) if isinstance(value, int) else self.params[value]
+
+    def index(self, value: Affine) -> str:
+        parts = []
+        for atom, coefficient in value.terms:
+            if isinstance(atom, str):
+                name = atom
+            else:
+                sign = "/" if isinstance(atom, Quotient) else "%"
+                name = f"({self.index(atom.of)}) {sign} {self.dim(atom.by)}"
+                name = f"({name})"
+            parts.append(
+                name if coefficient == 1 else f"{name} * {self.dim(coefficient)}"
+            )
+        if not parts or dims.equal(value.const, 0) is not True:
+            parts.append(self.dim(value.const))
+        return " + ".join(parts)

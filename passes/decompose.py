@@ -1,0 +1,138 @@
+"""Decompose: Graph@PIR -> primitives, calls with bodies, and opaque ops.
+
+A composite becomes `call {callee, site}`; what no decomposition takes stays
+`opaque {callee, site, why}`. Dims are inferred anew, so that they are symbolic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pirol.compiler import dims
+from pirol.compiler.errors import ShapeError, Unsupported
+from pirol.compiler.ir import Graph, Op, TensorType, Value
+from pirol.prim import Builder, Facts, Unify
+from pirol.prim.decomp import DECOMPOSITIONS, Decomposition, widened
+
+
+def decompose(graph: Graph, facts: Facts) -> Graph:
+    """The graph in primitives; `facts` gains what had to be assumed of dims."""
+    while True:
+        try:
+            return _Decomposer(graph, facts).run()
+        except Unify as wish:
+            facts.guards.append(wish.guard)
+
+
+class _Decomposer:
+    def __init__(self, graph: Graph, facts: Facts) -> None:
+        self.graph = graph
+        self.b = Builder(facts)
+        self.known = facts.substitution()
+        self.env: dict[Value, Value] = {}
+        users = graph.users()
+        self.needed = set(graph.results) | {v for v, ops in users.items() if ops}
+
+    def run(self) -> Graph:
+        for value in self.graph.inputs:
+            self.env[value] = self.b.input(value.type.with_symbols(self.known))
+        for op in self.graph.ops:
+            self.op(op)
+        outputs = [self.env[v] for v in self.graph.outputs]
+        writes = tuple((i, self.env[v]) for i, v in self.graph.writes)
+        guards = tuple(self.b.facts.guards)
+        return self.b.graph(self.graph.name, outputs, writes=writes, guards=guards)
+
+    def op(self, op: Op) -> None:
+        self.b.line = op.line
+        rule = DECOMPOSITIONS.get(op.name)
+        mark = len(self.b.ops)
+        try:
+            if rule is None:
+                raise Unsupported("Pirol has no decomposition of it")
+            results = (
+                self.composite(op, rule) if rule.composite else self.plain(op, rule)
+            )
+        except (Unsupported, ShapeError) as error:
+            for extra in self.b.ops[mark:]:
+                for result in extra.results:
+                    self.b.producers.pop(result)
+            del self.b.ops[mark:]
+            results = self.opaque(op, str(error))
+        for old, new in zip(op.results, results):
+            if new is not None:
+                self.env[old] = new
+
+    def operands(self, op: Op) -> list[Value]:
+        return [self.env[v] for v in op.operands]
+
+    def plain(self, op: Op, rule: Decomposition) -> Sequence[Value | None]:
+        found = _run(self.b, op, rule, self.operands(op))
+        return self.checked(op, found)
+
+    def checked(self, op: Op, found: Sequence[Value | None]) -> Sequence[Value | None]:
+        """The results, all that are needed being there and of Paddle's dtype."""
+        if len(found) != len(op.results):
+            raise Unsupported(f"it has {len(op.results)} results, not {len(found)}")
+        for old, new in zip(op.results, found):
+            if new is None and old in self.needed:
+                raise Unsupported("a result is used that Pirol does not compute")
+            if new is not None and not _fits(old.type, new.type):
+                raise Unsupported(f"Paddle says {old.type}, the rule {new.type}")
+        return found
+
+    def composite(self, op: Op, rule: Decomposition) -> Sequence[Value | None]:
+        outer = self.operands(op)
+        env: dict[Value, Value] = {}
+        inner = Builder(
+            self.b.facts, op.line, lambda v: self.b.known(env[v]) if v in env else None
+        )
+        inside = [inner.input(v.type) for v in outer]
+        env.update(zip(inside, outer))
+        found = self.checked(op, _run(inner, op, rule, inside))
+        kept = [v for v in found if v is not None]
+        body = inner.graph("body", kept)
+        attrs = {"callee": op.name, **_plain_attrs(op)}
+        call = self.b.op("call", outer, [v.type for v in kept], attrs, body)
+        results = iter(call.results)
+        return [None if v is None else next(results) for v in found]
+
+    def opaque(self, op: Op, why: str) -> Sequence[Value]:
+        attrs = {"callee": op.name, "why": why, **_plain_attrs(op)}
+        types = [r.type.with_symbols(self.known) for r in op.results]
+        return self.b.op("opaque", self.operands(op), types, attrs).results
+
+
+def _plain_attrs(op: Op) -> Mapping[str, Any]:
+    return {k: v for k, v in op.attrs.items() if k != "layout"}
+
+
+def _fits(declared: TensorType, found: TensorType) -> bool:
+    if declared.dtype != found.dtype or declared.rank != found.rank:
+        return False
+    pairs = zip(declared.shape, found.shape)
+    return all(dims.equal(a, b) is not False for a, b in pairs)
+
+
+def _run(
+    b: Builder, op: Op, rule: Decomposition, operands: Sequence[Value]
+) -> tuple[Value | None, ...]:
+    run = widened(rule.run, rule.compute_in) if rule.compute_in else rule.run
+    attrs = {k: v for k, v in op.attrs.items() if k in rule.keywords}
+    found = run(b, *nested(op, operands), **attrs)
+    return found if isinstance(found, tuple) else (found,)
+
+
+def nested(op: Op, operands: Sequence[Any]) -> list[Any]:
+    """The operands as Paddle lists them: `layout` has -1 for one, -2 for null, n >= 0
+    for a vector of n."""
+    rest, found = list(operands), []
+    for size in op.attrs["layout"]:
+        if size == -2:
+            found.append(None)
+        elif size == -1:
+            found.append(rest.pop(0))
+        else:
+            found.append([rest.pop(0) for _ in range(size)])
+    return found

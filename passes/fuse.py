@@ -1,0 +1,209 @@
+"""Fuse: primitives -> groups, each one loop nest; refusals are kept with reasons.
+
+Greedy over edges, producer into consumer, in program order. A merge must leave the
+groups free of cycles and must be accepted by `lower` (graph -> None or a refusal).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pirol.compiler.errors import Unsupported
+from pirol.compiler.ir import Graph, Op, Value
+from pirol.prim import PRIMS
+
+FREE = ("const", "iota", "broadcast", "reshape", "transpose", "slice")
+Lower = Callable[[Graph], Any]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """An edge that was not fused: the ops' names, and the reason (code and words)."""
+
+    producer: str
+    consumer: str
+    code: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.producer} -> {self.consumer}: {self.code} ({self.why})"
+
+
+def fuse(graph: Graph, lower: Lower) -> tuple[Graph, list[Refused]]:
+    """The graph as groups, library calls and opaque ops, and the refused edges."""
+    fuser = _Fuser(_unshare(graph), lower)
+    fuser.run()
+    return fuser.result(), fuser.refused
+
+
+def _unshare(graph: Graph) -> Graph:
+    """A copy of each view or constant for each of its users: views cost nothing."""
+    users = graph.users()
+    ops = list(graph.ops)
+    for op in reversed(graph.ops):
+        if op.name not in FREE:
+            continue
+        readers = [u for u in users[op.result]]
+        ops = _split(ops, op, readers, kept=op.result in graph.results)
+        users = graph.with_ops(ops).users()
+    return graph.with_ops(ops)
+
+
+def _split(ops: list[Op], op: Op, readers: list[Op], kept: bool) -> list[Op]:
+    distinct = list(dict.fromkeys(readers))
+    spare = distinct if kept else distinct[1:]
+    if not spare:
+        return ops
+    found: list[Op] = []
+    for item in ops:
+        if item in spare:
+            copy = _fresh(op)
+            found.append(copy)
+            item = _reading(item, op.result, copy.result)
+        found.append(item)
+    return found
+
+
+def _fresh(op: Op) -> Op:
+    results = tuple(Value(r.type) for r in op.results)
+    return Op(op.name, op.operands, op.attrs, results, op.body, op.line)
+
+
+def _reading(op: Op, old: Value, new: Value) -> Op:
+    operands = tuple(new if v is old else v for v in op.operands)
+    return Op(op.name, operands, op.attrs, op.results, op.body, op.line)
+
+
+@dataclass(eq=False)
+class _Group:
+    ops: list[Op]
+    fusible: bool
+    feeds: set[_Group] = field(default_factory=set)
+    needs: set[_Group] = field(default_factory=set)
+    known: Any = None
+
+
+class _Fuser:
+    def __init__(self, graph: Graph, lower: Lower) -> None:
+        self.graph = graph
+        self.lower = lower
+        self.refused: list[Refused] = []
+        self.order = {op: k for k, op in enumerate(graph.ops)}
+        self.producers = graph.producers()
+        self.users = graph.users()
+        self.results = set(graph.results)
+        self.of = {op: _Group([op], op.name in PRIMS) for op in graph.ops}
+        for op in graph.ops:
+            for source in self.sources(op):
+                self.of[source].feeds.add(self.of[op])
+                self.of[op].needs.add(self.of[source])
+
+    def sources(self, op: Op) -> list[Op]:
+        return [self.producers[v] for v in op.operands if v in self.producers]
+
+    def run(self) -> None:
+        for op in self.graph.ops:
+            for source in self.sources(op):
+                self.edge(source, op)
+
+    def edge(self, source: Op, op: Op) -> None:
+        a, b = self.of[source], self.of[op]
+        if a is b:
+            return
+        refusal = self.try_merge(a, b)
+        if refusal is not None:
+            self.refused.append(Refused(source.title, op.title, *refusal))
+
+    def try_merge(self, a: _Group, b: _Group) -> tuple[str, str] | None:
+        for group in (a, b):
+            if not group.fusible:
+                return "library", f"{group.ops[0].title} is run by Paddle"
+        if _reaches(a, b):
+            return "cycle", "another step lies between them"
+        ops = sorted(a.ops + b.ops, key=self.order.__getitem__)
+        answer = self.lower(self.body(ops))
+        if answer is not None:
+            return answer.code, answer.why
+        self.merge(a, b, ops)
+        return None
+
+    def merge(self, a: _Group, b: _Group, ops: list[Op]) -> None:
+        group = _Group(
+            ops, True, (a.feeds | b.feeds) - {a, b}, (a.needs | b.needs) - {a, b}
+        )
+        for other in group.feeds:
+            other.needs = (other.needs - {a, b}) | {group}
+        for other in group.needs:
+            other.feeds = (other.feeds - {a, b}) | {group}
+        for op in ops:
+            self.of[op] = group
+
+    def body(self, ops: list[Op]) -> Graph:
+        inside = set(ops)
+        defined = {r for op in ops for r in op.results}
+        read = dict.fromkeys(v for op in ops for v in op.operands if v not in defined)
+        outputs = [
+            r
+            for op in ops
+            for r in op.results
+            if r in self.results or any(u not in inside for u in self.users[r])
+        ]
+        return Graph("group", tuple(read), tuple(ops), tuple(outputs))
+
+    def result(self) -> Graph:
+        ops = [self.grouped(g) for g in self.sorted_groups()]
+        return self.graph.with_ops(ops)
+
+    def grouped(self, group: _Group) -> Op:
+        if not group.fusible:
+            return group.ops[0]
+        body = self.body(group.ops)
+        answer = self.lower(body)
+        if answer is not None:
+            raise Unsupported(f"no kernel for {group.ops[0].title}: {answer.why}")
+        inner = _isolated(body)
+        line = next((op.line for op in reversed(group.ops) if op.line), "")
+        return Op("group", body.inputs, {}, body.outputs, inner, line)
+
+    def sorted_groups(self) -> list[_Group]:
+        """Groups in dependence order, the earliest last op first."""
+        waiting = dict.fromkeys(self.of[op] for op in self.graph.ops)
+        rank = {g: max(self.order[op] for op in g.ops) for g in waiting}
+        done: set[_Group] = set()
+        found: list[_Group] = []
+        while waiting:
+            ready = [g for g in waiting if g.needs <= done]
+            first = min(ready, key=rank.__getitem__)
+            del waiting[first]
+            done.add(first)
+            found.append(first)
+        return found
+
+
+def _isolated(body: Graph) -> Graph:
+    """The body with inputs of its own, so that the group is a closed function."""
+    env: dict[Value, Value] = {v: Value(v.type) for v in body.inputs}
+    ops = []
+    for op in body.ops:
+        results = tuple(Value(r.type) for r in op.results)
+        operands = tuple(env[v] for v in op.operands)
+        ops.append(Op(op.name, operands, op.attrs, results, op.body, op.line))
+        env.update(zip(op.results, results))
+    outputs = tuple(env[v] for v in body.outputs)
+    return Graph("body", tuple(env[v] for v in body.inputs), tuple(ops), outputs)
+
+
+def _reaches(a: _Group, b: _Group) -> bool:
+    """Whether a path leads from a to b through a third group."""
+    todo = [g for g in a.feeds if g is not b]
+    seen: set[_Group] = set(todo)
+    while todo:
+        group = todo.pop()
+        if group is b:
+            return True
+        fresh: Iterable[_Group] = group.feeds - seen
+        seen.update(fresh)
+        todo.extend(fresh)
+    return False

@@ -1,0 +1,201 @@
+"""Plan: a fused graph -> buffers with lifetimes, and the steps of a call in order.
+
+Buffers: "input", "arena" (memory inside the call), "output" (a tensor returned),
+"opaque" (what Paddle made), "alias" (another shape of a buffer).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pirol.compiler.dims import symbols_of
+from pirol.compiler.ir import Graph, Op, TensorType, Value
+
+PURE_VIEWLESS = ("pd_op.matmul", "pd_op.conv2d", "pd_op.depthwise_conv2d", "pd_op.bmm")
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """Memory of one value; `of` is the input index, or the buffer that it aliases."""
+
+    kind: str
+    type: TensorType
+    of: int = -1
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Run the kernel of a group."""
+
+    op: Op
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Opaque:
+    """Let Paddle run an op; an output of -1 is dropped."""
+
+    op: Op
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Bind:
+    """Read sizes that depend on data: (buffer, axis, symbol)."""
+
+    reads: tuple[tuple[int, int, str], ...]
+
+
+@dataclass(frozen=True)
+class Write:
+    """Copy a buffer into an input's own memory."""
+
+    source: int
+    input: int
+
+
+Step = Launch | Opaque | Bind | Write
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a call does; lifetimes are (first step, last step) of each buffer."""
+
+    graph: Graph
+    buffers: tuple[Buffer, ...]
+    steps: tuple[Step, ...]
+    lifetimes: tuple[tuple[int, int], ...]
+    outputs: tuple[int, ...]
+
+
+def plan(graph: Graph) -> Plan:
+    """The plan of a graph at level "fused"."""
+    return _Planner(graph).plan()
+
+
+@dataclass
+class _Planner:
+    graph: Graph
+    buffers: list[Buffer] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    ids: dict[Value, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.used = {v for op in self.graph.ops for v in op.operands}
+        self.returned = set(self.graph.outputs)
+        self.bound = symbols_of(*(d for v in self.graph.inputs for d in v.shape))
+
+    def plan(self) -> Plan:
+        for k, value in enumerate(self.graph.inputs):
+            self.buffer(value, "input", k)
+        for op in self.graph.ops:
+            self.add(op)
+        for index, value in self.graph.writes:
+            self.steps.append(Write(self.ids[value], index))
+        outputs = tuple(self.ids[v] for v in self.graph.outputs)
+        spans = tuple(_lifetimes(self.buffers, self.steps))
+        return Plan(self.graph, tuple(self.buffers), tuple(self.steps), spans, outputs)
+
+    def buffer(self, value: Value, kind: str, of: int = -1) -> int:
+        self.ids[value] = len(self.buffers)
+        self.buffers.append(Buffer(kind, value.type, of))
+        return self.ids[value]
+
+    def add(self, op: Op) -> None:
+        if op.name == "group":
+            self.group(op)
+        else:
+            self.opaque(op)
+
+    def group(self, op: Op) -> None:
+        if self.is_view(op):
+            self.buffer(op.result, "alias", self.ids[op.operands[0]])
+            return
+        inputs = tuple(self.ids[v] for v in op.operands)
+        outputs = tuple(
+            self.buffer(r, "output" if r in self.returned else "arena")
+            for r in op.results
+        )
+        self.steps.append(Launch(op, inputs, outputs))
+
+    def is_view(self, op: Op) -> bool:
+        """A reshape of memory that may be shared: no kernel is needed."""
+        body = op.body
+        only = body is not None and len(op.operands) == 1 and len(op.results) == 1
+        if not only or any(inner.name != "reshape" for inner in op.body.ops):  # type: ignore[union-attr]
+            return False
+        base = self.buffers[self.ids[op.operands[0]]]
+        while base.kind == "alias":
+            base = self.buffers[base.of]
+        return op.result not in self.returned or base.kind == "opaque"
+
+    def opaque(self, op: Op) -> None:
+        inputs = tuple(self.ids[v] for v in op.operands)
+        outputs = tuple(
+            self.buffer(r, "opaque")
+            if r in self.used or r in self.graph.results
+            else -1
+            for r in op.results
+        )
+        self.steps.append(Opaque(op, inputs, outputs))
+        self.bind(outputs)
+
+    def bind(self, outputs: tuple[int, ...]) -> None:
+        reads = []
+        for number in outputs:
+            shape = self.buffers[number].type.shape if number >= 0 else ()
+            for axis, dim in enumerate(shape):
+                fresh = not isinstance(dim, int) and dim.is_Symbol
+                if fresh and dim.name not in self.bound:
+                    self.bound.add(dim.name)
+                    reads.append((number, axis, dim.name))
+        if reads:
+            self.steps.append(Bind(tuple(reads)))
+
+
+def _lifetimes(buffers: list[Buffer], steps: list[Step]) -> list[tuple[int, int]]:
+    """First and last step that touches each buffer; views extend what they show.
+
+    An opaque result may share memory with the step's inputs, and then lives on.
+    """
+    first = [len(steps)] * len(buffers)
+    last = [-1] * len(buffers)
+    for k, step in enumerate(steps):
+        for number in _touched(step):
+            first[number], last[number] = min(first[number], k), max(last[number], k)
+    for step in reversed(steps):
+        if isinstance(step, Opaque) and step.op.title not in PURE_VIEWLESS:
+            end = max(
+                (_end(buffers, last, n) for n in step.outputs if n >= 0), default=-1
+            )
+            for number in step.inputs:
+                last[number] = max(last[number], end)
+    for number in reversed(range(len(buffers))):
+        base = buffers[number]
+        if base.kind == "alias" and last[number] >= 0:
+            first[base.of] = min(first[base.of], first[number])
+            last[base.of] = max(last[base.of], last[number])
+    return [(min(a, max(b, 0)), max(b, 0)) for a, b in zip(first, last)]
+
+
+def _end(buffers: list[Buffer], last: list[int], number: int) -> int:
+    """The last step that reads a buffer or a view of it."""
+    ends = [last[number]]
+    ends += [
+        _end(buffers, last, k)
+        for k, b in enumerate(buffers)
+        if b.kind == "alias" and b.of == number
+    ]
+    return max(ends)
+
+
+def _touched(step: Step) -> tuple[int, ...]:
+    match step:
+        case Launch(_, inputs, outputs) | Opaque(_, inputs, outputs):
+            return (*inputs, *(n for n in outputs if n >= 0))
+        case Bind(reads):
+            return tuple(n for n, _, _ in reads)
+        case Write(source, _):
+            return (source,)

@@ -1,0 +1,14 @@
+"""Pirol compiles PaddlePaddle programs.
+
+import pirol
+fast = pirol.to_static(layer, input_spec=[InputSpec([None, 768])])
+print(pirol.explain(fast))
+"""
+
+from pirol.api import explain, to_static
+from pirol.compiler.errors import PirolError, StrictError
+from pirol.compiler.report import Report
+
+__version__ = "0.1.0"
+
+__all__ = ["PirolError", "Report", "StrictError", "explain", "to_static"]

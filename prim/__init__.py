@@ -1,0 +1,17 @@
+"""The primitive set: `PRIMS` by name; importing this package defines them all."""
+
+from pirol.prim import contract, elementwise, movement, reduce
+from pirol.prim.builder import Builder, Facts, Unify
+from pirol.prim.prim import PRIMS, Prim
+
+__all__ = [
+    "PRIMS",
+    "Builder",
+    "Facts",
+    "Prim",
+    "Unify",
+    "contract",
+    "elementwise",
+    "movement",
+    "reduce",
+]

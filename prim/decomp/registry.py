@@ -1,0 +1,111 @@
+"""The decompositions by Paddle op name, and how one is run.
+
+A decomposition takes the Builder, the op's operands in Paddle's order (None for a
+null one, a list for a vector), and as keywords those attributes that it names. It
+returns the op's results in order (None for one that it does not compute), or raises
+Unsupported with the reason why this op stays Paddle's.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pirol.compiler.errors import Unsupported
+from pirol.compiler.ir import Value
+from pirol.prim.builder import Builder
+
+HALVES = ("float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Decomposition:
+    """`composite`: it becomes a call with a body; else its ops stand for it."""
+
+    name: str
+    run: Callable[..., Any]
+    keywords: frozenset[str]
+    composite: bool
+    compute_in: str | None
+
+
+DECOMPOSITIONS: dict[str, Decomposition] = {}
+
+
+def decomposes(
+    *names: str, compute_in: str | None = None, composite: bool = True
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a decomposition; a second one of an op is an error.
+
+    compute_in: the dtype in which float16 and bfloat16 operands are computed.
+    """
+
+    def register(run: Callable[..., Any]) -> Callable[..., Any]:
+        kinds = inspect.signature(run).parameters.values()
+        words = frozenset(p.name for p in kinds if p.kind is p.KEYWORD_ONLY)
+        for name in names:
+            if name in DECOMPOSITIONS:
+                raise ValueError(f"{name} is decomposed twice")
+            entry = Decomposition(name, run, words, composite, compute_in)
+            DECOMPOSITIONS[name] = entry
+        return run
+
+    return register
+
+
+def widened(run: Callable[..., Any], compute_in: str) -> Callable[..., Any]:
+    """The decomposition, half-precision operands widened, results narrowed back."""
+
+    @functools.wraps(run)
+    def call(b: Builder, *operands: Any, **attrs: Any) -> Any:
+        half = next((v.dtype for v in operands if _half(v)), None)
+        if half is None:
+            return run(b, *operands, **attrs)
+        wide = [b.cast(v, dtype=compute_in) if _half(v) else v for v in operands]
+        results = run(b, *wide, **attrs)
+        many = results if isinstance(results, tuple) else (results,)
+        back = [b.cast(v, dtype=half) if _is(v, compute_in) else v for v in many]
+        return tuple(back)
+
+    return call
+
+
+def _half(value: Any) -> bool:
+    return isinstance(value, Value) and value.dtype in HALVES
+
+
+def _is(value: Any, dtype: str) -> bool:
+    return isinstance(value, Value) and value.dtype == dtype
+
+
+def need(ok: bool, why: str) -> None:
+    """Decline with a reason unless `ok`."""
+    if not ok:
+        raise Unsupported(why)
+
+
+def ints(b: Builder, value: Any, what: str) -> list[Any]:
+    """The contents (Dims) of a shape-like operand: a tensor, or a list of scalars."""
+    if isinstance(value, list):
+        return [item for part in value for item in ints(b, part, what)]
+    found = b.known(value) if isinstance(value, Value) else list(value)
+    need(found is not None, f"{what} is known only when the program runs")
+    assert found is not None
+    return [int(d) if isinstance(d, float) else d for d in found]
+
+
+def number(b: Builder, value: Value, what: str) -> Any:
+    """The only element of a scalar operand."""
+    found = b.known(value)
+    need(found is not None and len(found) == 1, f"{what} is not a known scalar")
+    assert found is not None
+    return found[0]
+
+
+def axis_in(axis: int, rank: int, op: str) -> int:
+    """The axis counted from the front; declines one out of range."""
+    need(-rank <= axis < max(rank, 1), f"{op}: axis {axis} is outside rank {rank}")
+    return axis + rank if axis < 0 else axis

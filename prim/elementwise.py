@@ -1,0 +1,226 @@
+"""Elementwise primitives: arithmetic, elementary functions, compare, select, cast.
+
+All operands have one shape; the Builder inserts the broadcasts. Integers wrap.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from pirol.compiler.dims import same_shape
+from pirol.compiler.ir import DTYPES, FLOATS, INTS, TensorType
+from pirol.prim.prim import Attrs, Prim, define, require
+
+NUMBERS = FLOATS + INTS
+ALL = (*NUMBERS, "bool")
+
+
+def _same(name: str, allowed: Sequence[str], result: str | None = None) -> Any:
+    def infer(types: Sequence[TensorType], attrs: Attrs) -> tuple[TensorType, ...]:
+        first = types[0]
+        shapes = all(same_shape(t.shape, first.shape) for t in types)
+        dtypes = all(t.dtype == first.dtype for t in types)
+        require(shapes and dtypes, name, types, "one shape and one dtype")
+        require(first.dtype in allowed, name, types, f"a dtype of {', '.join(allowed)}")
+        return (TensorType(first.shape, result or first.dtype),)
+
+    return infer
+
+
+def _unary(
+    name: str, fn: Any, scalar: dict[str, str], vjp: Any, allowed: Any, cost: int = 1
+) -> None:
+    def back(b: Any, op: Any, cts: Any) -> Sequence[Any]:
+        return (vjp(b, cts[0], op.operands[0], op.results[0]),)
+
+    infer = _same(name, allowed)
+    define(
+        Prim(name, "elementwise", infer, fn, back if vjp else None, scalar, cost=cost)
+    )
+
+
+def _binary(
+    name: str, fn: Any, scalar: dict[str, str], vjp: Any, allowed: Any, cost: int = 1
+) -> None:
+    def back(b: Any, op: Any, cts: Any) -> Sequence[Any]:
+        return tuple(vjp(b, cts[0], *op.operands, op.results[0]))
+
+    infer = _same(name, allowed)
+    define(
+        Prim(name, "elementwise", infer, fn, back if vjp else None, scalar, cost=cost)
+    )
+
+
+def _compare(name: str, fn: Callable[..., Any], sign: str) -> None:
+    infer = _same(name, ALL, result="bool")
+    define(Prim(name, "compare", infer, fn, None, {"any": f"({{0}} {sign} {{1}})"}))
+
+
+def _libm(name: str) -> dict[str, str]:
+    return {"float": f"{name}{{f}}({{0}})"}
+
+
+def _typed(fn: Callable[..., Any]) -> Callable[..., Any]:
+    def run(x: Any, *rest: Any) -> Any:
+        return np.asarray(fn(x, *rest)).astype(np.asarray(x).dtype, copy=False)
+
+    return run
+
+
+def _ties(b: Any, ct: Any, x: Any, y: Any, out: Any) -> Sequence[Any]:
+    """Gradient of max and min: the chosen operand's; ties share it evenly."""
+    half = b.mul(ct, 0.5)
+    zero = b.mul(ct, 0.0)
+    shared = b.eq(x, y)
+    of_x = b.select(shared, half, b.select(b.eq(x, out), ct, zero))
+    of_y = b.select(shared, half, b.select(b.eq(y, out), ct, zero))
+    return of_x, of_y
+
+
+TWO_OVER_SQRT_PI = 1.1283791670955126
+
+# name, NumPy meaning, scalar expression, gradient (b, ct, x, out), dtypes, cost
+_unary("neg", np.negative, {"any": "(-{0})"}, lambda b, ct, x, y: b.neg(ct), NUMBERS)
+_unary(
+    "abs",
+    np.abs,
+    {"float": "fabs{f}({0})", "int": "({0} < 0 ? -{0} : {0})"},
+    lambda b, ct, x, y: b.select(b.lt(x, 0), b.neg(ct), ct),
+    NUMBERS,
+)
+_unary("exp", np.exp, _libm("exp"), lambda b, ct, x, y: b.mul(ct, y), FLOATS, 10)
+_unary("log", np.log, _libm("log"), lambda b, ct, x, y: b.div(ct, x), FLOATS, 10)
+_unary(
+    "sqrt",
+    np.sqrt,
+    _libm("sqrt"),
+    lambda b, ct, x, y: b.div(b.mul(ct, 0.5), y),
+    FLOATS,
+    4,
+)
+_unary(
+    "rsqrt",
+    _typed(lambda x: 1 / np.sqrt(x)),
+    {"float": "(({c})1 / sqrt{f}({0}))"},
+    lambda b, ct, x, y: b.mul(ct, b.mul(-0.5, b.div(y, x))),
+    FLOATS,
+    6,
+)
+_unary(
+    "tanh",
+    np.tanh,
+    _libm("tanh"),
+    lambda b, ct, x, y: b.mul(ct, b.sub(1.0, b.mul(y, y))),
+    FLOATS,
+    12,
+)
+_unary(
+    "erf",
+    _typed(np.vectorize(math.erf, otypes=[np.float64])),
+    _libm("erf"),
+    lambda b, ct, x, y: b.mul(ct, b.mul(TWO_OVER_SQRT_PI, b.exp(b.neg(b.mul(x, x))))),
+    FLOATS,
+    12,
+)
+_unary("floor", np.floor, _libm("floor"), lambda b, ct, x, y: b.mul(ct, 0.0), FLOATS)
+_unary("not", np.logical_not, {"bool": "(!{0})"}, None, ("bool",))
+
+_binary(
+    "add",
+    np.add,
+    {"any": "({0} + {1})"},
+    lambda b, ct, x, y, out: (ct, ct),
+    NUMBERS,
+)
+_binary(
+    "sub",
+    np.subtract,
+    {"any": "({0} - {1})"},
+    lambda b, ct, x, y, out: (ct, b.neg(ct)),
+    NUMBERS,
+)
+_binary(
+    "mul",
+    np.multiply,
+    {"any": "({0} * {1})"},
+    lambda b, ct, x, y, out: (b.mul(ct, y), b.mul(ct, x)),
+    NUMBERS,
+)
+_binary(
+    "div",
+    np.true_divide,
+    {"float": "({0} / {1})"},
+    lambda b, ct, x, y, out: (b.div(ct, y), b.neg(b.div(b.mul(ct, out), y))),
+    FLOATS,
+    4,
+)
+_binary(
+    "max",
+    np.maximum,
+    {"float": "pr_max_{t}({0}, {1})", "any": "({0} > {1} ? {0} : {1})"},
+    _ties,
+    ALL,
+)
+_binary(
+    "min",
+    np.minimum,
+    {"float": "pr_min_{t}({0}, {1})", "any": "({0} < {1} ? {0} : {1})"},
+    _ties,
+    ALL,
+)
+_binary("and", np.bitwise_and, {"any": "({0} & {1})"}, None, (*INTS, "bool"))
+_binary("or", np.bitwise_or, {"any": "({0} | {1})"}, None, (*INTS, "bool"))
+
+_compare("eq", np.equal, "==")
+_compare("ne", np.not_equal, "!=")
+_compare("lt", np.less, "<")
+_compare("le", np.less_equal, "<=")
+_compare("gt", np.greater, ">")
+_compare("ge", np.greater_equal, ">=")
+
+
+def _infer_select(types: Sequence[TensorType], attrs: Attrs) -> tuple[TensorType, ...]:
+    cond, x, y = types
+    one_shape = all(same_shape(t.shape, x.shape) for t in (cond, y))
+    ok = cond.dtype == "bool" and x.dtype == y.dtype and one_shape
+    require(ok, "select", types, "bool, then two of one shape and dtype")
+    return (x,)
+
+
+def _select_vjp(b: Any, op: Any, cts: Any) -> Sequence[Any]:
+    cond, zero = op.operands[0], b.mul(cts[0], 0.0)
+    return None, b.select(cond, cts[0], zero), b.select(cond, zero, cts[0])
+
+
+define(
+    Prim(
+        "select",
+        "select",
+        _infer_select,
+        np.where,
+        _select_vjp,
+        {"any": "({0} ? {1} : {2})"},
+    )
+)
+
+
+def _infer_cast(types: Sequence[TensorType], attrs: Attrs) -> tuple[TensorType, ...]:
+    require(attrs["dtype"] in DTYPES, "cast", attrs["dtype"], "a dtype")
+    return (TensorType(types[0].shape, attrs["dtype"]),)
+
+
+def _cast(x: Any, *, dtype: str) -> Any:
+    with np.errstate(invalid="ignore"):
+        return np.asarray(x).astype(DTYPES[dtype][1])
+
+
+def _cast_vjp(b: Any, op: Any, cts: Any) -> Sequence[Any]:
+    source = op.operands[0].dtype
+    return (b.cast(cts[0], dtype=source) if source in FLOATS else None,)
+
+
+define(Prim("cast", "cast", _infer_cast, _cast, _cast_vjp, {"any": "(({c}){0})"}))

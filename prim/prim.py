@@ -1,0 +1,57 @@
+"""Prim: one record per primitive; PRIMS is the whole set, by name.
+
+A record holds all that is known of a primitive: kind, shape and dtype rule, NumPy
+meaning, vector-Jacobian product, scalar expression (C and CUDA share it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pirol.compiler.errors import ShapeError, message
+from pirol.compiler.ir import TensorType
+
+Attrs = Mapping[str, Any]
+Infer = Callable[[Sequence[TensorType], Attrs], tuple[TensorType, ...]]
+
+
+@dataclass(frozen=True)
+class Prim:
+    """`scalar` maps a dtype class ("float", "int", "bool", "any") to an expression.
+
+    In it {0} {1} are operands, {c} the C type, {t} its short name, {f} the libm suffix.
+    `cost` is its weight in the cost model: 1 an add, 8 and up a library function.
+    """
+
+    name: str
+    kind: str
+    infer: Infer
+    numpy: Callable[..., Any]
+    vjp: Callable[..., Sequence[Any]] | None = None
+    scalar: Mapping[str, str] | None = None
+    cost: int = 1
+
+
+PRIMS: dict[str, Prim] = {}
+
+ELEMENTWISE = ("elementwise", "compare", "select", "cast")
+
+
+def define(prim: Prim) -> Prim:
+    """Add a primitive to the set; a second one of the same name is an error."""
+    if prim.name in PRIMS:
+        raise ValueError(f"primitive {prim.name} is defined twice")
+    PRIMS[prim.name] = prim
+    return prim
+
+
+def require(ok: bool | None, op: str, got: object, expected: str) -> None:
+    """Raise ShapeError unless `ok` is True (an unknown is not enough)."""
+    if ok is not True:
+        raise ShapeError(message(op, got=_listed(got), expected=expected))
+
+
+def _listed(got: object) -> str:
+    return ", ".join(map(str, got)) if isinstance(got, (tuple, list)) else str(got)
