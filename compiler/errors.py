@@ -1,4 +1,4 @@
-"""Errors that Pirol raises: each names the op, the source line, got, expected, next step."""
+"""Errors that Pirol raises: each names op, source line, got, expected, next step."""
 
 from __future__ import annotations
 

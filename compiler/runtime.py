@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import sympy
 
@@ -74,7 +74,7 @@ def assemble(plan: Plan, original: Graph, caller: Caller) -> Compiled:
     paths = build([k.source for k in kernels])
     addresses = [load(str(p), k.kernel.name) for p, k in zip(paths, kernels)]
     spec = _Assembler(plan, original, caller).spec(list(zip(kernels, addresses)))
-    native = _native.Plan(spec)
+    native = _native.Plan(cast("_native.Spec", spec))
     return Compiled(plan, kernels, spec, native.run, native.miss)
 
 

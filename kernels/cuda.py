@@ -159,7 +159,9 @@ class _Rows:
             value = cast(given[0], node.dtype, self.kept(k))
             return [Set(f"acc{k}", join(node.kind, old, value, self.kept(k)))]
         of = self.node(node.args[0]).dtype
-        best, index = argmax_update(Ref(f"best{k}"), old, *given, of)
+        best, index = argmax_update(
+            Ref(f"best{k}"), old, given[0], given[1], given[2], of
+        )
         return [
             Let(f"new{k}", "int64", index),
             Set(f"best{k}", best),

@@ -214,8 +214,10 @@ class _Lowering:
                 return self.at(op.operands[0], _narrow(op, index), guard)
             case "slice":
                 moved = zip(index, attrs["steps"], attrs["starts"])
-                at = [affine.add(affine.scale(i, s), constant(a)) for i, s, a in moved]
-                return self.at(op.operands[0], at, guard)
+                places = [
+                    affine.add(affine.scale(i, s), constant(a)) for i, s, a in moved
+                ]
+                return self.at(op.operands[0], places, guard)
             case "pad":
                 return self.pad(op, index, guard)
             case "concat":

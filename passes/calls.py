@@ -1,4 +1,4 @@
-"""claim and inline: which composite calls a library takes, and what becomes of the rest.
+"""claim and inline: which calls a library takes, and what becomes of the rest.
 
 claim marks calls (`claimed` = who runs them); inline expands all others.
 """

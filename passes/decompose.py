@@ -127,7 +127,8 @@ def _run(
 def nested(op: Op, operands: Sequence[Any]) -> list[Any]:
     """The operands as Paddle lists them: `layout` has -1 for one, -2 for null, n >= 0
     for a vector of n."""
-    rest, found = list(operands), []
+    rest: list[Any] = list(operands)
+    found: list[Any] = []
     for size in op.attrs["layout"]:
         if size == -2:
             found.append(None)

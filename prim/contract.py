@@ -138,7 +138,8 @@ def _conv(x: Any, w: Any, **attrs: Any) -> Any:
     xs, ws = _grouped(x, g, 1), _grouped(w, g, 0)
     y = np.zeros((x.shape[0], g, w.shape[0] // g, *out), x.dtype)
     for tap, outs, ins in _taps(x.shape[2:], out, w.shape[2:], attrs):
-        y[outs] += np.einsum("ngc...,goc->ngo...", xs[ins], ws[(..., *tap)])
+        at = (..., *tap)
+        y[outs] += np.einsum("ngc...,goc->ngo...", xs[ins], ws[at])
     return y.reshape(x.shape[0], w.shape[0], *out)
 
 
@@ -147,7 +148,8 @@ def _input_grad(ct: Any, w: Any, *, shape: Any, **attrs: Any) -> Any:
     cs, ws = _grouped(ct, g, 1), _grouped(w, g, 0)
     dx = np.zeros((shape[0], g, shape[1] // g, *shape[2:]), ct.dtype)
     for tap, outs, ins in _taps(shape[2:], ct.shape[2:], w.shape[2:], attrs):
-        dx[ins] += np.einsum("ngo...,goc->ngc...", cs[outs], ws[(..., *tap)])
+        at = (..., *tap)
+        dx[ins] += np.einsum("ngo...,goc->ngc...", cs[outs], ws[at])
     return dx.reshape(shape)
 
 
@@ -158,7 +160,8 @@ def _weight_grad(x: Any, ct: Any, *, shape: Any, **attrs: Any) -> Any:
     for tap, outs, ins in _taps(x.shape[2:], ct.shape[2:], shape[2:], attrs):
         a = xs[ins].reshape(*xs.shape[:3], -1)
         c = cs[outs].reshape(*cs.shape[:3], -1)
-        dw[(..., *tap)] = np.einsum("ngcs,ngos->goc", a, c)
+        at = (..., *tap)
+        dw[at] = np.einsum("ngcs,ngos->goc", a, c)
     return dw.reshape(shape)
 
 

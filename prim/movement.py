@@ -1,4 +1,4 @@
-"""Creation and movement: const, iota, reshape, transpose, broadcast, slice, pad, concat.
+"""Creation and movement: const, iota, reshape, transpose, slice, pad, concat..
 
 Shapes in attributes are tuples of Dims and may hold symbols.
 """

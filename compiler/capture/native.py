@@ -18,8 +18,8 @@ def start() -> None:
         from pirol.compiler import _native
     except ImportError as error:
         raise BuildError(
-            "the native runtime was not built (no C compiler when Pirol was installed); "
-            "install one and reinstall Pirol"
+            "the native runtime was not built (no C compiler when Pirol was "
+            "installed); install one and reinstall Pirol"
         ) from error
     library = Path(paddle.__file__).parent / "libs" / "libiomp5.so"
     capsule = paddle.Tensor.__c_dlpack_exchange_api__

@@ -53,7 +53,8 @@ def caller(program: Program) -> Callable[[Op], Callable[..., Any]]:
             return _direct(site)
         if site.name() == "pd_op.assign_value_":
             return _constant(site)
-        return _as_program(site)
+        made: Callable[..., Any] = _as_program(site)
+        return made
 
     return of
 
@@ -71,7 +72,7 @@ def _constant(site: Any) -> Callable[..., Any]:
     return lambda: value.clone()
 
 
-@switch_to_static_graph  # type: ignore[misc,unused-ignore]
+@switch_to_static_graph  # type: ignore[untyped-decorator]
 def _as_program(site: Any) -> Callable[..., Any]:
     """A one-op Program, run as to_static runs its own: about 50 us a call."""
     sources, combines = _operand_ops(site)
@@ -98,7 +99,9 @@ def _as_program(site: Any) -> Callable[..., Any]:
 
 def _operand_ops(site: Any) -> tuple[list[Any], list[Any]]:
     """Distinct operand values, and the combine ops that make its vectors."""
-    seen, sources, combines = ValueSet(), [], []
+    seen = ValueSet()
+    sources: list[Any] = []
+    combines: list[Any] = []
     for value in _flat(site, combines):
         if value not in seen:
             seen.add(value)

@@ -44,7 +44,7 @@ class Options(paddle.static.BuildStrategy):  # type: ignore[misc]
         self.report = Report()
 
     def fall_back(self, op: str, why: str, line: str = "") -> None:
-        """Note that Paddle runs something: raise if strict, else warn the first time."""
+        """Note that Paddle runs something: raise if strict, else warn once."""
         first = self.report.fall_back(op, why, line)
         if self.strict:
             where = f" at {line}" if line else ""

@@ -125,8 +125,9 @@ static Verdict check_type(Plan *plan, int index, const DLTensor *tensor) {
     if (tensor->device.type != DL_CPU)
         return miss(plan, "input %d: not on the CPU", index);
     if (dtype.code != type->code || dtype.bits != type->bits || dtype.lanes != 1)
-        return miss(plan, "input %d: %s%d, expected %s%d", index, dtype_name(dtype.code),
-                    dtype.bits, dtype_name(type->code), type->bits);
+        return miss(plan, "input %d: %s%d, expected %s%d", index,
+                    dtype_name(dtype.code), dtype.bits, dtype_name(type->code),
+                    type->bits);
     if (tensor->rank != type->dims.count)
         return miss(plan, "input %d: rank %d, expected %d", index, tensor->rank,
                     type->dims.count);
@@ -284,7 +285,8 @@ static bool same_type(const Call *call, const TensorSpec *a, const TensorSpec *b
     if (a->code != b->code || a->bits != b->bits || a->dims.count != b->dims.count)
         return false;
     for (int i = 0; i < a->dims.count; i++)
-        if (dim_value(a->dims.at[i], call->slots) != dim_value(b->dims.at[i], call->slots))
+        if (dim_value(a->dims.at[i], call->slots) !=
+            dim_value(b->dims.at[i], call->slots))
             return false;
     return true;
 }

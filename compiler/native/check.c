@@ -61,7 +61,8 @@ static void bind_inputs(Check *check) {
 static int check_guards(Check *check) {
     for (int i = 0; i < check->plan->n_guards; i++) {
         const Guard *guard = &check->plan->guards[i];
-        if (need_dim(check, guard->a, "guards", i) || need_dim(check, guard->b, "guards", i))
+        if (need_dim(check, guard->a, "guards", i) ||
+            need_dim(check, guard->b, "guards", i))
             return -1;
     }
     return 0;
@@ -70,8 +71,8 @@ static int check_guards(Check *check) {
 static int check_binding(Check *check, int step, Binding *binding) {
     const BufferSpec *buffer = &check->plan->buffers[binding->buffer];
     if (buffer->kind != ON_OPAQUE)
-        return fail("steps[%d]: bind reads buffer %d, which no opaque step returns", step,
-                    binding->buffer);
+        return fail("steps[%d]: bind reads buffer %d, which no opaque step returns",
+                    step, binding->buffer);
     if (binding->axis >= buffer->type.dims.count)
         return fail("steps[%d]: buffer %d has no axis %d", step, binding->buffer,
                     binding->axis);
@@ -106,7 +107,8 @@ static int check_slots(Check *check) {
 static int find_root(const Plan *plan, int id) {
     int root = id;
     for (int i = 0; plan->buffers[root].kind == ON_ALIAS; i++) {
-        if (i > plan->n_buffers) return fail("buffers[%d]: aliases run in a circle", id);
+        if (i > plan->n_buffers)
+            return fail("buffers[%d]: aliases run in a circle", id);
         root = plan->buffers[root].arg;
     }
     return root;
@@ -139,8 +141,8 @@ static int check_lifetime(const Plan *plan, int id) {
     if (0 <= buffer->first && buffer->first <= buffer->last &&
         buffer->last < plan->n_steps)
         return 0;
-    return fail("lifetimes[%d]: (%d, %d) is no range of the %d steps", id, buffer->first,
-                buffer->last, plan->n_steps);
+    return fail("lifetimes[%d]: (%d, %d) is no range of the %d steps", id,
+                buffer->first, buffer->last, plan->n_steps);
 }
 
 static int need_tensor(const Plan *plan, int id) {
@@ -216,7 +218,8 @@ static int use_buffer(const Check *check, int id) {
         return fail("steps[%d]: buffer %d is read before an opaque step returns it",
                     check->step, id);
     if (buffer->kind != ON_OPAQUE && buffer->stage > check->stage)
-        return fail("steps[%d]: the size of buffer %d is not known yet", check->step, id);
+        return fail("steps[%d]: the size of buffer %d is not known yet", check->step,
+                    id);
     if (root->kind == ON_ARENA &&
         (check->step < root->first || check->step > root->last))
         return fail("steps[%d]: buffer %d is used outside its lifetime (%d, %d)",
@@ -267,7 +270,8 @@ static int check_opaque(Check *check, const OpaqueStep *opaque) {
         root->as_tensor = true;
     }
     for (int i = 0; i < opaque->outputs.count; i++)
-        if (opaque->outputs.at[i] >= 0 && produce(check, opaque->outputs.at[i])) return -1;
+        if (opaque->outputs.at[i] >= 0 && produce(check, opaque->outputs.at[i]))
+            return -1;
     if (opaque->inputs.count > check->plan->max_arguments)
         check->plan->max_arguments = opaque->inputs.count;
     return 0;

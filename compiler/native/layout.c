@@ -68,8 +68,8 @@ static int check_alias(Plan *plan, int id, const int64_t *slots) {
     if (tensor_bytes(&plan->buffers[plan->buffers[id].root].type, slots, &room))
         return -1;
     if (bytes <= room) return 0;
-    PyErr_Format(PyExc_RuntimeError, "alias buffer %d takes %zu bytes of %zu", id, bytes,
-                 room);
+    PyErr_Format(PyExc_RuntimeError, "alias buffer %d takes %zu bytes of %zu", id,
+                 bytes, room);
     return -1;
 }
 
@@ -119,7 +119,8 @@ static size_t best_gap(const Plan *plan, const Placed *placed, int count,
     size_t cursor = 0, best = SIZE_MAX, best_size = SIZE_MAX;
     for (int i = 0; i < count; i++) {
         const Placed *other = &placed[i];
-        if (!live_together(&plan->buffers[item->id], &plan->buffers[other->id])) continue;
+        if (!live_together(&plan->buffers[item->id], &plan->buffers[other->id]))
+            continue;
         if (other->offset > cursor) {
             size_t gap = other->offset - cursor;
             if (gap >= item->size && gap < best_size) best = cursor, best_size = gap;

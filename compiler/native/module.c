@@ -6,7 +6,8 @@ static PyObject *init(PyObject *self, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"dlpack_capsule", "openmp_library", NULL};
     PyObject *capsule;
     const char *library = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|z:init", names, &capsule, &library))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|z:init", names, &capsule,
+                                     &library))
         return NULL;
     if (paddle_set(capsule)) return NULL;
     return PyBool_FromLong(library && threads_open(library));

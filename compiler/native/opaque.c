@@ -6,8 +6,8 @@
 static int wrong(const Plan *plan, int step, int buffer, const char *what, int64_t got,
                  int64_t expected) {
     PyErr_Format(PyExc_RuntimeError,
-                 "step %d (%U): the result for buffer %d has %s %lld, expected %lld", step,
-                 plan->steps[step].opaque.name, buffer, what, (long long)got,
+                 "step %d (%U): the result for buffer %d has %s %lld, expected %lld",
+                 step, plan->steps[step].opaque.name, buffer, what, (long long)got,
                  (long long)expected);
     return -1;
 }
@@ -17,9 +17,9 @@ static int check_type(const Plan *plan, int step, int id, const DLTensor *tensor
     DLDataType dtype = tensor->dtype;
     if (dtype.code != type->code || dtype.bits != type->bits || dtype.lanes != 1) {
         PyErr_Format(PyExc_RuntimeError,
-                     "step %d (%U): the result for buffer %d is %s%d, expected %s%d", step,
-                     plan->steps[step].opaque.name, id, dtype_name(dtype.code), dtype.bits,
-                     dtype_name(type->code), type->bits);
+                     "step %d (%U): the result for buffer %d is %s%d, expected %s%d",
+                     step, plan->steps[step].opaque.name, id, dtype_name(dtype.code),
+                     dtype.bits, dtype_name(type->code), type->bits);
         return -1;
     }
     if (tensor->device.type != DL_CPU)
@@ -97,8 +97,9 @@ static PyObject *call_python(Call *call, const OpaqueStep *opaque) {
     for (; count < opaque->inputs.count; count++)
         if (!(arguments[count] = call_tensor(call, opaque->inputs.at[count]))) break;
     if (count == opaque->inputs.count)
-        result = PyObject_Vectorcall(opaque->callable, arguments,
-                                     (size_t)count | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+        result =
+            PyObject_Vectorcall(opaque->callable, arguments,
+                                (size_t)count | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
     while (count > 0) Py_DECREF(arguments[--count]);
     return result;
 }
@@ -132,8 +133,9 @@ static int bind(Call *call, int step, const Binding *binding) {
     if (!binding->known) *slot = extent;
     if (*slot == extent && extent >= 0) return 0;
     PyErr_Format(PyExc_RuntimeError,
-                 "step %d: axis %d of buffer %d has the extent %lld, expected %lld", step,
-                 binding->axis, binding->buffer, (long long)extent, (long long)*slot);
+                 "step %d: axis %d of buffer %d has the extent %lld, expected %lld",
+                 step, binding->axis, binding->buffer, (long long)extent,
+                 (long long)*slot);
     return -1;
 }
 
@@ -148,8 +150,8 @@ static int check_earlier(Call *call, int step) {
         if (tensor_view(call->buffers[id].object, &tensor)) return -1;
         int axis = differing_axis(call, id, &tensor);
         if (axis < 0) continue;
-        PyErr_Format(PyExc_RuntimeError, "step %d: axis %d of buffer %d is not as bound",
-                     step, axis, id);
+        PyErr_Format(PyExc_RuntimeError,
+                     "step %d: axis %d of buffer %d is not as bound", step, axis, id);
         return -1;
     }
     return 0;

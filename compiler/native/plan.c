@@ -57,7 +57,8 @@ static int plan_build(Plan *plan, PyObject *spec) {
 static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"spec", NULL};
     PyObject *spec;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!:Plan", names, &PyDict_Type, &spec))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!:Plan", names, &PyDict_Type,
+                                     &spec))
         return NULL;
     Plan *plan = (Plan *)type->tp_alloc(type, 0);
     if (!plan) return NULL;

@@ -46,8 +46,8 @@ static int read_int(Where where, PyObject *object, const char *what, int64_t low
     *out = (int)value;
     if (value >= low && value < high) return 0;
     char text[120];
-    snprintf(text, sizeof text, "%s %lld is not in [%lld, %lld)", what, (long long)value,
-             (long long)low, (long long)high);
+    snprintf(text, sizeof text, "%s %lld is not in [%lld, %lld)", what,
+             (long long)value, (long long)low, (long long)high);
     return fail(where, text);
 }
 
@@ -96,8 +96,8 @@ static int read_dims(Plan *plan, Where where, PyObject *object, Dims *out) {
     return 0;
 }
 
-static int read_ids(Plan *plan, Where where, PyObject *object, const char *what, int low,
-                    int high, Ids *out) {
+static int read_ids(Plan *plan, Where where, PyObject *object, const char *what,
+                    int low, int high, Ids *out) {
     PyObject **items = read_items(where, object, &out->count);
     if (!items) return -1;
     out->at = plan_alloc(plan, (size_t)out->count, sizeof *out->at);
@@ -230,7 +230,8 @@ static int read_opaque(Plan *plan, Where where, PyObject *object, OpaqueStep *st
     step->name = Py_NewRef(items[4]);
     if (read_ids(plan, where, items[2], "buffer", 0, plan->n_buffers, &step->inputs))
         return -1;
-    return read_ids(plan, where, items[3], "buffer", -1, plan->n_buffers, &step->outputs);
+    return read_ids(plan, where, items[3], "buffer", -1, plan->n_buffers,
+                    &step->outputs);
 }
 
 static int read_binding(Plan *plan, Where where, PyObject *object, Binding *binding) {
@@ -257,7 +258,8 @@ static int read_bind(Plan *plan, Where where, PyObject *object, BindStep *step) 
 static int read_write(Plan *plan, Where where, PyObject *object, WriteStep *step) {
     PyObject **items = read_tuple(where, object, 3);
     if (!items) return -1;
-    if (read_int(where, items[1], "buffer", 0, plan->n_buffers, &step->source)) return -1;
+    if (read_int(where, items[1], "buffer", 0, plan->n_buffers, &step->source))
+        return -1;
     return read_int(where, items[2], "input", 0, plan->n_inputs, &step->input);
 }
 
@@ -321,8 +323,8 @@ static int read_buffers(Plan *plan, PyObject *spec) {
 }
 
 static int check_keys(PyObject *spec) {
-    static const char *const keys[] = {"slots",   "inputs",    "segments", "guards",
-                                       "written", "buffers",   "lifetimes", "steps",
+    static const char *const keys[] = {"slots",   "inputs",  "segments",  "guards",
+                                       "written", "buffers", "lifetimes", "steps",
                                        "outputs", "keep"};
     PyObject *key, *value;
     Py_ssize_t at = 0;

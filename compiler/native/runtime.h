@@ -112,11 +112,11 @@ typedef struct {
     TensorSpec type;
     BufferKind kind;
     int arg;
-    int root;       /* whose memory it is: itself, unless an alias */
-    int stage;      /* its extents are known after this many binds */
-    int dims_at;    /* where a layout keeps its extents */
-    int first, last;           /* steps; arena buffers only */
-    int first_use, last_use;   /* as the steps have it */
+    int root;                /* whose memory it is: itself, unless an alias */
+    int stage;               /* its extents are known after this many binds */
+    int dims_at;             /* where a layout keeps its extents */
+    int first, last;         /* steps; arena buffers only */
+    int first_use, last_use; /* as the steps have it */
     bool read_flat;
     bool as_tensor; /* an arena buffer that opaque steps see: a tensor of its own */
 } BufferSpec;
@@ -195,8 +195,7 @@ typedef struct {
 } Layout;
 
 typedef struct Plan {
-    PyObject_HEAD
-    void *owned; /* chain of the arrays below */
+    PyObject_HEAD void *owned; /* chain of the arrays below */
     int n_slots, n_inputs, n_segments, n_guards, n_written, n_buffers, n_steps;
     int n_stages; /* binds + 1 */
     InputSpec *inputs;
@@ -237,7 +236,7 @@ void layout_release(Layout *layout);
 
 int paddle_set(PyObject *capsule);
 bool paddle_ready(void);
-bool tensor_possible(const TensorSpec *type); /* has Paddle such a dtype? */
+bool tensor_possible(const TensorSpec *type);     /* has Paddle such a dtype? */
 int tensor_view(PyObject *object, DLTensor *out); /* data includes byte_offset */
 PyObject *tensor_new(const TensorSpec *type, const int64_t *shape, void **data);
 /* A contiguous copy, made without the GIL. */

@@ -53,8 +53,8 @@ static Status run_write(Call *call, const WriteStep *write) {
     if (count_items(call, &source->type.dims) != input->items) return SIZES_DIFFER;
     if (bytes == 0) return DONE;
     if (!input->contiguous)
-        copy_strided(call->plan->inputs[write->input].type.dims.count, input->shape, item,
-                     input->data, input->strides, from, NULL);
+        copy_strided(call->plan->inputs[write->input].type.dims.count, input->shape,
+                     item, input->data, input->strides, from, NULL);
     /* The input itself, or the copy of it that later launches read. */
     if ((input->contiguous || input->flat) && input->flat_data != from)
         memmove(input->flat_data, from, bytes);
@@ -66,7 +66,8 @@ static int raise(Status status, int step) {
     if (status == NO_MEMORY)
         PyErr_NoMemory();
     else
-        PyErr_Format(PyExc_RuntimeError, "step %d writes another number of items", step);
+        PyErr_Format(PyExc_RuntimeError, "step %d writes another number of items",
+                     step);
     return -1;
 }
 

@@ -59,7 +59,8 @@ static void to_bytes(int rank, const int64_t *shape, const int64_t *strides,
 static void push_axis(Walk *walk, int64_t extent, int64_t to, int64_t from) {
     if (extent == 1) return;
     int last = walk->rank - 1;
-    if (last >= 0 && walk->to[last] == to * extent && walk->from[last] == from * extent) {
+    if (last >= 0 && walk->to[last] == to * extent &&
+        walk->from[last] == from * extent) {
         walk->shape[last] *= extent;
         walk->to[last] = to;
         walk->from[last] = from;
@@ -89,9 +90,9 @@ static void pair_axes(Walk *walk) {
 
 /* One tile of the two inner axes, by way of a small buffer where the source runs along
    the rows: so each of its lines is read once, even if all fall into one cache set. */
-static inline __attribute__((always_inline)) void copy_tile(const Walk *walk, int64_t rows,
-                                                            int64_t cols, char *to,
-                                                            const char *from,
+static inline __attribute__((always_inline)) void copy_tile(const Walk *walk,
+                                                            int64_t rows, int64_t cols,
+                                                            char *to, const char *from,
                                                             size_t size) {
     int row = walk->rank - 2, col = walk->rank - 1;
     int64_t from_row = walk->from[row], from_col = walk->from[col];
@@ -108,7 +109,8 @@ static inline __attribute__((always_inline)) void copy_tile(const Walk *walk, in
     }
     for (int64_t r = 0; r < rows; r++)
         for (int64_t c = 0; c < cols; c++)
-            memcpy(to + r * to_row + c * to_col, from + r * from_row + c * from_col, size);
+            memcpy(to + r * to_row + c * to_col, from + r * from_row + c * from_col,
+                   size);
 }
 
 /* The constant size lets each copy above become one move. */

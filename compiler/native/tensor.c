@@ -39,8 +39,8 @@ static const DLExchange *exchange_of(PyObject *capsule) {
     }
     const DLExchange *table = PyCapsule_GetPointer(capsule, name);
     if (table->version.major == 1 && table->view_object) return table;
-    PyErr_Format(PyExc_ValueError, "DLPack %u.%u is not supported", table->version.major,
-                 table->version.minor);
+    PyErr_Format(PyExc_ValueError, "DLPack %u.%u is not supported",
+                 table->version.major, table->version.minor);
     return NULL;
 }
 
@@ -170,7 +170,8 @@ PyObject *tensor_flat(const TensorSpec *type, const DLTensor *from, void **data)
 static PyObject *reshaped(PyObject *tensor, int rank, const int64_t *shape) {
     PyObject *list = tensor ? shape_list(rank, shape) : NULL;
     PyObject *arguments[] = {tensor, list};
-    PyObject *view = list ? PyObject_Vectorcall(paddle.reshape, arguments, 2, NULL) : NULL;
+    PyObject *view =
+        list ? PyObject_Vectorcall(paddle.reshape, arguments, 2, NULL) : NULL;
     Py_XDECREF(list);
     Py_XDECREF(tensor);
     return view;

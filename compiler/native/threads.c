@@ -11,7 +11,8 @@
 #include "runtime.h"
 
 static struct {
-    void (*parallel)(void (*body)(void *), void *data, unsigned threads, unsigned flags);
+    void (*parallel)(void (*body)(void *), void *data, unsigned threads,
+                     unsigned flags);
     int (*thread)(void);
     int (*threads)(void);
 } omp;
