@@ -137,7 +137,8 @@ class _Renderer:
             ]
         return [
             "  const long long stride = (long long)gridDim.x * blockDim.x;",
-            "  const long long begin = (long long)blockIdx.x * blockDim.x + threadIdx.x;",
+            "  const long long begin =",
+            "      (long long)blockIdx.x * blockDim.x + threadIdx.x;",
         ]
 
     def buffers(self) -> list[tuple[str, TensorType, str]]:

@@ -1,14 +1,13 @@
 /* Rows of a launch over the OpenMP runtime that Paddle's own libraries use: a second
    pool of threads would fight theirs for the cores. Found by dlopen, so that nothing
    here is built against OpenMP; without it all runs in the calling thread. */
-#define _GNU_SOURCE
+#include "runtime.h" /* first: Python.h asks for the GNU functions used below */
+
 #include <dlfcn.h>
 #include <unistd.h>
 #ifdef __linux__
 #include <sched.h>
 #endif
-
-#include "runtime.h"
 
 static struct {
     void (*parallel)(void (*body)(void *), void *data, unsigned threads,
