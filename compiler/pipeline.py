@@ -59,7 +59,7 @@ def lower(
         verify(graph, level)
         stages[name] = graph
         if progress is not None:
-            progress(name, (at + 1) / len(passes))
+            progress(name, (at + 1) / (len(passes) + 1))
     _dump(stages)
     return Lowered(plan(graph), refused, stages)
 

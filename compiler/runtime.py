@@ -6,6 +6,7 @@ that buffers, kernels or guards need, computed by small programs of integer ops.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -82,20 +83,21 @@ def _kernel(op: Op) -> Built:
     assert op.body is not None
     nest = build_nest(op.body)
     if isinstance(nest, Refusal):
-        raise Unsupported(f"no kernel for a group of {kernel_name(op.body)}: {nest}")
-    kernel = cpu.schedule(replace(nest, name=kernel_name(op.body)))
+        raise Unsupported(f"no kernel for {op.title} {op.line}: {nest}")
+    kernel = cpu.schedule(replace(nest, name=kernel_name(op.body, nest)))
     return Built(op, nest, kernel, render(kernel, CPU))
 
 
 QUIET = ("const", "reshape", "broadcast", "iota", "cast")
 
 
-def kernel_name(body: Graph) -> str:
-    """A name made of the group's primitives; equal groups have equal names."""
+def kernel_name(body: Graph, nest: Nest) -> str:
+    """The group's primitives and a hash of its nest; equal nests have equal names."""
     words = dict.fromkeys(
         op.name.removeprefix("reduce_") for op in body.ops if op.name not in QUIET
     )
-    return "pirol_" + "_".join([*words][:8] or ["copy"])
+    digest = hashlib.sha256(repr(nest).encode()).hexdigest()[:6]
+    return "_".join(["pirol", *([*words][:8] or ["copy"]), digest])
 
 
 @dataclass

@@ -7,7 +7,7 @@ groups free of cycles and must be accepted by `lower` (graph -> None or a refusa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pirol.compiler.errors import Unsupported
@@ -40,40 +40,24 @@ def fuse(graph: Graph, lower: Lower) -> tuple[Graph, list[Refused]]:
 
 def _unshare(graph: Graph) -> Graph:
     """A copy of each view or constant for each of its users: views cost nothing."""
-    users = graph.users()
-    ops = list(graph.ops)
-    for op in reversed(graph.ops):
-        if op.name not in FREE:
-            continue
-        readers = [u for u in users[op.result]]
-        ops = _split(ops, op, readers, kept=op.result in graph.results)
-        users = graph.with_ops(ops).users()
+    producers = graph.producers()
+    returned = set(graph.results)
+    ops: list[Op] = []
+
+    def private(value: Value) -> Value:
+        source = producers.get(value)
+        if source is None or source.name not in FREE:
+            return value
+        operands = tuple(map(private, source.operands))
+        result = Value(value.type)
+        ops.append(replace(source, operands=operands, results=(result,)))
+        return result
+
+    for op in graph.ops:
+        if op.name not in FREE or op.result in returned:
+            operands = tuple(map(private, op.operands))
+            ops.append(replace(op, operands=operands))
     return graph.with_ops(ops)
-
-
-def _split(ops: list[Op], op: Op, readers: list[Op], kept: bool) -> list[Op]:
-    distinct = list(dict.fromkeys(readers))
-    spare = distinct if kept else distinct[1:]
-    if not spare:
-        return ops
-    found: list[Op] = []
-    for item in ops:
-        if item in spare:
-            copy = _fresh(op)
-            found.append(copy)
-            item = _reading(item, op.result, copy.result)
-        found.append(item)
-    return found
-
-
-def _fresh(op: Op) -> Op:
-    results = tuple(Value(r.type) for r in op.results)
-    return Op(op.name, op.operands, op.attrs, results, op.body, op.line)
-
-
-def _reading(op: Op, old: Value, new: Value) -> Op:
-    operands = tuple(new if v is old else v for v in op.operands)
-    return Op(op.name, operands, op.attrs, op.results, op.body, op.line)
 
 
 @dataclass(eq=False)

@@ -85,7 +85,7 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
         if self._needs_gradients(given):
             state.options.fall_back("the call", "gradients are needed")
             return None
-        with paddle.no_grad():
+        with paddle.no_grad(), native.library_threads():
             return state.run(given)
 
     def _state(self) -> _State:
@@ -167,6 +167,8 @@ class _State:
             self.options.fall_back(op.title, str(op.attrs["why"]), op.line)
         native.start()
         made = assemble(lowered.plan, program.graph, caller(program))
+        if self.options.progress is not None:
+            self.options.progress("kernels", 1.0)
         self.options.report.add(lowered, made)
         _dump(made)
         return made

@@ -1,0 +1,139 @@
+"""GraphNet samples as runnable programs: load, draw inputs, run by Paddle or Pirol.
+
+A sample is a `NAME.json.gz` with `inputs`, `outputs` and the PIR `program`, as the
+project's tests/data/README.md says. PIROL_GRAPHNET_DIR names a folder of them.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle.base import core
+from paddle.jit.dy2static.pir_partial_program import PartialProgramLayer
+
+from pirol.compiler.capture.seam import CompiledLayer, Options
+from pirol.compiler.report import Report
+
+HERE = Path(__file__).resolve().parent.parent / "tests" / "data" / "graphnet"
+Run = Callable[[Sequence[Any]], list[Any]]
+
+
+def folder() -> Path:
+    """PIROL_GRAPHNET_DIR, else the samples that the project carries."""
+    return Path(os.environ.get("PIROL_GRAPHNET_DIR") or HERE)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One graph: its name, its inputs' facts, and the serialised program."""
+
+    name: str
+    inputs: list[dict[str, Any]]
+    outputs: list[tuple[int, int]]
+    program: dict[str, Any]
+
+    def draw(self, seed: int = 0) -> list[Any]:
+        """Input tensors within each input's bounds."""
+        rng = np.random.default_rng(seed)
+        return [_tensor(rng, entry) for entry in self.inputs]
+
+    def paddles(self) -> Run:
+        """The program as Paddle's to_static runs it."""
+        layer = self._layer(PartialProgramLayer, None)
+        return lambda tensors: list(layer.sot_call(list(tensors)))
+
+    def pirols(self, options: Options | None = None) -> tuple[Run, Report]:
+        """The program compiled by Pirol, and the report of it."""
+        options = options or Options()
+        layer = self._layer(CompiledLayer, options)
+        return lambda tensors: list(layer.sot_call(list(tensors))), options.report
+
+    def _layer(self, kind: Any, options: Options | None) -> Any:
+        program = self._program()
+        ops = program.global_block().ops
+        data = {op.attrs()["name"]: op.result(0) for op in ops if _is_data(op)}
+        inputs = [data[entry["name"]] for entry in self.inputs]
+        outputs = [ops[at].results()[k] for at, k in self.outputs]
+        extra = {} if options is None else {"build_strategy": options}
+        layer = kind(program, inputs, [outputs], ([], []), **extra)
+        layer.training = False
+        return layer
+
+    def _program(self) -> Any:
+        program = paddle.static.Program()
+        with tempfile.TemporaryDirectory() as work:
+            path = Path(work) / "program.json"
+            path.write_text(json.dumps(self.program))
+            core.deserialize_pir_program(str(path), program)
+        return program
+
+
+def _is_data(op: Any) -> bool:
+    return bool(op.name() == "pd_op.data")
+
+
+def load(path: Path) -> Sample:
+    """Read a sample."""
+    with gzip.open(path, "rt") as file:
+        found = json.load(file)
+    outputs = [(int(at), int(k)) for at, k in found["outputs"]]
+    return Sample(found["sample"], found["inputs"], outputs, found["program"])
+
+
+def _tensor(rng: np.random.Generator, entry: dict[str, Any]) -> Any:
+    shape, dtype = entry["shape"], entry["dtype"]
+    if entry.get("data") is not None:
+        return paddle.to_tensor(np.array(entry["data"]).reshape(shape)).astype(dtype)
+    low, high = entry.get("min_val"), entry.get("max_val")
+    if dtype == "bool":
+        return paddle.to_tensor(rng.integers(0, 2, shape).astype(bool))
+    low, high = (0 if v is None else v for v in (low, high))
+    if dtype.startswith(("int", "uint")):
+        values = rng.integers(int(low), max(int(high), int(low)) + 1, shape)
+        return paddle.to_tensor(values.astype(dtype))
+    values = _floats(rng, entry, shape, float(low), float(high))
+    return paddle.to_tensor(values.astype("float64")).astype(dtype)
+
+
+def _floats(
+    rng: np.random.Generator, entry: dict[str, Any], shape: Any, low: float, high: float
+) -> Any:
+    mean, std = entry.get("mean"), entry.get("std")
+    if mean is None or std is None:
+        return rng.uniform(low, max(high, low), shape)
+    return np.clip(rng.normal(mean, std, shape), low, max(high, low))
+
+
+def agrees(ours: Sequence[Any], theirs: Sequence[Any], tolerance: float = 1e-5) -> str:
+    """ "" where all outputs agree (relative L2, integers exact), else what differs."""
+    for k, (a, b) in enumerate(zip(ours, theirs)):
+        if a.dtype != b.dtype or list(a.shape) != list(b.shape):
+            return f"output {k}: {a.dtype} {a.shape}, expected {b.dtype} {b.shape}"
+        error = relative_l2(a.numpy(), b.numpy())
+        if not error <= tolerance:
+            return f"output {k}: relative L2 {error:.2e}"
+    return "" if len(ours) == len(theirs) else "another number of outputs"
+
+
+def relative_l2(a: Any, b: Any) -> float:
+    """|a - b| / |b| in float64; infinite where NaN or Inf stand at other places."""
+    if a.dtype.kind in "bui":
+        return 0.0 if np.array_equal(a, b) else float("inf")
+    finite = np.isfinite(b)
+    if not np.array_equal(finite, np.isfinite(a)):
+        return float("inf")
+    if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
+        return float("inf")
+    x, y = a[finite].astype("complex128"), b[finite].astype("complex128")
+    scale = float(np.linalg.norm(y))
+    error = float(np.linalg.norm(x - y))
+    return error / scale if scale else error
