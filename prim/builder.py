@@ -14,7 +14,7 @@ import numpy as np
 
 from pirol.compiler import dims
 from pirol.compiler.errors import PirolError, Unsupported
-from pirol.compiler.ir import DTYPES, Graph, Guard, Op, TensorType, Value
+from pirol.compiler.ir import DTYPES, INTS, Graph, Guard, Op, TensorType, Value
 from pirol.prim.prim import ELEMENTWISE, PRIMS
 
 KNOWN_LIMIT = 64  # contents of shape tensors are tracked up to this many elements
@@ -222,16 +222,22 @@ class Builder:
         if not isinstance(size, int) or size > KNOWN_LIMIT:
             return None
         op = self.producers.get(value)
-        return self.known_input(value) if op is None else _contents(self, op, size)
+        if op is None:
+            return self.known_input(value)
+        return _contents(op, size, self.known)
 
 
-def _contents(b: Builder, op: Op, size: int) -> list[Any] | None:
+def _contents(
+    op: Op, size: int, known: Callable[[Value], list[Any] | None]
+) -> list[Any] | None:
     if op.name == "const":
         return [op.attrs["value"]] * size
-    parts = [b.known(v) for v in op.operands]
-    if op.body is not None or any(p is None for p in parts):
+    parts = [known(v) for v in op.operands]
+    given = [p for p in parts if p is not None]
+    if len(given) < len(parts):
         return None
-    given: list[list[Any]] = [p for p in parts if p is not None]
+    if op.body is not None:
+        return _body_contents(op.body, given)
     match op.name:
         case "reshape":
             return given[0]
@@ -244,9 +250,19 @@ def _contents(b: Builder, op: Op, size: int) -> list[Any] | None:
             return given[0] * size
         case "cast":
             return _cast_contents(given[0], op.result.dtype)
-        case "add" | "sub" | "mul" | "max" | "min":
+        case "add" | "sub" | "mul" | "max" | "min" if op.result.dtype in INTS:
             return [_arithmetic(op.name, x, y) for x, y in zip(*given)]
     return None
+
+
+def _body_contents(body: Graph, given: list[list[Any]]) -> list[Any] | None:
+    env: dict[Value, list[Any] | None] = dict(zip(body.inputs, given))
+    for op in body.ops:
+        size = op.results[0].type.size
+        small = len(op.results) == 1 and isinstance(size, int) and size <= KNOWN_LIMIT
+        found = _contents(op, size, env.get) if small else None
+        env.update(dict.fromkeys(op.results, found))
+    return env[body.outputs[0]] if len(body.outputs) == 1 else None
 
 
 def _arithmetic(name: str, x: Any, y: Any) -> Any:

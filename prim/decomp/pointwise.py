@@ -33,8 +33,6 @@ for _name, _prim in {
     "multiply": "mul",
     "maximum": "max",
     "minimum": "min",
-    "equal": "eq",
-    "not_equal": "ne",
     "less_than": "lt",
     "less_equal": "le",
     "greater_than": "gt",
@@ -42,6 +40,22 @@ for _name, _prim in {
 }.items():
     _binary(_name, _prim)
 _binary("divide", "div", floats_only=True)
+
+
+@decomposes("pd_op.equal", compute_in="float32")
+def equal(b: Builder, x: Value, y: Value) -> Any:
+    """Equal; floats also where they differ by less than 1e-15, as Paddle's do."""
+    _one_dtype(x, y)
+    same = b.eq(x, y)
+    if x.dtype not in FLOATS:
+        return same
+    return b.or_(same, b.lt(b.abs(b.sub(x, y)), 1e-15))
+
+
+@decomposes("pd_op.not_equal", compute_in="float32")
+def not_equal(b: Builder, x: Value, y: Value) -> Any:
+    """Not what `equal` is."""
+    return b.not_(equal(b, x, y))
 
 
 def _unary(name: str) -> None:
