@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from cuda_simulator import ReadOnly, Simulator
 from hypothesis import strategies as st
+
 from pirol.compiler import dims
 from pirol.compiler.interpreter import bind_symbols
 from pirol.compiler.ir import DTYPES, FLOATS, Graph, TensorType, Value, prune
@@ -1020,7 +1021,7 @@ def _run_rows(
     return [m.bytes for m in outs], written
 
 
-# Strategies ----------------------------------------------------------------------------
+# Strategies ----------------------------------------------------------------------
 
 EXTENTS = (0, 1, 2, 3, 4, 5, 7, 16, 17, 33)
 MOST = 8000  # elements of a value at the sizes below
@@ -1242,7 +1243,7 @@ class _Drawing:
                 return fixed(0), (size + 2) // 3, 3
 
     def pad(self) -> None:
-        x = self.pick(lambda i: 0 < i.rank)
+        x = self.pick(lambda i: i.rank > 0)
         if x is None:
             return
         few = st.lists(st.sampled_from((0, 0, 1, 2)), min_size=x.rank, max_size=x.rank)

@@ -41,7 +41,8 @@ def unary(x: Any) -> Any:
         paddle.exp(x), paddle.log(x), paddle.sqrt(x), paddle.rsqrt(x), paddle.tanh(x),
         paddle.erf(x), paddle.floor(x), paddle.abs(x), paddle.square(x), F.sigmoid(x),
         F.silu(x), F.relu(x), F.gelu(x), F.gelu(x, approximate=True), x * 2.5 - 1.0,
-        paddle.scale(x, 3.0, 2.0, bias_after_scale=False), -x, F.dropout(x, 0.3, training=False),
+        paddle.scale(x, 3.0, 2.0, bias_after_scale=False), -x,
+        F.dropout(x, 0.3, training=False),
         F.dropout(x, 0.3, training=False, mode="downscale_in_infer"),
         x.astype("float64"), x.astype("bool"), paddle.full_like(x, 7.0),
     )  # fmt: skip

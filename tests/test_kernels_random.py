@@ -10,6 +10,7 @@ from cuda_simulator import has_compiler
 from graphs import Case, Program, cases, symbol_sizes, walk_sizes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from pirol.compiler.interpreter import interpret
 from pirol.compiler.verify import verify
 from pirol.passes.canonicalize import canonicalize

@@ -1,0 +1,140 @@
+"""What fuses into one kernel, what does not and why; each pass keeps the meaning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+import pytest
+from paddle.static import InputSpec
+
+import pirol
+from pirol.compiler.interpreter import interpret
+from pirol.compiler.ir import TensorType
+from pirol.compiler.pipeline import fusible
+from pirol.kernels.lower import Refusal
+from pirol.passes.fuse import fuse
+from pirol.prim import Builder
+
+ROWS, WIDTH = 6, 40
+
+
+def softmax(x: Any) -> Any:
+    return F.softmax(x)
+
+
+def layer_norm(x: Any, scale: Any, bias: Any) -> Any:
+    return F.layer_norm(x, [WIDTH], scale, bias)
+
+
+def bias_gelu(x: Any, bias: Any) -> Any:
+    return F.gelu(x + bias)
+
+
+def residual_norm(x: Any, y: Any, scale: Any, bias: Any) -> Any:
+    total = x + y
+    return total, F.layer_norm(total, [WIDTH], scale, bias)
+
+
+def norm_relu_add(x: Any, y: Any, mean: Any, var: Any, scale: Any, bias: Any) -> Any:
+    return F.relu(F.batch_norm(x, mean, var, scale, bias) + y)
+
+
+MATRIX, VECTOR = [None, WIDTH], [WIDTH]
+IMAGE, CHANNELS = [None, 3, 5, 7], [3]
+CASES: list[tuple[Any, list[Any]]] = [
+    (softmax, [MATRIX]),
+    (layer_norm, [MATRIX, VECTOR, VECTOR]),
+    (bias_gelu, [MATRIX, VECTOR]),
+    (residual_norm, [MATRIX, MATRIX, VECTOR, VECTOR]),
+    (norm_relu_add, [IMAGE, IMAGE, *[CHANNELS] * 4]),
+]
+
+
+def tensors(shapes: list[Any]) -> list[Any]:
+    """Positive numbers, so that they serve as variances too."""
+    return [paddle.rand([ROWS if d is None else d for d in s]) + 0.1 for s in shapes]
+
+
+@pytest.mark.parametrize(
+    "function, shapes", CASES, ids=lambda c: getattr(c, "__name__", "")
+)
+def test_one_kernel_and_one_meaning_at_every_stage(function: Any, shapes: Any) -> None:
+    specs = [InputSpec(list(s), "float32", f"x{k}") for k, s in enumerate(shapes)]
+    fast = pirol.to_static(function, input_spec=specs, strict=True)
+    given = tensors(shapes)
+    ours, theirs = fast(*given), function(*given)
+    ours, theirs = ([v] if isinstance(v, paddle.Tensor) else v for v in (ours, theirs))
+    report = pirol.explain(fast)
+    assert len(report.groups) == 1 and not report.refusals and not report.library
+    order = [t.numpy() for t in given]
+    for name, graph in report.stages.items():
+        if name == "capture":
+            continue
+        for a, b in zip(interpret(graph, order), theirs):
+            np.testing.assert_allclose(a, b.numpy(), rtol=2e-5, atol=2e-6, err_msg=name)
+    for a, b in zip(ours, theirs):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=2e-5, atol=2e-6)
+
+
+def built(make: Any, *shapes: tuple[Any, ...]) -> Any:
+    b = Builder()
+    inputs = [b.input(TensorType(s, "float32")) for s in shapes]
+    return b.graph("test", make(b, *inputs))
+
+
+def groups(graph: Any) -> tuple[int, set[str]]:
+    fused, refused = fuse(graph, fusible)
+    return len(fused.ops), {r.code for r in refused}
+
+
+def test_reductions_over_other_axes_do_not_share_a_kernel() -> None:
+    def make(b: Any, x: Any) -> Any:
+        return [b.reduce_sum(b.exp(x), axes=(0,)), b.reduce_max(b.exp(x), axes=(1,))]
+
+    count, codes = groups(built(make, (8, 16)))
+    assert count == 2 and codes == {"domains differ"}
+
+
+def test_a_costly_value_is_not_computed_for_each_reader() -> None:
+    def make(b: Any, x: Any) -> Any:
+        return [b.broadcast(b.exp(x), shape=(64, 32), dims=(1,))]
+
+    count, codes = groups(built(make, (32,)))
+    assert count == 2 and codes == {"recompute"}
+
+
+def test_a_cycle_is_refused() -> None:
+    """max-exp-sum through another reduction's kernel: the way round blocks the merge."""
+
+    def make(b: Any, x: Any) -> Any:
+        first = b.reduce_sum(x, axes=(0,))
+        across = b.reduce_sum(b.exp(first), axes=(0,))
+        spread = b.broadcast(across, shape=(8,), dims=())
+        return [b.add(first, spread)]
+
+    graph = built(make, (4, 8))
+    fused, _ = fuse(graph, fusible)
+    x = np.random.default_rng(0).normal(size=(4, 8)).astype("f")
+    (a,), (b,) = interpret(fused, [x]), interpret(graph, [x])
+    np.testing.assert_array_equal(a, b)
+
+
+def test_no_kernel_for_a_contraction_alone() -> None:
+    def make(b: Any, x: Any, y: Any) -> Any:
+        return [b.dot_general(x, y, x_batch=(), y_batch=(), x_sum=(1,), y_sum=(0,))]
+
+    answer = fusible(built(make, (3, 4), (4, 5)))
+    assert isinstance(answer, Refusal) and answer.code == "no kernel"
+
+
+def test_views_fold_into_loads() -> None:
+    def make(b: Any, x: Any) -> Any:
+        y = b.transpose(b.reshape(x, shape=(6, 4, 10)), perm=(1, 0, 2))
+        return [
+            b.mul(b.slice(y, starts=(0, 1, 2), sizes=(4, 2, 3), steps=(1, 2, 2)), 2.0)
+        ]
+
+    assert groups(built(make, (6, 40))) == (1, set())
