@@ -129,6 +129,10 @@ class Builder:
         types = PRIMS[name].infer([v.type for v in operands], attrs)
         return self.op(name, operands, types, attrs)
 
+    def one(self, name: str, *operands: Value, **attrs: Any) -> Value:
+        """A primitive of one result, its operands as they are."""
+        return self.emit(name, operands, attrs).result
+
     def __getattr__(self, name: str) -> Callable[..., Any]:
         prim = PRIMS.get(name.removesuffix("_"))
         if prim is None:
@@ -200,21 +204,21 @@ class Builder:
             return value
         source = self.producers.get(value)
         if source is not None and source.name == "const":
-            return self.const(**{**source.attrs, "shape": shape})  # type: ignore[no-any-return]
+            return self.one("const", **{**source.attrs, "shape": shape})
         lead = len(shape) - len(value.shape)
         at = tuple(range(lead, len(shape)))
-        return self.broadcast(value, shape=shape, dims=at)  # type: ignore[no-any-return]
+        return self.one("broadcast", value, shape=shape, dims=at)
 
     def dim(self, size: Any, shape: dims.Shape = ()) -> Value:
         """A dim's value as an int64 constant."""
-        return self.const(value=size, shape=shape, dtype="int64")  # type: ignore[no-any-return]
+        return self.one("const", value=size, shape=shape, dtype="int64")
 
     def vector(self, sizes: Sequence[Any]) -> Value:
         """Dims as an int64 vector."""
         if not sizes:
-            return self.const(value=0, shape=(0,), dtype="int64")  # type: ignore[no-any-return]
+            return self.dim(0, (0,))
         items = [self.dim(s, (1,)) for s in sizes]
-        return items[0] if len(items) == 1 else self.concat(*items, axis=0)  # type: ignore[no-any-return]
+        return items[0] if len(items) == 1 else self.one("concat", *items, axis=0)
 
     def known(self, value: Value) -> list[Any] | None:
         """The contents (Dims or numbers, row-major) where they are known, else None."""
