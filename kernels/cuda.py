@@ -193,11 +193,11 @@ class _Rows:
         )
         return [
             Array(memory, dtype, WARPS, "shared"),
-            Set(name, WarpReduce(prim, name, dtype)),
+            WarpReduce(prim, name, dtype),
             If(first, (Put(memory, axis("warp"), Ref(name)),)),
             Barrier(),
             Set(name, parts),
-            Set(name, WarpReduce(prim, name, dtype)),
+            WarpReduce(prim, name, dtype),
             Barrier(),
         ]
 

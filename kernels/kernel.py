@@ -64,16 +64,7 @@ class Guarded:
     dtype: str
 
 
-@dataclass(frozen=True)
-class WarpReduce:
-    """The combination of a variable over a warp's 32 lanes, by a tree of shuffles."""
-
-    prim: str
-    name: str
-    dtype: str
-
-
-Expr: TypeAlias = "Ref | Num | At | Offset | Apply | Guarded | WarpReduce"
+Expr: TypeAlias = "Ref | Num | At | Offset | Apply | Guarded"
 
 
 @dataclass(frozen=True)
@@ -153,11 +144,20 @@ class If:
 
 
 @dataclass(frozen=True)
+class WarpReduce:
+    """Join a variable over a warp's 32 lanes, by a tree of shuffles; all get it."""
+
+    prim: str
+    name: str
+    dtype: str
+
+
+@dataclass(frozen=True)
 class Barrier:
     """All threads of the block wait for each other."""
 
 
-Stmt: TypeAlias = "Let | Var | Set | Array | Put | Loop | If | Barrier"
+Stmt: TypeAlias = "Let | Var | Set | Array | Put | Loop | If | WarpReduce | Barrier"
 
 
 @dataclass(frozen=True)

@@ -167,6 +167,8 @@ class _Renderer:
             case If(condition, body):
                 head = f"{pad}if ({self.expr(condition)}) {{"
                 return [head, *self.block(body, depth + 1), pad + "}"]
+            case WarpReduce():
+                return [pad + line for line in self.warp(stmt)]
             case Barrier():
                 return [f"{pad}__syncthreads();"]
             case Loop():
@@ -227,13 +229,11 @@ class _Renderer:
             case At(buffer, index):
                 return f"{buffer}[{self.index(index)}]"
             case Offset(value):
-                return f"({self.index(value)})"
+                return self.operand(value)
             case Guarded(condition, value, _):
                 return f"({self.expr(condition)} ? {self.expr(value)} : 0)"
             case Apply():
                 return self.apply(e)
-            case WarpReduce():
-                return self.warp(e)
 
     def apply(self, e: Apply) -> str:
         if e.prim == "cast" and e.dtype == "bool":
@@ -248,16 +248,14 @@ class _Renderer:
             f="f" if e.of == "float32" else "",
         )
 
-    def warp(self, e: WarpReduce) -> str:
+    def warp(self, stmt: WarpReduce) -> list[str]:
         """Five exchanges, each lane joined with the one at distance 16, 8, 4, 2, 1."""
-        value = e.name
+        name, dtype, lines = stmt.name, stmt.dtype, []
         for distance in (16, 8, 4, 2, 1):
-            other = f"__shfl_xor_sync(0xffffffffu, {e.name}, {distance})"
-            joined = self.apply(
-                Apply(e.prim, (Ref(e.name), Ref(other)), e.dtype, e.dtype)
-            )
-            value = f"{value}, {e.name} = {joined}"
-        return f"({value})"
+            other = Ref(f"__shfl_xor_sync(0xffffffffu, {name}, {distance})")
+            joined = Apply(stmt.prim, (Ref(name), other), dtype, dtype)
+            lines.append(f"{name} = {self.apply(joined)};")
+        return lines
 
     def number(self, value: Any, dtype: str) -> str:
         if not isinstance(value, (int, float, bool)):
@@ -283,6 +281,11 @@ class _Renderer:
         text = f"{text}{'f' if dtype == 'float32' else ''}"
         return f"({text})" if text.startswith("-") else text
 
+    def operand(self, value: Affine) -> str:
+        """An index expression that binds as tightly as a name."""
+        text = self.index(value)
+        return text if text.isidentifier() else f"({text})"
+
     def dim(self, value: Dim) -> str:
         return str(value) if isinstance(value, int) else self.params[value]
 
@@ -293,8 +296,7 @@ class _Renderer:
                 name = atom
             else:
                 sign = "/" if isinstance(atom, Quotient) else "%"
-                name = f"({self.index(atom.of)}) {sign} {self.dim(atom.by)}"
-                name = f"({name})"
+                name = f"({self.operand(atom.of)} {sign} {self.dim(atom.by)})"
             parts.append(
                 name if coefficient == 1 else f"{name} * {self.dim(coefficient)}"
             )

@@ -81,6 +81,17 @@ def _ties(b: Any, ct: Any, x: Any, y: Any, out: Any) -> Sequence[Any]:
     return of_x, of_y
 
 
+def _signed(b: Any, ct: Any, x: Any) -> Any:
+    """Gradient of abs: ct with the sign of x, 0 where x is 0."""
+    positive = b.select(b.eq(x, 0), zeros_like(b, ct), ct)
+    return b.select(b.lt(x, 0), b.neg(ct), positive)
+
+
+def zeros_like(b: Any, ct: Any) -> Any:
+    """Zeros; unlike ct * 0 they are 0 for an infinite ct too."""
+    return b.const(value=0.0, shape=ct.shape, dtype=ct.dtype)
+
+
 TWO_OVER_SQRT_PI = 1.1283791670955126
 
 # name, NumPy meaning, scalar expression, gradient (b, ct, x, out), dtypes, cost
@@ -89,7 +100,7 @@ _unary(
     "abs",
     np.abs,
     {"float": "fabs{f}({0})", "int": "({0} < 0 ? -{0} : {0})"},
-    lambda b, ct, x, y: b.select(b.lt(x, 0), b.neg(ct), ct),
+    lambda b, ct, x, y: _signed(b, ct, x),
     NUMBERS,
 )
 _unary("exp", np.exp, _libm("exp"), lambda b, ct, x, y: b.mul(ct, y), FLOATS, 10)
@@ -192,7 +203,7 @@ def _infer_select(types: Sequence[TensorType], attrs: Attrs) -> tuple[TensorType
 
 
 def _select_vjp(b: Any, op: Any, cts: Any) -> Sequence[Any]:
-    cond, zero = op.operands[0], b.mul(cts[0], 0.0)
+    cond, zero = op.operands[0], zeros_like(b, cts[0])
     return None, b.select(cond, cts[0], zero), b.select(cond, zero, cts[0])
 
 

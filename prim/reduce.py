@@ -13,7 +13,7 @@ import numpy as np
 
 from pirol.compiler.dims import add, floordiv, sub
 from pirol.compiler.ir import TensorType
-from pirol.prim.elementwise import ALL, NUMBERS
+from pirol.prim.elementwise import ALL, NUMBERS, zeros_like
 from pirol.prim.prim import Attrs, Prim, define, require
 
 Types = Sequence[TensorType]
@@ -140,10 +140,10 @@ def _window_max(
 def _window_vjp(b: Any, op: Any, cts: Any) -> Sequence[Any]:
     """Each tap's share, placed back by pad; no scatter, so the order is fixed."""
     x, index, at = op.operands[0], op.results[1], op.attrs
-    total = None
+    total, zero = None, zeros_like(b, cts[0])
     for tap in window_offsets(at["window"]):
         hit = b.eq(index, _tap_index(b, op, tap))
-        part = b.select(hit, cts[0], b.mul(cts[0], 0.0))
+        part = b.select(hit, cts[0], zero)
         placed = _place(b, part, x.shape, tap, at)
         total = placed if total is None else b.add(total, placed)
     return (total,)
