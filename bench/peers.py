@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import statistics
@@ -266,20 +267,24 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return found
 
 
+def _load() -> float:
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
+
+
 def run(chosen: argparse.Namespace, workers: list[Worker]) -> list[Row]:
-    """Start the chosen peers into `workers`, and print the table as it grows."""
+    """Start the chosen peers, adding them to `workers`; print the table as it grows."""
     for name in chosen.peers:
         w = start(name, chosen.python, chosen.threads)
         workers.append(w)
-        print(f"{name}: {w.absent and f'absent: {w.absent}' or w.started['version']}")
+        shown = f"absent ({w.absent})" if w.absent else w.started["version"]
+        print(f"{name}: {shown}", flush=True)
     present = [w for w in workers if not w.absent]
-    print(f"threads: {chosen.threads}; rounds: {chosen.rounds} of {chosen.seconds} s\n")
+    print(f"threads: {chosen.threads}; rounds: {chosen.rounds} of {chosen.seconds} s")
+    print(f"load of this machine before: {_load():.1f} of {os.cpu_count()} CPUs\n")
     print(heading([w.name for w in present]))
     rows = []
-    for w in TABLE:
-        if w.name not in chosen.workloads:
-            continue
-        row = compare(w, present, chosen.rounds, chosen.seconds, chosen.scale)
+    for workload in [w for w in TABLE if w.name in chosen.workloads]:
+        row = compare(workload, present, chosen.rounds, chosen.seconds, chosen.scale)
         print(line(row), flush=True)
         rows.append(row)
     return rows

@@ -112,9 +112,7 @@ def _fits(op: Op, got: TensorType, expected: TensorType) -> None:
     if got.dtype == expected.dtype and same_shape(got.shape, expected.shape):
         return
     name = f"gradient of {op.name}"
-    raise ShapeError(
-        message(name, got=str(got), expected=str(expected), line=op.line)
-    )
+    raise ShapeError(message(name, got=str(got), expected=str(expected), line=op.line))
 
 
 def _unsupported(op: Op, line: str, why: str) -> Unsupported:

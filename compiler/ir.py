@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pirol.compiler.dims import Shape, product, substitute, to_text
+from pirol.compiler.dims import Shape, product, substitute, symbols_of, to_text
 
 DTYPES: dict[str, tuple[str, Any]] = {
     "bool": ("b1", np.bool_),
@@ -193,13 +193,29 @@ def rename(graph: Graph, values: Mapping[Value, Value]) -> Graph:
 
 
 def prune(graph: Graph) -> Graph:
-    """The graph without ops whose results nobody needs (every op here is pure)."""
+    """The graph without ops whose results nobody needs (every op here is pure).
+
+    An opaque op is also needed where a dim that it defines is used.
+    """
     needed = set(graph.results)
+    sizes = _symbols(tuple(v.shape for v in graph.results))
     kept: list[Op] = []
     for op in reversed(graph.ops):
-        if any(r in needed for r in op.results) or op.attrs.get("effect"):
+        shapes = [r.shape for r in op.results]
+        defines = op.name == "opaque" and sizes & _symbols(shapes)
+        if defines or any(r in needed for r in op.results):
             needed.update(op.operands)
+            sizes |= _symbols([tuple(op.attrs.values()), shapes])
             kept.append(op)
     if len(kept) == len(graph.ops):
         return graph
     return graph.with_ops(reversed(kept))
+
+
+def _symbols(value: Any) -> set[str]:
+    """The shape symbols in nested attributes."""
+    if isinstance(value, (tuple, list)):
+        return set().union(*map(_symbols, value))
+    if value is None or isinstance(value, (int, float, str, bool, complex)):
+        return set()
+    return symbols_of(value)

@@ -134,13 +134,15 @@ class _Planner:
     def opaque(self, op: Op) -> None:
         inputs = tuple(self.ids[v] for v in op.operands)
         outputs = tuple(
-            self.buffer(r, "opaque")
-            if r in self.used or r in self.graph.results
-            else -1
-            for r in op.results
+            self.buffer(r, "opaque") if self.is_needed(r) else -1 for r in op.results
         )
         self.steps.append(Opaque(op, inputs, outputs))
         self.bind(outputs)
+
+    def is_needed(self, result: Value) -> bool:
+        """Whether it is read, or defines dims that something may read."""
+        fresh = symbols_of(*result.shape) - self.bound
+        return bool(fresh) or result in self.used or result in self.graph.results
 
     def bind(self, outputs: tuple[int, ...]) -> None:
         reads = []

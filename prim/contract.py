@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -123,6 +124,11 @@ def _grouped(x: Any, groups: int, axis: int) -> Any:
     return x.reshape(shape)
 
 
+def _flat(x: Any, axis: int) -> Any:
+    """The dims from `axis` on as one; NumPy's -1 fails where another dim is 0."""
+    return x.reshape(*x.shape[:axis], math.prod(x.shape[axis:]))
+
+
 def _conv(x: Any, w: Any, **attrs: Any) -> Any:
     g = attrs["groups"]
     out = [
@@ -158,8 +164,7 @@ def _weight_grad(x: Any, ct: Any, *, shape: Any, **attrs: Any) -> Any:
     xs, cs = _grouped(x, g, 1), _grouped(ct, g, 1)
     dw = np.zeros((g, shape[0] // g, *shape[1:]), x.dtype)
     for tap, outs, ins in _taps(x.shape[2:], ct.shape[2:], shape[2:], attrs):
-        a = xs[ins].reshape(*xs.shape[:3], -1)
-        c = cs[outs].reshape(*cs.shape[:3], -1)
+        a, c = (_flat(v, 3) for v in (xs[ins], cs[outs]))
         at = (..., *tap)
         dw[at] = np.einsum("ngcs,ngos->goc", a, c)
     return dw.reshape(shape)

@@ -94,7 +94,7 @@ define(
         "transpose",
         "movement",
         _infer_transpose,
-        lambda x, *, perm: np.ascontiguousarray(np.transpose(x, perm)),
+        lambda x, *, perm: np.transpose(x, perm).copy(),
         lambda b, op, cts: (b.transpose(cts[0], perm=_inverse(op.attrs["perm"])),),
     )
 )

@@ -140,3 +140,15 @@ def test_views_fold_into_loads() -> None:
         return [b.mul(y, 2.0)]
 
     assert groups(built(make, (6, 40))) == (1, set())
+
+
+def sizes_only(x: Any) -> Any:
+    return paddle.full([paddle.nonzero(x > 0).shape[0], 2], 3.0)
+
+
+def test_a_size_is_bound_though_the_value_is_not_read() -> None:
+    fast = pirol.to_static(sizes_only, input_spec=[InputSpec([None, 4])])
+    for rows in (3, 1):
+        x = paddle.randn([rows, 4])
+        np.testing.assert_array_equal(fast(x).numpy(), sizes_only(x).numpy())
+    assert pirol.explain(fast).compiles == 1

@@ -130,7 +130,7 @@ def chain_plan(kernels, call, result_dims, **changes):
         lifetimes=[(0, 0), (0, 1), (1, 1)],
         steps=[
             ("launch", kernels["scale"], [0, 1], [slot(1), 2], slot(0), 1, 0),
-            ("opaque", call, [1], [2], "call"),
+            ("opaque", call, [1], [2], "call", False),
         ],
         outputs=[2],
     )
@@ -288,7 +288,7 @@ def test_strided_copies_of_any_item_and_rank(dtype, type_):
         p = plan(
             inputs=[(*type_, shape)],
             buffers=[("input", 0, *type_, shape), ("alias", 0, *type_, [int(x.size)])],
-            steps=[("opaque", lambda t, seen=seen: seen.append(t), [1], [], "see")],
+            steps=[("opaque", lambda t, seen=seen: seen.append(t), [1], [], "see", False)],
         )
         p.run([x])
         same(seen[0], x.numpy().reshape(-1))
@@ -299,7 +299,7 @@ def test_large_transpose():
     p = plan(
         inputs=[(*F32, [200, 300])],
         buffers=[("input", 0, *F32, [200, 300]), ("alias", 0, *F32, [60000])],
-        steps=[("opaque", seen.append, [1], [-1], "see")],
+        steps=[("opaque", seen.append, [1], [-1], "see", False)],
     )
     p.run([x])
     same(seen[0], x.numpy().ravel())
@@ -395,8 +395,8 @@ def test_arguments_are_freed_after_their_last_use(kernels):
         lifetimes=[(0, 0), (0, 1)],
         steps=[
             ("launch", kernels["scale"], [0, 1], [8, 2], 1, 1, 0),
-            ("opaque", see, [1], [], "see"),
-            ("opaque", look, [0], [], "look"),
+            ("opaque", see, [1], [], "see", False),
+            ("opaque", look, [0], [], "look", False),
         ],
     )
     p.run([rand(8)])
@@ -415,8 +415,8 @@ def test_alias_views():
             ("alias", 0, *F32, [4, 6]),
         ],
         steps=[
-            ("opaque", lambda *t: seen.extend(t), [0, 1, 5], [], "see"),
-            ("opaque", lambda t: [t * 2], [2], [3], "double"),
+            ("opaque", lambda *t: seen.extend(t), [0, 1, 5], [], "see", False),
+            ("opaque", lambda t: [t * 2], [2], [3], "double", False),
         ],
         outputs=[4, 3, 0],
     )
@@ -448,7 +448,7 @@ def nonzero_plan(kernels, call=paddle.nonzero):
         ],
         lifetimes=[(0, 0), (0, 2), (2, 3), (3, 3)],
         steps=[
-            ("opaque", call, [0], [1], "pd_op.nonzero"),
+            ("opaque", call, [0], [1], "pd_op.nonzero", False),
             ("bind", [(1, 0, 2)], 1),
             ("launch", kernels["to_float"], [1, 2], [2], slot(2), 1, 0),
             ("launch", kernels["scale"], [2, 3], [1, 10], slot(3), 1, 0),
@@ -691,7 +691,7 @@ def nop(*_):
 
 ARENA = [("arena", 0, *F32, [4])]
 TWO = [("opaque", 0, *F32, [slot(0)]), ("alias", 0, *F32, [4])]
-SEE = ("opaque", nop, [], [0], "see")
+SEE = ("opaque", nop, [], [0], "see", False)
 BAD_SPECS = {
     "unknown key": dict(stepz=[]),
     "stands for no slot": dict(inputs=[(*F32, [slot(0)])]),
@@ -706,16 +706,16 @@ BAD_SPECS = {
     ),
     "is no range": dict(buffers=ARENA),
     "outside its lifetime": dict(
-        buffers=ARENA, steps=[("opaque", nop, [i], [], "f") for i in (0, 0)]
+        buffers=ARENA, steps=[("opaque", nop, [i], [], "f", False) for i in (0, 0)]
     ),
     "before an opaque step returns": dict(
-        buffers=[("opaque", 0, *F32, [4])], steps=[("opaque", nop, [0], [], "f")]
+        buffers=[("opaque", 0, *F32, [4])], steps=[("opaque", nop, [0], [], "f", False)]
     ),
     "is returned twice": dict(buffers=[("opaque", 0, *F32, [4])], steps=[SEE, SEE]),
     "no tensors of DLPack type 1, 32 bits": dict(buffers=[("output", 0, 1, 32, [4])]),
     "is not opaque": dict(buffers=ARENA, steps=[SEE]),
     "no tensor of its own": dict(
-        buffers=ARENA, steps=[("opaque", nop, [0], [], "f")], outputs=[0]
+        buffers=ARENA, steps=[("opaque", nop, [0], [], "f", False)], outputs=[0]
     ),
     "no step returns": dict(buffers=[("opaque", 0, *F32, [4])], outputs=[0]),
     "has no axis 1": dict(
@@ -737,7 +737,7 @@ BAD_SPECS = {
     "unknown kind": dict(steps=[("call", 0)]),
     "expected 7 items": dict(steps=[("launch", 0)]),
     "an empty step": dict(steps=[()]),
-    "expected a callable": dict(steps=[("opaque", 5, [], [], "f")]),
+    "expected a callable": dict(steps=[("opaque", 5, [], [], "f", False)]),
     "8, 16, 32": dict(inputs=[(2, 24, [])]),
     "too many dims": dict(inputs=[(2, 32, [1] * 17)]),
     "expected a list": dict(inputs=7),
@@ -795,9 +795,9 @@ def test_no_index_crashes():
         ],
         lifetimes=[(0, 0), (0, 2), (2, 2), (0, 2), (0, 3), (3, 3)],
         steps=[
-            ("opaque", lambda *t: paddle.nonzero(t[0]), [0, 4], [1], "nonzero"),
+            ("opaque", lambda *t: paddle.nonzero(t[0]), [0, 4], [1], "nonzero", False),
             ("bind", [(1, 0, 2)], 1),
-            ("opaque", nop, [2, 3], [], "see"),
+            ("opaque", nop, [2, 3], [], "see", False),
             ("write", 4, 1),
         ],
         outputs=[1, 3, 5, 0],

@@ -146,9 +146,11 @@ class _State:
             self.variants.append(self.compiled(tensors))
         except StrictError:
             raise
-        except (PirolError, OSError) as error:
+        except Exception as error:  # whatever it is, the user's program still runs
             self.broken = not self.variants
-            self.options.fall_back("the program", str(error))
+            known = isinstance(error, (PirolError, OSError))
+            why = str(error) if known else f"internal error, {error!r}"
+            self.options.fall_back("the program", why)
             return False
         return True
 

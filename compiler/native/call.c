@@ -55,6 +55,7 @@ static Call *call_new(Plan *plan) {
     Call *call = (Call *)memory;
     lay_out(plan, call, memory);
     call->plan = (Plan *)Py_NewRef(plan);
+    call->number = ++plan->calls;
     return call;
 }
 
@@ -262,7 +263,7 @@ static int place_buffer(Call *call, int id, Block *region) {
     if (spec->kind == ON_OUTPUT) return call_make(call, id);
     if (spec->kind == ON_INPUT) {
         const Input *input = &call->inputs[spec->arg];
-        *buffer = (Buffer){input->flat_data, input->object, input->flat};
+        *buffer = (Buffer){input->flat_data, input->object, input->flat, false};
     } else if (spec->kind == ON_ARENA && region) {
         buffer->data = block_data(region) + call->layouts[spec->stage]->offsets[id];
     }
@@ -291,7 +292,7 @@ static bool same_type(const Call *call, const TensorSpec *a, const TensorSpec *b
     return true;
 }
 
-PyObject *call_tensor(Call *call, int id) {
+PyObject *call_tensor(Call *call, int id, bool counted) {
     const BufferSpec *spec = &call->plan->buffers[id];
     const BufferSpec *root = &call->plan->buffers[spec->root];
     const Buffer *buffer = &call->buffers[spec->root];
@@ -299,14 +300,21 @@ PyObject *call_tensor(Call *call, int id) {
         return Py_NewRef(buffer->object);
     const int64_t *shape = call->layouts[spec->stage]->extents + spec->dims_at;
     return tensor_over(buffer->flat ? buffer->flat : buffer->object, &root->type,
-                       &spec->type, shape);
+                       &spec->type, shape, counted);
+}
+
+/* Could anybody but the caller have another tensor with the memory of this output? */
+static bool is_shared(const Plan *plan, int id) {
+    const BufferSpec *root = &plan->buffers[plan->buffers[id].root];
+    return root->exposed || root->shown > 1;
 }
 
 static PyObject *call_results(Call *call) {
     const Ids *outputs = &call->plan->outputs;
     PyObject *results = PyList_New(outputs->count);
     for (int i = 0; results && i < outputs->count; i++) {
-        PyObject *tensor = call_tensor(call, outputs->at[i]);
+        int id = outputs->at[i];
+        PyObject *tensor = call_tensor(call, id, is_shared(call->plan, id));
         if (!tensor) Py_CLEAR(results);
         if (tensor) PyList_SET_ITEM(results, i, tensor);
     }
@@ -325,13 +333,13 @@ static Verdict check_call(Call *call, PyObject *tensors) {
 static PyObject *call_run(Call *call) {
     if (copy_inputs(call) || call_enter_stage(call, 0) || run_steps(call)) return NULL;
     call->plan->arena_bytes = call->arena_bytes;
+    spare_limit(call->plan, call->operand_bytes);
     return call_results(call);
 }
 
 PyObject *plan_run(Plan *plan, PyObject *tensors) {
     Call *call = call_new(plan);
     if (!call) return NULL;
-    plan->calls++;
     PyObject *result = NULL;
     switch (check_call(call, tensors)) {
         case PASSED: result = call_run(call); break;

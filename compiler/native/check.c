@@ -249,12 +249,13 @@ static int check_launch(Check *check, LaunchStep *launch) {
     return 0;
 }
 
-static int produce(Check *check, int id) {
+static int produce(Check *check, int id, bool fresh) {
     if (check->plan->buffers[id].kind != ON_OPAQUE)
         return fail("steps[%d]: result buffer %d is not opaque", check->step, id);
     if (check->produced[id])
         return fail("steps[%d]: buffer %d is returned twice", check->step, id);
     check->produced[id] = true;
+    check->plan->buffers[id].exposed |= !fresh;
     return 0;
 }
 
@@ -265,12 +266,14 @@ static int check_opaque(Check *check, const OpaqueStep *opaque) {
             return -1;
         BufferSpec *buffer = &check->plan->buffers[opaque->inputs.at[i]];
         BufferSpec *root = &check->plan->buffers[buffer->root];
+        root->exposed |= !opaque->fresh;
         if (root->kind != ON_ARENA || root->as_tensor) continue;
         if (need_tensor(check->plan, buffer->root)) return -1;
         root->as_tensor = true;
     }
     for (int i = 0; i < opaque->outputs.count; i++)
-        if (opaque->outputs.at[i] >= 0 && produce(check, opaque->outputs.at[i]))
+        if (opaque->outputs.at[i] >= 0 &&
+            produce(check, opaque->outputs.at[i], opaque->fresh))
             return -1;
     if (opaque->inputs.count > check->plan->max_arguments)
         check->plan->max_arguments = opaque->inputs.count;
@@ -329,6 +332,7 @@ static int check_outputs(const Check *check) {
             return fail("outputs[%d]: buffer %d has no tensor of its own", i, id);
         if (root == ON_OPAQUE && !check->produced[buffer->root])
             return fail("outputs[%d]: no step returns buffer %d", i, id);
+        plan->buffers[buffer->root].shown++;
     }
     return 0;
 }

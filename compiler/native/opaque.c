@@ -65,6 +65,12 @@ static int take_result(Call *call, int step, int id, PyObject *object) {
     return buffer->flat ? 0 : -1;
 }
 
+/* An op that gradients go through keeps its operands for them. */
+static void see_operands(Call *call, const OpaqueStep *opaque) {
+    for (int i = 0; i < opaque->inputs.count; i++)
+        call->buffers[call->plan->buffers[opaque->inputs.at[i]].root].seen = true;
+}
+
 /* `results` is a tuple of its own, so nobody can change it meanwhile. */
 static int take_results(Call *call, int step, PyObject *results) {
     const OpaqueStep *opaque = &call->plan->steps[step].opaque;
@@ -74,6 +80,7 @@ static int take_results(Call *call, int step, PyObject *results) {
                      opaque->name, count, opaque->outputs.count);
         return -1;
     }
+    bool attached = false;
     for (int i = 0; i < count; i++) {
         PyObject *result = PyTuple_GET_ITEM(results, i);
         int id = opaque->outputs.at[i];
@@ -84,23 +91,33 @@ static int take_results(Call *call, int step, PyObject *results) {
             return -1;
         }
         if (take_result(call, step, id, result)) return -1;
+        attached |= tensor_is_attached(result);
     }
+    if (attached) see_operands(call, opaque);
     return 0;
 }
 
 /* ---- the call ---- */
+
+/* A view that outlives the step shows its root's memory. */
+static void release(Call *call, int id, PyObject *tensor) {
+    Buffer *root = &call->buffers[call->plan->buffers[id].root];
+    if (tensor != root->object && !tensor_is_private(tensor)) root->seen = true;
+    Py_DECREF(tensor);
+}
 
 static PyObject *call_python(Call *call, const OpaqueStep *opaque) {
     PyObject **arguments = call->arguments + 1; /* vectorcall may use the slot before */
     int count = 0;
     PyObject *result = NULL;
     for (; count < opaque->inputs.count; count++)
-        if (!(arguments[count] = call_tensor(call, opaque->inputs.at[count]))) break;
+        if (!(arguments[count] = call_tensor(call, opaque->inputs.at[count], false)))
+            break;
     if (count == opaque->inputs.count)
         result =
             PyObject_Vectorcall(opaque->callable, arguments,
                                 (size_t)count | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
-    while (count > 0) Py_DECREF(arguments[--count]);
+    while (count-- > 0) release(call, opaque->inputs.at[count], arguments[count]);
     return result;
 }
 

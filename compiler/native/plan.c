@@ -17,6 +17,7 @@ void *plan_alloc(Plan *plan, size_t count, size_t size) {
 static int plan_traverse(Plan *plan, visitproc visit, void *arg) {
     for (int i = 0; plan->steps && i < plan->n_steps; i++)
         if (plan->steps[i].kind == OPAQUE) Py_VISIT(plan->steps[i].opaque.callable);
+    for (int i = 0; i < plan->n_spares; i++) Py_VISIT(plan->spares[i].object);
     Py_VISIT(plan->keep);
     return 0;
 }
@@ -31,6 +32,7 @@ static int plan_clear(Plan *plan) {
         Py_CLEAR(plan->steps[i].opaque.name);
     }
     Py_CLEAR(plan->keep);
+    spare_clear(plan);
     return 0;
 }
 

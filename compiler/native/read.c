@@ -222,10 +222,12 @@ static int read_launch(Plan *plan, Where where, PyObject *object, LaunchStep *st
 }
 
 static int read_opaque(Plan *plan, Where where, PyObject *object, OpaqueStep *step) {
-    PyObject **items = read_tuple(where, object, 5);
+    PyObject **items = read_tuple(where, object, 6);
     if (!items) return -1;
     if (!PyCallable_Check(items[1])) return fail_object(where, "a callable", items[1]);
     if (!PyUnicode_Check(items[4])) return fail_object(where, "a name", items[4]);
+    if (!PyBool_Check(items[5])) return fail_object(where, "a bool", items[5]);
+    step->fresh = items[5] == Py_True;
     step->callable = Py_NewRef(items[1]);
     step->name = Py_NewRef(items[4]);
     if (read_ids(plan, where, items[2], "buffer", 0, plan->n_buffers, &step->inputs))

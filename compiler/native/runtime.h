@@ -16,7 +16,7 @@
 
 #include "dlpack.h"
 
-enum { MAX_RANK = 16, MAX_LAYOUTS = 64, ALIGNMENT = 64 };
+enum { MAX_RANK = 16, MAX_LAYOUTS = 64, MAX_SPARES = 64, ALIGNMENT = 64 };
 
 static inline size_t aligned(size_t bytes) {
     return (bytes + ALIGNMENT - 1) & ~(size_t)(ALIGNMENT - 1);
@@ -119,6 +119,8 @@ typedef struct {
     int first_use, last_use; /* as the steps have it */
     bool read_flat;
     bool as_tensor; /* an arena buffer that opaque steps see: a tensor of its own */
+    bool exposed;   /* a step that is not fresh saw it or made it */
+    int shown;      /* as how many of the outputs */
 } BufferSpec;
 
 /* Ids in groups: group k is ids[begin[k]] .. ids[begin[k + 1] - 1]. */
@@ -158,6 +160,7 @@ typedef struct {
 typedef struct {
     PyObject *callable, *name;
     Ids inputs, outputs;
+    bool fresh; /* nothing sees the operands' memory once the step is over */
 } OpaqueStep;
 
 typedef struct {
@@ -194,6 +197,13 @@ typedef struct {
     size_t *offsets; /* per buffer */
 } Layout;
 
+/* An operand tensor that no call uses now. */
+typedef struct {
+    PyObject *object;
+    size_t bytes;
+    int64_t call; /* the last one that used it */
+} Spare;
+
 typedef struct Plan {
     PyObject_HEAD void *owned; /* chain of the arrays below */
     int n_slots, n_inputs, n_segments, n_guards, n_written, n_buffers, n_steps;
@@ -213,6 +223,9 @@ typedef struct Plan {
     Pool *pool;
     Layout *layouts[MAX_LAYOUTS]; /* most recently used first */
     int n_layouts;
+    Spare spares[MAX_SPARES]; /* oldest first */
+    int n_spares;
+    size_t spare_bytes, spare_limit;
     int64_t calls, layouts_computed;
     size_t arena_bytes;
     char miss[160];
@@ -232,7 +245,7 @@ int tensor_bytes(const TensorSpec *type, const int64_t *slots, size_t *bytes);
 Layout *layout_get(Plan *plan, int stage, const int64_t *slots); /* held */
 void layout_release(Layout *layout);
 
-/* ---- tensor.c: Paddle's tensors ---- */
+/* ---- tensor.c: Paddle's tensors, all made without launching a kernel ---- */
 
 int paddle_set(PyObject *capsule);
 bool paddle_ready(void);
@@ -241,9 +254,12 @@ int tensor_view(PyObject *object, DLTensor *out); /* data includes byte_offset *
 PyObject *tensor_new(const TensorSpec *type, const int64_t *shape, void **data);
 /* A contiguous copy, made without the GIL. */
 PyObject *tensor_flat(const TensorSpec *type, const DLTensor *from, void **data);
-/* The memory of contiguous `base` (of type `from`) under another type and shape. */
+/* The memory of contiguous `base` (of type `from`) under another type and shape.
+   Counted: in-place changes count for both, as with Paddle's own views; slow. */
 PyObject *tensor_over(PyObject *base, const TensorSpec *from, const TensorSpec *to,
-                      const int64_t *shape);
+                      const int64_t *shape, bool counted);
+bool tensor_is_private(PyObject *tensor);   /* does only its one owner see it? */
+bool tensor_is_attached(PyObject *tensor);  /* may a gradient want its operands? */
 const char *dtype_name(int code);
 
 /* ---- one run of a plan ---- */
@@ -262,6 +278,7 @@ typedef struct {
     void *data;
     PyObject *object; /* the tensor, if it is one */
     PyObject *flat;   /* its contiguous copy, if one was needed */
+    bool seen;        /* others may see its memory, whatever its step says */
 } Buffer;
 
 typedef struct {
@@ -273,7 +290,8 @@ typedef struct {
     Block **regions;
     Block *scratch;
     int stage;
-    size_t arena_bytes;
+    int64_t number;
+    size_t arena_bytes, operand_bytes; /* operands: of distinct tensors */
     /* Room for the step at hand. */
     void **pointers;
     int64_t *dims;
@@ -284,9 +302,16 @@ typedef struct {
 PyObject *plan_run(Plan *plan, PyObject *tensors);
 int call_make(Call *call, int buffer); /* gives it a tensor */
 int call_enter_stage(Call *call, int stage);
-PyObject *call_tensor(Call *call, int buffer); /* a new reference */
+PyObject *call_tensor(Call *call, int buffer, bool counted); /* a new reference */
 int run_steps(Call *call);
 int run_opaque(Call *call, int step);
 int run_bind(Call *call, int step);
+
+/* ---- spare.c: operand tensors from one use to the next; all under the GIL ---- */
+
+int spare_take(Call *call, int buffer);   /* gives it a tensor, an old one if possible */
+void spare_give(Call *call, int buffer);  /* takes its tensor away */
+void spare_limit(Plan *plan, size_t bytes);
+void spare_clear(Plan *plan);
 
 #endif

@@ -79,15 +79,15 @@ static bool is_native(StepKind kind) {
 static int make_tensors(Call *call, int begin, int end) {
     const Groups *makes = &call->plan->makes;
     for (int i = makes->begin[begin]; i < makes->begin[end]; i++)
-        if (call_make(call, makes->ids[i])) return -1;
+        if (spare_take(call, makes->ids[i])) return -1;
     return 0;
 }
 
-/* Those that they are the last to use: their memory is free again at once. */
+/* Those that they are the last to use: the next may have them at once. */
 static void drop_tensors(Call *call, int begin, int end) {
     const Groups *drops = &call->plan->drops;
     for (int i = drops->begin[begin]; i < drops->begin[end]; i++)
-        Py_CLEAR(call->buffers[drops->ids[i]].object);
+        spare_give(call, drops->ids[i]);
 }
 
 static int run_native(Call *call, int begin, int end) {

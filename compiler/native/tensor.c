@@ -1,4 +1,5 @@
-/* Paddle's tensors: read through the DLPack exchange API, made by Paddle's own ops.
+/* Paddle's tensors: read through the DLPack exchange API, made by what Paddle's Python
+   offers below its ops: an op would launch a kernel, be it `empty` or `reshape`.
 
    None is imported through DLPack. Paddle 3.3 keeps the deleters of imported tensors
    in a table keyed by address, and calls them under that table's lock: to import one
@@ -10,7 +11,12 @@
 
 static struct {
     const DLExchange *exchange;
-    PyObject *empty, *reshape, *view_dtype, *place;
+    PyTypeObject *type;
+    PyObject *no_arguments, *stop_gradient, *place;
+    PyObject *share, *dense;             /* methods of tensors */
+    PyObject *clear, *resize, *allocate; /* of the DenseTensor inside them */
+    PyObject *seed; /* a tensor with memory: all new ones start as views of it */
+    PyObject *reshape;
 } paddle;
 
 /* Paddle's dtypes by DLPack code and bits. */
@@ -19,13 +25,13 @@ static struct {
     const char *name;
     PyObject *object;
 } dtypes[] = {
-    {DL_INT, 8, "int8"},         {DL_INT, 16, "int16"},
-    {DL_INT, 32, "int32"},       {DL_INT, 64, "int64"},
-    {DL_UINT, 8, "uint8"},       {DL_FLOAT, 16, "float16"},
-    {DL_FLOAT, 32, "float32"},   {DL_FLOAT, 64, "float64"},
-    {DL_BFLOAT, 16, "bfloat16"}, {DL_COMPLEX, 64, "complex64"},
-    {DL_BOOL, 8, "bool"},        {DL_COMPLEX, 128, "complex128"},
-    {10, 8, "float8_e4m3fn"},    {12, 8, "float8_e5m2"},
+    {DL_INT, 8, "INT8"},         {DL_INT, 16, "INT16"},
+    {DL_INT, 32, "INT32"},       {DL_INT, 64, "INT64"},
+    {DL_UINT, 8, "UINT8"},       {DL_FLOAT, 16, "FP16"},
+    {DL_FLOAT, 32, "FP32"},      {DL_FLOAT, 64, "FP64"},
+    {DL_BFLOAT, 16, "BF16"},     {DL_COMPLEX, 64, "COMPLEX64"},
+    {DL_BOOL, 8, "BOOL"},        {DL_COMPLEX, 128, "COMPLEX128"},
+    {10, 8, "FP8_E4M3FN"},       {12, 8, "FP8_E5M2"},
 };
 
 enum { DTYPES = sizeof dtypes / sizeof *dtypes };
@@ -51,28 +57,88 @@ static int take(PyObject **where, PyObject *object) {
     return object ? 0 : -1;
 }
 
-static int take_names(PyObject *module, PyObject *ops) {
-    PyObject *place = PyObject_CallMethod(module, "CPUPlace", NULL);
-    if (take(&paddle.place, place)) return -1;
-    for (int i = 0; i < DTYPES; i++)
-        if (take(&dtypes[i].object, PyObject_GetAttrString(module, dtypes[i].name)))
-            return -1;
-    return take(&paddle.empty, PyObject_GetAttrString(ops, "empty")) ||
-                   take(&paddle.reshape, PyObject_GetAttrString(ops, "reshape")) ||
-                   take(&paddle.view_dtype, PyObject_GetAttrString(ops, "view_dtype"))
+/* A function of a class, without what binds it. */
+static int take_method(PyObject **where, PyObject *class, const char *name) {
+    PyObject *method = PyObject_GetAttrString(class, name);
+    if (method && PyInstanceMethod_Check(method)) {
+        PyObject *function = Py_NewRef(PyInstanceMethod_GET_FUNCTION(method));
+        Py_SETREF(method, function);
+    }
+    return take(where, method);
+}
+
+static int take_dense(PyObject *class) {
+    return !class || take_method(&paddle.clear, class, "_clear") ||
+                   take_method(&paddle.resize, class, "_set_dims") ||
+                   take_method(&paddle.allocate, class, "_mutable_data")
                ? -1
                : 0;
+}
+
+static int take_tensor(PyObject *class) {
+    if (!class || take((PyObject **)&paddle.type, Py_NewRef(class))) return -1;
+    return take(&paddle.no_arguments, PyTuple_New(0)) ||
+                   take(&paddle.stop_gradient,
+                        PyUnicode_InternFromString("stop_gradient")) ||
+                   take_method(&paddle.share, class, "_share_buffer_to") ||
+                   take_method(&paddle.dense, class, "get_tensor")
+               ? -1
+               : 0;
+}
+
+static int take_seed(PyObject *kind) {
+    PyObject *type = dtypes[0].object;
+    PyObject *seed = PyObject_CallFunction((PyObject *)paddle.type, "O[i]sOO", type, 1,
+                                           "", kind, Py_False);
+    if (take(&paddle.seed, seed)) return -1;
+    PyObject *dense = PyObject_CallOneArg(paddle.dense, seed);
+    PyObject *data = dense ? PyObject_CallFunctionObjArgs(paddle.allocate, dense,
+                                                          paddle.place, type, NULL)
+                           : NULL;
+    Py_XDECREF(dense);
+    Py_XDECREF(data);
+    return data ? 0 : -1;
+}
+
+static int take_dtypes(PyObject *types) {
+    for (int i = 0; types && i < DTYPES; i++)
+        if (take(&dtypes[i].object, PyObject_GetAttrString(types, dtypes[i].name)))
+            return -1;
+    PyObject *kind = types ? PyObject_GetAttrString(types, "DENSE_TENSOR") : NULL;
+    int status = kind ? take_seed(kind) : -1;
+    Py_XDECREF(kind);
+    return status;
+}
+
+static int take_names(PyObject *core) {
+    PyObject *variables = PyObject_GetAttrString(core, "VarDesc");
+    PyObject *types = variables ? PyObject_GetAttrString(variables, "VarType") : NULL;
+    PyObject *eager = PyObject_GetAttrString(core, "eager");
+    PyObject *tensor = eager ? PyObject_GetAttrString(eager, "Tensor") : NULL;
+    PyObject *dense = PyObject_GetAttrString(core, "DenseTensor");
+    int status = take(&paddle.place, PyObject_CallMethod(core, "CPUPlace", NULL)) ||
+                         take_tensor(tensor) || take_dense(dense) || take_dtypes(types)
+                     ? -1
+                     : 0;
+    Py_XDECREF(dense);
+    Py_XDECREF(tensor);
+    Py_XDECREF(eager);
+    Py_XDECREF(types);
+    Py_XDECREF(variables);
+    return status;
 }
 
 int paddle_set(PyObject *capsule) {
     const DLExchange *exchange = exchange_of(capsule);
     if (!exchange) return -1;
-    PyObject *module = PyImport_ImportModule("paddle");
-    PyObject *ops = module ? PyObject_GetAttrString(module, "_C_ops") : NULL;
-    int status = ops ? take_names(module, ops) : -1;
+    PyObject *core = PyImport_ImportModule("paddle.base.core");
+    PyObject *ops = core ? PyImport_ImportModule("paddle._C_ops") : NULL;
+    int status = ops && !take(&paddle.reshape, PyObject_GetAttrString(ops, "reshape"))
+                     ? take_names(core)
+                     : -1;
     if (!status) paddle.exchange = exchange;
     Py_XDECREF(ops);
-    Py_XDECREF(module);
+    Py_XDECREF(core);
     return status;
 }
 
@@ -137,15 +203,57 @@ static PyObject *shape_list(int rank, const int64_t *shape) {
     return list;
 }
 
+/* ---- making tensors ---- */
+
+static int call(PyObject *function, PyObject *const *arguments, size_t count) {
+    PyObject *result = PyObject_Vectorcall(function, arguments, count, NULL);
+    Py_XDECREF(result);
+    return result ? 0 : -1;
+}
+
+static PyObject *dense_of(PyObject *tensor) {
+    return PyObject_Vectorcall(paddle.dense, &tensor, 1, NULL);
+}
+
+/* The memory and type of `base`, but no shape. The constructor could make a tensor to
+   begin with too, but takes several times as long. */
+static PyObject *share(PyObject *base) {
+    PyObject *tensor = paddle.type->tp_new(paddle.type, paddle.no_arguments, NULL);
+    PyObject *arguments[] = {base, tensor};
+    if (tensor && call(paddle.share, arguments, 2)) Py_CLEAR(tensor);
+    return tensor;
+}
+
+static int resize(PyObject *dense, int rank, const int64_t *shape) {
+    PyObject *list = shape_list(rank, shape);
+    PyObject *arguments[] = {dense, list};
+    int status = list ? call(paddle.resize, arguments, 2) : -1;
+    Py_XDECREF(list);
+    return status;
+}
+
+/* Also makes memory, unless what is there suffices. */
+static int retype(PyObject *dense, const TensorSpec *type) {
+    PyObject *arguments[] = {dense, paddle.place, dtype_of(type)};
+    return arguments[2] ? call(paddle.allocate, arguments, 3) : -1;
+}
+
+static int make(PyObject *tensor, const TensorSpec *type, const int64_t *shape) {
+    PyObject *dense = dense_of(tensor);
+    if (!dense) return -1;
+    int status = call(paddle.clear, &dense, 1) ||
+                         resize(dense, type->dims.count, shape) || retype(dense, type)
+                     ? -1
+                     : 0;
+    Py_DECREF(dense);
+    return status;
+}
+
 PyObject *tensor_new(const TensorSpec *type, const int64_t *shape, void **data) {
-    PyObject *dtype = dtype_of(type);
-    PyObject *list = dtype ? shape_list(type->dims.count, shape) : NULL;
-    if (!list) return NULL;
-    PyObject *arguments[] = {list, dtype, paddle.place};
-    PyObject *tensor = PyObject_Vectorcall(paddle.empty, arguments, 3, NULL);
-    Py_DECREF(list);
     DLTensor view;
-    if (tensor && tensor_view(tensor, &view)) Py_CLEAR(tensor);
+    PyObject *tensor = share(paddle.seed);
+    if (tensor && (make(tensor, type, shape) || tensor_view(tensor, &view)))
+        Py_CLEAR(tensor);
     if (tensor) *data = view.data;
     return tensor;
 }
@@ -165,45 +273,87 @@ PyObject *tensor_flat(const TensorSpec *type, const DLTensor *from, void **data)
 
 /* ---- views ---- */
 
-/* Each takes over the reference to `tensor`, and passes null on. */
+/* The constructor copies the DenseTensor, its counter of in-place changes too. */
+static PyObject *share_counted(PyObject *base) {
+    PyObject *dense = dense_of(base);
+    PyObject *tensor =
+        dense ? PyObject_CallOneArg((PyObject *)paddle.type, dense) : NULL;
+    Py_XDECREF(dense);
+    return tensor;
+}
 
-static PyObject *reshaped(PyObject *tensor, int rank, const int64_t *shape) {
-    PyObject *list = tensor ? shape_list(rank, shape) : NULL;
-    PyObject *arguments[] = {tensor, list};
-    PyObject *view =
+static int reshape(PyObject *tensor, const TensorSpec *from, const TensorSpec *to,
+                   const int64_t *shape) {
+    PyObject *dense = dense_of(tensor);
+    if (!dense) return -1;
+    int status = resize(dense, to->dims.count, shape);
+    if (!status && (from->code != to->code || from->bits != to->bits))
+        status = retype(dense, to);
+    Py_DECREF(dense);
+    return status;
+}
+
+static int check_moved(PyObject *base, PyObject *tensor) {
+    DLTensor from, to;
+    if (tensor_view(base, &from) || tensor_view(tensor, &to)) return -1;
+    if (from.data == to.data) return 0;
+    PyErr_SetString(PyExc_RuntimeError, "Paddle gave a view memory of its own");
+    return -1;
+}
+
+static bool is_empty(int rank, const int64_t *shape) {
+    for (int i = 0; i < rank; i++)
+        if (!shape[i]) return true;
+    return false;
+}
+
+/* Where an axis of extent 1 has another stride than its place asks for, Paddle calls
+   the memory strided, and only the op makes a view of it. */
+static PyObject *tidied(PyObject *base) {
+    DLTensor view;
+    if (tensor_view(base, &view)) return NULL;
+    int64_t items = 1;
+    bool tidy = true;
+    for (int i = view.rank - 1; i >= 0; i--) {
+        tidy &= view.strides[i] == items;
+        items *= view.shape[i];
+    }
+    if (tidy) return Py_NewRef(base);
+    PyObject *list = shape_list(1, &items);
+    PyObject *arguments[] = {base, list};
+    PyObject *flat =
         list ? PyObject_Vectorcall(paddle.reshape, arguments, 2, NULL) : NULL;
     Py_XDECREF(list);
-    Py_XDECREF(tensor);
-    return view;
+    return flat;
 }
 
-static PyObject *retyped(PyObject *tensor, PyObject *dtype) {
-    PyObject *arguments[] = {tensor, dtype};
-    PyObject *view =
-        tensor ? PyObject_Vectorcall(paddle.view_dtype, arguments, 2, NULL) : NULL;
-    Py_XDECREF(tensor);
-    return view;
+PyObject *tensor_over(PyObject *object, const TensorSpec *from, const TensorSpec *to,
+                      const int64_t *shape, bool counted) {
+    void *data;
+    if (is_empty(to->dims.count, shape)) return tensor_new(to, shape, &data);
+    PyObject *base = tidied(object);
+    if (!base) return NULL;
+    PyObject *tensor = counted ? share_counted(base) : share(base);
+    if (tensor && (reshape(tensor, from, to, shape) || check_moved(base, tensor)))
+        Py_CLEAR(tensor);
+    Py_DECREF(base);
+    return tensor;
 }
 
-/* By way of one axis, since items of another size change the last one. */
-static PyObject *flat_retyped(PyObject *tensor, const TensorSpec *to) {
-    DLTensor view;
-    PyObject *dtype = dtype_of(to);
-    if (!dtype || !tensor || tensor_view(tensor, &view)) {
-        Py_XDECREF(tensor);
-        return NULL;
-    }
-    int64_t items = 1;
-    for (int i = 0; i < view.rank; i++) items *= view.shape[i];
-    return retyped(reshaped(tensor, 1, &items), dtype);
+/* ---- who else knows a tensor ---- */
+
+static bool has_weak_references(PyObject *object) {
+    Py_ssize_t offset = Py_TYPE(object)->tp_weaklistoffset;
+    return offset > 0 && *(PyObject **)((char *)object + offset);
 }
 
-PyObject *tensor_over(PyObject *base, const TensorSpec *from, const TensorSpec *to,
-                      const int64_t *shape) {
-    static PyObject *detach;
-    if (!detach && !(detach = PyUnicode_InternFromString("detach"))) return NULL;
-    PyObject *tensor = PyObject_CallMethodNoArgs(base, detach);
-    if (from->code != to->code || from->bits != to->bits)
-        tensor = flat_retyped(tensor, to);
-    return reshaped(tensor, to->dims.count, shape);
+bool tensor_is_private(PyObject *tensor) {
+    return Py_REFCNT(tensor) == 1 && !has_weak_references(tensor);
+}
+
+bool tensor_is_attached(PyObject *tensor) {
+    PyObject *stop = PyObject_GetAttr(tensor, paddle.stop_gradient);
+    if (!stop) PyErr_Clear();
+    Py_XDECREF(stop); /* it lives on: a bool */
+    return stop != Py_True;
 }
