@@ -10,6 +10,7 @@ docs/bench.md says what the columns mean.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -63,10 +64,9 @@ class Worker:
     def ask(self, **request: Any) -> dict[str, Any]:
         """The answer to a request."""
         assert self.process.stdin is not None
-        try:
+        # Where the worker has ended, read() says how.
+        with contextlib.suppress(BrokenPipeError):
             print(json.dumps(request), file=self.process.stdin, flush=True)
-        except BrokenPipeError:
-            pass  # read() says how the worker ended
         answer = self.read()
         if "error" in answer:
             raise BenchError(f"{self.name}: {request['do']}: {answer['error']}")
@@ -85,7 +85,8 @@ class Worker:
         """End the process."""
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
-                pipe.close()
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
         try:
             self.process.wait(timeout=10)
         except subprocess.TimeoutExpired:
@@ -279,6 +280,8 @@ def run(chosen: argparse.Namespace, workers: list[Worker]) -> list[Row]:
         shown = f"absent ({w.absent})" if w.absent else w.started["version"]
         print(f"{name}: {shown}", flush=True)
     present = [w for w in workers if not w.absent]
+    if not present:
+        raise BenchError("none of the chosen peers is present")
     print(f"threads: {chosen.threads}; rounds: {chosen.rounds} of {chosen.seconds} s")
     print(f"load of this machine before: {_load():.1f} of {os.cpu_count()} CPUs\n")
     print(heading([w.name for w in present]))

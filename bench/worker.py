@@ -144,6 +144,7 @@ def measure(call: Call, seconds: float) -> Answer:
     gc.collect()
     gc.disable()
     faults, busy, start = _faults(), time.process_time(), time.perf_counter()
+    now = start
     while not times or (now - start < seconds and len(times) < MOST):
         before = time.perf_counter()
         kept = call()

@@ -229,8 +229,8 @@ def _workload(
 ) -> Workload:
     """The record of the functions NAME_numpy, NAME_paddle, NAME_torch, NAME_jax."""
     kinds = ("numpy", "paddle", "torch", "jax")
-    functions: list[Function] = [globals()[f"{name}_{kind}"] for kind in kinds]
-    return Workload(name, shapes, *functions, positive=positive)
+    in_numpy, in_paddle, in_torch, in_jax = (globals()[f"{name}_{k}"] for k in kinds)
+    return Workload(name, shapes, in_numpy, in_paddle, in_torch, in_jax, positive)
 
 
 ROWS, IMAGE, CHANNELS = (4096, 1024), (8, 64, 56, 56), (64,)

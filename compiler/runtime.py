@@ -23,7 +23,16 @@ from pirol.kernels.kernel import Kernel
 from pirol.kernels.lower import Refusal, build_nest
 from pirol.kernels.nest import Nest
 from pirol.kernels.render import CPU, render
-from pirol.passes.plan import Bind, Buffer, Launch, Opaque, Plan, Step, Write
+from pirol.passes.plan import (
+    NEVER_ALIAS,
+    Bind,
+    Buffer,
+    Launch,
+    Opaque,
+    Plan,
+    Step,
+    Write,
+)
 
 OPCODES = {
     "const": 0,
@@ -155,7 +164,8 @@ class _Assembler:
                 return ("launch", address, [*inputs, *outputs], sizes, *numbers)
             case Opaque(op, inputs, outputs):
                 call = self.caller(op)
-                return ("opaque", call, list(inputs), list(outputs), op.title)
+                fresh = op.title in NEVER_ALIAS
+                return ("opaque", call, list(inputs), list(outputs), op.title, fresh)
             case Bind(reads):
                 places = [(n, axis, self.symbol_slot(name)) for n, axis, name in reads]
                 return ("bind", places, binds.index(step) + 1)

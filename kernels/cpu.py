@@ -94,11 +94,13 @@ def _along_rows(nest: Nest) -> Kernel:
     tiled = any(isinstance(n, Reduce) for n in nest.nodes)
     columns = product(a.extent for a in nest.columns)
     if len(rows) <= 1:
-        start, stop = axis("begin"), axis("end")
-        body = _row_tiles(nest, passes, inner, start, stop, tiled)
-        extent = inner.extent if inner else 1
-        grain = _work(nest, columns)
-        return _kernel(nest, tuple(body), extent, grain)
+        extent, unit = inner.extent if inner else 1, _unit(nest)
+        start, stop = (affine.scale(axis(name), unit) for name in ("begin", "end"))
+        limit = constant(extent) if unit > 1 else None
+        body = _row_tiles(nest, passes, inner, start, stop, tiled, limit)
+        units = dims.floordiv(dims.add(extent, unit - 1), unit)
+        grain = _work(nest, dims.mul(columns, unit))
+        return _kernel(nest, tuple(body), units, grain)
     assert inner is not None
     outer = [a.name for a in rows[:-1]]
     body = unravel(outer, nest, "r")
@@ -106,6 +108,16 @@ def _along_rows(nest: Nest) -> Kernel:
     loop = Loop("r", axis("begin"), axis("end"), tuple(body), kind="rows")
     grain = _work(nest, dims.mul(columns, inner.extent))
     return _kernel(nest, (loop,), product(a.extent for a in rows[:-1]), grain)
+
+
+def _unit(nest: Nest) -> int:
+    """How many rows a chunk is a multiple of.
+
+    A library function may differ in the last bit between the lanes of a vector and
+    the rest of a loop; so that no chunk's end makes a rest, they end with tiles.
+    """
+    costs = (PRIMS[n.prim].cost for n in nest.nodes if isinstance(n, Scalar))
+    return TILE if any(cost >= COSTLY for cost in costs) else 1
 
 
 def _kernel(nest: Nest, body: tuple[Stmt, ...], rows: Dim, grain: Dim) -> Kernel:
@@ -119,13 +131,15 @@ def _row_tiles(
     start: Affine,
     stop: Affine,
     tiled: bool,
+    limit: Affine | None = None,
 ) -> list[Stmt]:
     """The work of the rows start..stop of the inner axis, in tiles if need be."""
     lane = inner.name if inner else "one"
     if not tiled:
-        return [Loop(lane, start, stop, tuple(_stores(nest, passes, {})), kind="lanes")]
-    tile = _Tile(nest, passes, lane, stop)
-    return [Loop("tile", start, stop, tuple(tile.body()), step=TILE)]
+        body = tuple(_stores(nest, passes, {}))
+        return [Loop(lane, start, stop, body, kind="lanes", limit=limit)]
+    tile = _Tile(nest, passes, lane, limit or stop)
+    return [Loop("tile", start, stop, tuple(tile.body()), step=TILE, limit=limit)]
 
 
 def _stores(nest: Nest, passes: Passes, have: dict[int, Expr]) -> list[Stmt]:

@@ -191,6 +191,9 @@ def _dims(node: Any) -> Iterator[Dim]:
     elif isinstance(node, Num):
         if not isinstance(node.value, (int, float, bool, complex)):
             yield node.value
+    elif isinstance(node, Array):
+        if not isinstance(node.offset, int):
+            yield node.offset
     elif isinstance(node, tuple):
         for item in node:
             yield from _dims(item)

@@ -110,7 +110,7 @@ class _Lowering:
     nodes: list[Node] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.numbers: dict[Node, int] = {}
+        self.numbers: dict[Any, int] = {}
         self.memo: dict[Any, int] = {}
         self.producers = self.graph.producers()
         self.buffers = {v: k for k, v in enumerate(self.graph.inputs)}
@@ -162,12 +162,14 @@ class _Lowering:
         raise _No("domains differ", f"a result {value.type} does not fit the loops")
 
     def node(self, node: Node) -> int:
-        if node not in self.numbers:
+        # 0.0 == -0.0, but their texts differ.
+        key = (node, repr(node.value)) if isinstance(node, Const) else node
+        if key not in self.numbers:
             if len(self.nodes) >= MAX_NODES:
                 raise _No("too large", f"more than {MAX_NODES} scalar ops")
-            self.numbers[node] = len(self.nodes)
+            self.numbers[key] = len(self.nodes)
             self.nodes.append(node)
-        return self.numbers[node]
+        return self.numbers[key]
 
     def scalar(self, prim: str, dtype: str, *args: int) -> int:
         return self.node(Scalar(prim, args, dtype))

@@ -145,7 +145,7 @@ def interpret_nest(
 ) -> list[Any]:
     """Run a nest on NumPy arrays; every access is checked to be within bounds."""
     sizes = [dims.evaluate(a.extent, symbols) for a in nest.axes]
-    grid = dict(zip((a.name for a in nest.axes), np.indices(sizes, sparse=False)))
+    grid = dict(zip((a.name for a in nest.axes), np.indices(sizes, sparse=True)))
     run = _Run(nest, [np.asarray(x).reshape(-1) for x in inputs], grid, symbols, sizes)
     with np.errstate(all="ignore"):
         for node in nest.nodes:
@@ -190,13 +190,15 @@ class _Run:
 
     def load(self, buffer: int, index: Affine, guard: int | None) -> Any:
         source = self.inputs[buffer]
-        at = self.spread(np.asarray(evaluate(index, self.grid, self.symbols)))
-        use = self.spread(True if guard is None else self.values[guard])
+        place = evaluate(index, self.grid, self.symbols)
+        at, use = np.broadcast_arrays(
+            place, True if guard is None else self.values[guard]
+        )
         outside = use & ((at < 0) | (at >= source.size))
         if outside.any():
             raise IndexError(f"{self.nest.name}: reads input {buffer} out of bounds")
         if not source.size:
-            return np.zeros(self.sizes, source.dtype)
+            return np.zeros(at.shape, source.dtype)
         return np.where(use, source[np.where(use, at, 0)], source.dtype.type(0))
 
     def reduce(self, kind: str, args: list[Any], dtype: str) -> Any:
@@ -223,10 +225,9 @@ class _Run:
         written = np.zeros(flat.shape, bool)
         for store in self.nest.stores:
             if store.output == output:
-                at = self.spread(
-                    np.asarray(evaluate(store.index, self.grid, self.symbols))
-                )
-                flat[at.reshape(-1)] = self.spread(self.values[store.node]).reshape(-1)
+                place = evaluate(store.index, self.grid, self.symbols)
+                at, value = np.broadcast_arrays(place, self.values[store.node])
+                flat[at.reshape(-1)] = value.reshape(-1)
                 written[at.reshape(-1)] = True
         if not written.all():
             raise IndexError(f"{self.nest.name}: output {output} is not fully written")
@@ -236,7 +237,8 @@ class _Run:
 def _argmax(args: list[Any], over: tuple[int, ...]) -> Any:
     value, position, valid = (np.moveaxis(a, over, range(-len(over), 0)) for a in args)
     lead = value.shape[: value.ndim - len(over)]
-    value, position, valid = (a.reshape(*lead, -1) for a in (value, position, valid))
+    terms = int(np.prod(value.shape[len(lead) :]))
+    value, position, valid = (a.reshape(*lead, terms) for a in (value, position, valid))
     best = np.full(lead, lowest(value.dtype), value.dtype)
     index = np.full(lead, -1, np.int64)
     for k in range(value.shape[-1]):

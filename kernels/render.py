@@ -251,10 +251,12 @@ class _Renderer:
     def warp(self, stmt: WarpReduce) -> list[str]:
         """Five exchanges, each lane joined with the one at distance 16, 8, 4, 2, 1."""
         name, dtype, lines = stmt.name, stmt.dtype, []
+        joined = self.apply(Apply(stmt.prim, (Ref(name), Ref("other")), dtype, dtype))
         for distance in (16, 8, 4, 2, 1):
-            other = Ref(f"__shfl_xor_sync(0xffffffffu, {name}, {distance})")
-            joined = Apply(stmt.prim, (Ref(name), other), dtype, dtype)
-            lines.append(f"{name} = {self.apply(joined)};")
+            # A name: in `a > b ? a : b` the shuffle itself would be run divergently.
+            other = f"__shfl_xor_sync(0xffffffffu, {name}, {distance})"
+            head = f"const {self.type(dtype)} other = {other};"
+            lines.append(f"{{ {head} {name} = {joined}; }}")
         return lines
 
     def number(self, value: Any, dtype: str) -> str:

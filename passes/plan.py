@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pirol.compiler.dims import symbols_of
 from pirol.compiler.ir import Graph, Op, TensorType, Value
 
-PURE_VIEWLESS = ("pd_op.matmul", "pd_op.conv2d", "pd_op.depthwise_conv2d", "pd_op.bmm")
+NEVER_ALIAS = ("pd_op.matmul", "pd_op.conv2d", "pd_op.depthwise_conv2d", "pd_op.bmm")
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def _lifetimes(buffers: list[Buffer], steps: list[Step]) -> list[tuple[int, int]
         for number in _touched(step):
             first[number], last[number] = min(first[number], k), max(last[number], k)
     for step in reversed(steps):
-        if isinstance(step, Opaque) and step.op.title not in PURE_VIEWLESS:
+        if isinstance(step, Opaque) and step.op.title not in NEVER_ALIAS:
             end = max(
                 (_end(buffers, last, n) for n in step.outputs if n >= 0), default=-1
             )

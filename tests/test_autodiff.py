@@ -646,7 +646,7 @@ def test_integers_carry_nothing() -> None:
         vjp(graph, wrt=(1,))
 
 
-def called(op_line: str = "user.py:7") -> Graph:
+def called() -> Graph:
     """x -> square(square(x)) with one body behind both calls, in a third's body."""
     inner = Builder()
     x = inner.input(f64(3))
@@ -656,7 +656,7 @@ def called(op_line: str = "user.py:7") -> Graph:
     once = middle.op("call", [x], [f64(3)], {"callee": "pd_op.square"}, body).result
     again = middle.op("call", [once], [f64(3)], {"callee": "pd_op.square"}, body)
     fourth = middle.graph("body", [again.result, x])
-    outer = Builder(line=op_line)
+    outer = Builder(line="user.py:7")
     x = outer.input(f64(3))
     call = outer.op("call", [x], [f64(3)] * 2, {"callee": "pd_op.fourth"}, fourth)
     return outer.graph("f", list(call.results))
