@@ -26,8 +26,11 @@ Buffer = tuple[
 # void kernel(void *const *buffers, const int64_t *dims, int64_t begin, int64_t end,
 #             void *scratch): address, buffers, dims, rows, grain, scratch bytes
 Launch = tuple[Literal["launch"], int, Sequence[int], Dims, Dim, Dim, Dim]
-# callable, input buffers, result buffers (-1: not wanted), name
-Opaque = tuple[Literal["opaque"], Callable[..., Any], Sequence[int], Sequence[int], str]
+# callable, input buffers, result buffers (-1: not wanted), name, fresh: no result
+# shares memory with an operand, and no operand is kept (so their tensors serve again)
+Opaque = tuple[
+    Literal["opaque"], Callable[..., Any], Sequence[int], Sequence[int], str, bool
+]
 # (opaque buffer, axis, slot)..., then the segment to run, or -1
 Bind = tuple[Literal["bind"], Sequence[tuple[int, int, int]], int]
 # source buffer, input index

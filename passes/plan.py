@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pirol.compiler.dims import symbols_of
 from pirol.compiler.ir import Graph, Op, TensorType, Value
 
+# Their results never share memory with operands, and nothing keeps the operands.
 NEVER_ALIAS = ("pd_op.matmul", "pd_op.conv2d", "pd_op.depthwise_conv2d", "pd_op.bmm")
 
 

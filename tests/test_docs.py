@@ -35,7 +35,9 @@ def run(command: list[str], folder: Path) -> str:
         timeout=300,
         check=False,
     )
-    assert done.returncode == 0, f"{command}:\n{done.stdout[-500:]}{done.stderr[-3000:]}"
+    assert done.returncode == 0, (
+        f"{command}:\n{done.stdout[-500:]}{done.stderr[-3000:]}"
+    )
     return done.stdout
 
 
@@ -101,5 +103,7 @@ def test_environment_names_are_documented() -> None:
         for p in (ROOT / f).rglob("*.py")
     )
     read = set(re.findall(r"[\"'](PIROL_[A-Z_]+)[\"']", code))
-    documented = set(re.findall(r"`(PIROL_[A-Z_]+)", (ROOT / "docs/users.md").read_text()))
+    documented = set(
+        re.findall(r"`(PIROL_[A-Z_]+)", (ROOT / "docs/users.md").read_text())
+    )
     assert read == documented

@@ -1,0 +1,407 @@
+"""Samples of every differentiable primitive, and checks against differences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from pirol.compiler.autodiff import vjp
+from pirol.compiler.interpreter import interpret
+from pirol.compiler.ir import DTYPES, FLOATS, Graph, TensorType, Value
+from pirol.compiler.verify import verify
+from pirol.prim import Builder
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A graph on inputs of these types, and how its numbers are drawn.
+
+    "apart": all distinct and far from 0 and whole numbers, for what has kinks;
+    "ties": -1, 0 or 1; there only cotangents are moved for the second order;
+    "whole": whole numbers and a step of 1/4, exact in float32 too.
+    """
+
+    build: Callable[..., Any]
+    kinds: tuple[TensorType, ...]
+    draw: str = "normal"
+
+    def graph(self, dtype: str = "float64") -> Graph:
+        """The sample's graph, its float inputs of this dtype."""
+        b = Builder()
+        inputs = [b.input(k) for k in _typed(self.kinds, dtype)]
+        outputs = self.build(b, *inputs)
+        many = outputs if isinstance(outputs, tuple) else (outputs,)
+        return b.graph("f", many)
+
+
+def _typed(kinds: Sequence[TensorType], dtype: str) -> list[TensorType]:
+    return [replace(k, dtype=dtype) if k.dtype in FLOATS else k for k in kinds]
+
+
+def f64(*shape: Any) -> TensorType:
+    return TensorType(shape, "float64")
+
+
+def samples(build: Callable[..., Any], *rows: Any, draw: str = "normal") -> list[Any]:
+    """One sample for each row of shapes."""
+    return [Sample(build, tuple(f64(*s) for s in row), draw) for row in rows]
+
+
+SHAPES: tuple[Shape, ...] = ((), (1,), (7,), (0, 3), (2, 1, 5))
+
+
+def unary(name: str, draw: str = "normal") -> list[Sample]:
+    rows = [(s,) for s in SHAPES]
+    return samples(lambda b, x: getattr(b, name)(x), *rows, draw=draw)
+
+
+def binary(name: str, draw: str = "normal") -> list[Sample]:
+    pairs: list[Any] = [(s, s) for s in SHAPES]
+    pairs += [((3, 1), (1, 5)), ((5,), (2, 3, 5)), ((1, 1), (7,)), ((0, 3), (1,))]
+
+    def both(b: Builder, x: Value, y: Value) -> Any:
+        return getattr(b, name)(x, y)
+
+    return samples(both, *pairs, draw=draw)
+
+
+def chosen() -> list[Sample]:
+    kinds = [(TensorType(s, "bool"), f64(*s), f64(*s)) for s in SHAPES]
+    wide = (TensorType((3, 1), "bool"), f64(1, 5), f64(3, 5))
+
+    def pick(b: Builder, c: Value, x: Value, y: Value) -> Any:
+        return b.select(c, x, y)
+
+    return [Sample(pick, k) for k in (*kinds, wide)]
+
+
+def casts() -> list[Sample]:
+    def narrow(b: Builder, x: Value, y: Value) -> Any:
+        product = b.mul(b.cast(x, dtype="float32"), b.cast(y, dtype="float32"))
+        return product, b.cast(product, dtype="float64")
+
+    def through_ints(b: Builder, x: Value) -> Any:
+        return b.add(x, b.cast(b.cast(x, dtype="int64"), dtype="float64"))
+
+    def from_bool(b: Builder, x: Value) -> Any:
+        return b.mul(x, b.cast(b.gt(x, 0.0), dtype="float64"))
+
+    return [
+        *samples(narrow, ((7,), (7,)), ((0, 3), (0, 3)), draw="whole"),
+        *samples(through_ints, ((7,),), draw="apart"),
+        *samples(from_bool, ((7,),), draw="apart"),
+    ]
+
+
+def reductions(name: str, draw: str = "normal") -> Iterator[Sample]:
+    places: list[tuple[Shape, Shape]] = [
+        ((5,), (0,)),
+        ((1,), (0,)),
+        ((2, 3, 5), (1,)),
+        ((2, 3, 5), (0, 2)),
+        ((2, 3, 5), ()),
+        ((3, 1, 7), (1, 2)),
+        ((0, 3), (1,)),
+        ((), ()),
+    ]
+    for shape, axes in places:
+        yield Sample(
+            lambda b, x, axes=axes: getattr(b, name)(x, axes=axes), (f64(*shape),), draw
+        )
+
+
+def windows() -> Iterator[Sample]:
+    places: list[Any] = [
+        # shape, window, strides, padding, dilation
+        ((7,), (2,), (2,), ((0, 0),), (1,)),
+        ((7,), (3,), (1,), ((1, 1),), (1,)),
+        ((7,), (3,), (2,), ((0, 2),), (2,)),
+        ((11,), (2,), (3,), ((1, 0),), (3,)),
+        ((11,), (1,), (4,), ((0, 0),), (1,)),
+        ((1,), (3,), (1,), ((1, 1),), (1,)),
+        ((5, 7), (2, 3), (1, 2), ((1, 0), (1, 1)), (2, 1)),
+        ((0, 5), (1, 2), (1, 1), ((0, 0), (0, 0)), (1, 1)),
+        ((2, 1, 5, 4), (1, 1, 2, 2), (1, 1, 2, 1), ((0, 0),) * 2 + ((1, 1),) * 2,
+         (1, 1, 1, 2)),
+    ]  # fmt: skip
+    for shape, window, strides, padding, dilation in places:
+        at = dict(window=window, strides=strides, padding=padding, dilation=dilation)
+        yield Sample(lambda b, x, at=at: b.window_max(x, **at), (f64(*shape),), "apart")
+
+
+def products() -> Iterator[Sample]:
+    places: list[Any] = [
+        # shapes, then batch and summed dims of x and of y
+        ((3, 5), (5, 7), (), (), (1,), (0,)),
+        ((3, 5), (7, 5), (), (), (1,), (1,)),
+        ((5, 3), (5, 7), (), (), (0,), (0,)),
+        ((5,), (5,), (), (), (0,), (0,)),
+        ((3,), (5,), (), (), (), ()),
+        ((2, 3, 5), (2, 5, 1), (0,), (0,), (2,), (1,)),
+        ((3, 2, 5, 4), (5, 4, 7, 2), (1, 3), (3, 1), (2,), (0,)),
+        ((2, 3, 5, 7), (7, 2, 11, 5), (0,), (1,), (2, 3), (3, 0)),
+        ((2, 3), (2, 3), (0, 1), (0, 1), (), ()),
+        ((0, 5), (5, 3), (), (), (1,), (0,)),
+        ((3, 0), (0, 5), (), (), (1,), (0,)),
+    ]
+    for x, y, xb, yb, xc, yc in places:
+        at = dict(x_batch=xb, y_batch=yb, x_sum=xc, y_sum=yc)
+        yield Sample(
+            lambda b, x, y, at=at: b.dot_general(x, y, **at), (f64(*x), f64(*y))
+        )
+
+
+# x, w, y, strides, padding, dilation, groups
+CONVS: list[Any] = [
+    ((2, 3, 7), (5, 3, 3), (2, 5, 5), (1,), ((0, 0),), (1,), 1),
+    ((1, 1, 1), (1, 1, 1), (1, 1, 1), (1,), ((0, 0),), (1,), 1),
+    ((2, 4, 5, 6), (6, 2, 2, 3), (2, 6, 3, 3), (2, 2), ((1, 0), (2, 0)), (1, 1), 2),
+    ((1, 3, 7, 5), (3, 1, 3, 2), (1, 3, 5, 3), (1, 2), ((1, 1), (1, 1)), (2, 1), 3),
+    ((2, 2, 11), (3, 2, 2), (2, 3, 3), (3,), ((0, 1),), (3,), 1),
+    ((0, 2, 5), (3, 2, 2), (0, 3, 4), (1,), ((0, 0),), (1,), 1),
+    ((1, 1, 3, 4, 3), (2, 1, 2, 2, 2), (1, 2, 2, 3, 2), (1,) * 3, ((0, 0),) * 3,
+     (1,) * 3, 1),
+]  # fmt: skip
+
+
+def convolutions(name: str) -> Iterator[Sample]:
+    for x, w, y, strides, padding, dilation, groups in CONVS:
+        at = dict(strides=strides, padding=padding, dilation=dilation, groups=groups)
+        operands, shape = {
+            "conv": ((x, w), None),
+            "conv_input_grad": ((y, w), x),
+            "conv_weight_grad": ((x, y), w),
+        }[name]
+        if shape is not None:
+            at["shape"] = shape
+        yield Sample(
+            lambda b, *xs, at=at: getattr(b, name)(*xs, **at),
+            tuple(f64(*s) for s in operands),
+        )
+
+
+def broadcasts() -> Iterator[Sample]:
+    places: list[Any] = [
+        ((), (2, 3), ()),
+        ((3,), (2, 3), (1,)),
+        ((2,), (2, 3), (0,)),
+        ((1, 3), (5, 2, 3), (1, 2)),
+        ((2, 1), (2, 1), (0, 1)),
+        ((1,), (0, 7), (1,)),
+        ((1, 1), (1, 7), (0, 1)),
+    ]
+    for shape, target, at in places:
+        yield Sample(
+            lambda b, x, target=target, at=at: b.broadcast(x, shape=target, dims=at),
+            (f64(*shape),),
+        )
+
+
+def slices() -> Iterator[Sample]:
+    places: list[Any] = [
+        ((7,), (1,), (3,), (2,)),
+        ((7,), (0,), (7,), (1,)),
+        ((7,), (2,), (2,), (3,)),
+        ((7,), (7,), (0,), (2,)),
+        ((3, 11), (1, 2), (2, 4), (1, 2)),
+        ((5, 1, 7), (4, 0, 0), (1, 1, 3), (5, 1, 3)),
+        ((0, 3), (0, 1), (0, 2), (1, 1)),
+    ]
+    for shape, starts, sizes, steps in places:
+        at = dict(starts=starts, sizes=sizes, steps=steps)
+        yield Sample(lambda b, x, at=at: b.slice(x, **at), (f64(*shape),))
+
+
+def pads() -> Iterator[Sample]:
+    places: list[Any] = [
+        ((3,), (1,), (2,), (0,), 0),
+        ((5,), (0,), (1,), (2,), 1.5),
+        ((1,), (2,), (0,), (3,), 0),
+        ((0,), (2,), (1,), (1,), 0),
+        ((2, 3), (0, 1), (1, 0), (3, 1), -1.0),
+    ]
+    for shape, low, high, interior, value in places:
+        at = dict(low=low, high=high, interior=interior, value=value)
+        yield Sample(lambda b, x, at=at: b.pad(x, **at), (f64(*shape),))
+
+
+def joined(axis: int) -> Callable[..., Any]:
+    return lambda b, *xs: b.concat(*xs, axis=axis)
+
+
+def reshaped(*shape: int) -> Callable[..., Any]:
+    return lambda b, x: b.reshape(x, shape=shape)
+
+
+def turned(*perm: int) -> Callable[..., Any]:
+    return lambda b, x: b.transpose(x, perm=perm)
+
+
+def by_const(b: Builder, x: Value) -> Any:
+    return b.mul(x, b.const(value=2.5, shape=x.shape, dtype=x.dtype))
+
+
+def by_iota(b: Builder, x: Value) -> Any:
+    return b.mul(x, b.iota(axis=0, shape=x.shape, dtype=x.dtype))
+
+
+SAMPLES: dict[str, list[Sample]] = {
+    "neg": unary("neg"),
+    "abs": unary("abs", "apart") + unary("abs", "ties"),
+    "exp": unary("exp"),
+    "log": unary("log", "positive"),
+    "sqrt": unary("sqrt", "positive"),
+    "rsqrt": unary("rsqrt", "positive"),
+    "tanh": unary("tanh"),
+    "erf": unary("erf"),
+    "floor": unary("floor", "apart"),
+    "add": binary("add"),
+    "sub": binary("sub"),
+    "mul": binary("mul"),
+    "div": binary("div", "positive"),
+    "max": binary("max", "apart") + binary("max", "ties"),
+    "min": binary("min", "apart") + binary("min", "ties"),
+    "select": chosen(),
+    "cast": casts(),
+    "const": samples(by_const, ((3,),), ((0, 1),)),
+    "iota": samples(by_iota, ((3, 2),), ((0,),)),
+    "reshape": [
+        *samples(reshaped(3, 4), ((2, 6),)),
+        *samples(reshaped(), ((1, 1),)),
+        *samples(reshaped(0, 7), ((3, 0),)),
+    ],
+    "transpose": [
+        *samples(turned(2, 0, 1), ((2, 3, 5),), ((1, 7, 0),)),
+        *samples(turned(), ((),)),
+    ],
+    "broadcast": list(broadcasts()),
+    "slice": list(slices()),
+    "pad": list(pads()),
+    "concat": [
+        *samples(joined(0), ((3,),), ((1,), (0,), (5,))),
+        *samples(joined(1), ((2, 3), (2, 1), (2, 7)), ((0, 2), (0, 3))),
+    ],
+    "reduce_sum": list(reductions("reduce_sum")),
+    "reduce_max": list(reductions("reduce_max", "apart")),
+    "reduce_min": list(reductions("reduce_min", "apart")),
+    "window_max": list(windows()),
+    "dot_general": list(products()),
+    "conv": list(convolutions("conv")),
+    "conv_input_grad": list(convolutions("conv_input_grad")),
+    "conv_weight_grad": list(convolutions("conv_weight_grad")),
+}
+
+
+# Numbers ------------------------------------------------------------------------
+
+
+def numbers(kinds: Sequence[Any], draw: str, seed: int = 0) -> list[Any]:
+    """An array for each (shape, dtype)."""
+    rng = np.random.default_rng(seed)
+    count = sum(int(np.prod(shape)) for shape, _ in kinds)
+    spread = rng.permutation((np.arange(count) - count // 2 + 0.3) * 0.37)
+    found, at = [], 0
+    for shape, dtype in kinds:
+        size = int(np.prod(shape))
+        match draw if dtype in FLOATS else dtype:
+            case "bool":
+                array = rng.integers(0, 2, shape)
+            case "int64":
+                array = rng.integers(0, 3, shape)
+            case "apart":
+                array = spread[at : at + size].reshape(shape)
+            case "ties":
+                array = rng.integers(-1, 2, shape)
+            case "whole":
+                array = rng.integers(-5, 6, shape)
+            case "positive":
+                array = rng.uniform(0.5, 2.0, shape)
+            case _:
+                array = rng.normal(size=shape)
+        at += size
+        found.append(np.asarray(array).astype(DTYPES[dtype][1]))
+    return found
+
+
+def kinds_of(arrays: Sequence[Any]) -> list[Any]:
+    return [(np.shape(a), str(a.dtype)) for a in arrays]
+
+
+def check(graph: Graph, arrays: Sequence[Any], draw: str, still: int = 0) -> Graph:
+    """Assert the gradients of a graph at a point, and return the graph of them.
+
+    The first `still` inputs stay where they are.
+    """
+    back = vjp(graph)
+    verify(back, "flat")
+    outs = interpret(graph, arrays)
+    whole = "whole" if draw == "whole" else "normal"
+    cts = numbers([k for k in kinds_of(outs) if k[1] in FLOATS], whole, seed=1)
+    moves = numbers(kinds_of(arrays), whole, seed=2)
+    for k, (array, move) in enumerate(zip(arrays, moves)):
+        if k < still or str(array.dtype) not in FLOATS:
+            moves[k] = np.zeros_like(move)
+    step = 0.25 if draw == "whole" else 1e-5
+    grads = interpret(back, [*arrays, *cts])
+    floats = [k for k, a in enumerate(arrays) if str(a.dtype) in FLOATS]
+    assert len(grads) == len(floats)
+    for k, grad in zip(floats, grads):
+        assert grad.shape == arrays[k].shape and grad.dtype == arrays[k].dtype
+    parts = [g * moves[k] for k, g in zip(floats, grads)]
+    got = sum(float(np.sum(p)) for p in parts)
+    size = sum(float(np.sum(np.abs(p))) for p in parts)
+    expected = difference(graph, arrays, moves, cts, step)
+    assert abs(got - expected) <= 1e-6 * (1 + size), (got, expected)
+    return back
+
+
+def difference(
+    graph: Graph, arrays: Sequence[Any], moves: Any, cts: Any, step: float
+) -> float:
+    """<cts, (f(arrays + step moves) - f(arrays - step moves)) / 2 step>."""
+    sides = []
+    for sign in (step, -step):
+        moved = [
+            np.asarray(a + sign * m, a.dtype) if str(a.dtype) in FLOATS else a
+            for a, m in zip(arrays, moves)
+        ]
+        outs = interpret(graph, moved)
+        floats = [o for o in outs if str(o.dtype) in FLOATS]
+        sides.append(sum(float(np.sum(o * c)) for o, c in zip(floats, cts)))
+    return (sides[0] - sides[1]) / (2 * step)
+
+
+def check_both_orders(graph: Graph, arrays: list[Any], draw: str) -> Graph:
+    """First order, then the gradient's own; returns the graph of the second."""
+    back = check(graph, arrays, draw)
+    cts = numbers(
+        [(np.shape(o), str(o.dtype)) for o in interpret(graph, arrays)
+         if str(o.dtype) in FLOATS],
+        "whole" if draw == "whole" else "normal", seed=3,
+    )  # fmt: skip
+    still = len(arrays) if draw == "ties" else 0
+    return check(back, [*arrays, *cts], draw, still)
+
+
+def drawn(sample: Sample, dtype: str = "float64") -> list[Any]:
+    kinds = _typed(sample.kinds, dtype)
+    return numbers([(k.shape, k.dtype) for k in kinds], sample.draw)
+
+
+def graph_of(kinds: Sequence[TensorType], build: Callable[..., Any]) -> Graph:
+    return Sample(build, tuple(kinds)).graph()
+
+
+def products_of(b: Builder, x: Value, y: Value) -> Any:
+    return b.dot_general(x, y, x_batch=(), y_batch=(), x_sum=(1,), y_sum=(0,))
+
+
+def assert_dtype(graph: Graph, dtype: str) -> None:
+    values = [*graph.inputs, *(r for op in graph.walk() for r in op.results)]
+    kinds = {v.dtype for v in values if v.dtype in FLOATS}
+    assert kinds == {dtype}
