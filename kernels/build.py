@@ -10,6 +10,7 @@ import ctypes
 import functools
 import hashlib
 import os
+import platform
 import shutil
 import stat
 import subprocess
@@ -34,6 +35,8 @@ FLAGS = (
     "-shared",
     "-w",
 )
+# gcc and clang else use half of an AVX-512 register.
+WIDE = ("-mprefer-vector-width=512",) if platform.machine() == "x86_64" else ()
 TIMEOUT = 120  # seconds a kernel
 
 
@@ -80,7 +83,7 @@ def _machine() -> str:
         lines = info.read_text().splitlines()
         flags = next((x for x in lines if x.startswith(("flags", "Features"))), "")
     header = (HEADERS / "pirol_cpu.h").read_text()
-    return "\n".join([compiler()[1], *FLAGS, *_vector_math(), flags, header])
+    return "\n".join([compiler()[1], *FLAGS, *WIDE, *_vector_math(), flags, header])
 
 
 @functools.lru_cache(maxsize=1)
@@ -107,7 +110,7 @@ def _compile(source: str, target: Path, libraries: Sequence[str]) -> None:
     text.write_text(source)
     defines = [f for f in libraries if f.startswith("-D")]
     rest = [f for f in libraries if not f.startswith("-D")]
-    command = [compiler()[0], *FLAGS, *defines, f"-I{HEADERS}", str(text), "-o"]
+    command = [compiler()[0], *FLAGS, *WIDE, *defines, f"-I{HEADERS}", str(text), "-o"]
     ran = subprocess.run(
         [*command, str(target), *rest],
         capture_output=True,

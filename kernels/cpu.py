@@ -46,7 +46,7 @@ from pirol.kernels.kernel import (
 from pirol.kernels.nest import Axis, Load, Nest, Reduce, Scalar
 from pirol.prim import PRIMS
 
-TILE = 64  # rows taken together as lanes, where accumulators are kept for each
+TILE = 256  # rows taken together as lanes, where accumulators are kept for each
 BLOCK = 1024  # elements added up in their own dtype before a wider total takes them
 FEW = 16  # a row of fewer elements is not worth lanes of its own
 WORTH = 32768  # scalar operations that pay for a thread

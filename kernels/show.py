@@ -1,8 +1,8 @@
 """Nests as text, for people.
 
-    nest softmax: rows i0 < n, columns i1 < 4
-      v0 = in0[4*i0 + i1]
-      v1 = max v0
+nest softmax: rows i0 < n, columns i1 < 4
+  v0 = in0[4*i0 + i1]
+  v1 = max v0
 """
 
 from __future__ import annotations

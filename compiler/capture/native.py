@@ -14,6 +14,10 @@ from paddle.base import core
 
 from pirol.compiler.errors import BuildError
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+MAPPED_FROM = 1 << 30  # bytes from which on a block is a mapping of its own
+KEPT_BYTES = 256 << 20  # freed bytes kept at the heap's end
+
 OPENMP = Path(paddle.__file__).parent / "libs" / "libiomp5.so"
 
 
@@ -30,6 +34,22 @@ def start() -> None:
     capsule = paddle.Tensor.__c_dlpack_exchange_api__
     _native.init(capsule, str(OPENMP) if OPENMP.exists() else None)
     _native.set_threads(threads())
+    _keep_memory()
+
+
+def _keep_memory() -> None:
+    """Let glibc keep freed blocks: a fresh result then needs no new pages.
+
+    As glibc is set up, each large result is a mapping of its own, and touching its
+    pages for the first time takes longer than most kernels. A threshold that the
+    user set in the environment is left as it is.
+    """
+    named = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None or any(name in os.environ for name in named):
+        return
+    mallopt(M_MMAP_THRESHOLD, MAPPED_FROM)
+    mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 @functools.lru_cache(maxsize=1)

@@ -258,8 +258,8 @@ PyObject *tensor_flat(const TensorSpec *type, const DLTensor *from, void **data)
    Counted: in-place changes count for both, as with Paddle's own views; slow. */
 PyObject *tensor_over(PyObject *base, const TensorSpec *from, const TensorSpec *to,
                       const int64_t *shape, bool counted);
-bool tensor_is_private(PyObject *tensor);   /* does only its one owner see it? */
-bool tensor_is_attached(PyObject *tensor);  /* may a gradient want its operands? */
+bool tensor_is_private(PyObject *tensor);  /* does only its one owner see it? */
+bool tensor_is_attached(PyObject *tensor); /* may a gradient want its operands? */
 const char *dtype_name(int code);
 
 /* ---- one run of a plan ---- */
@@ -309,8 +309,8 @@ int run_bind(Call *call, int step);
 
 /* ---- spare.c: operand tensors from one use to the next; all under the GIL ---- */
 
-int spare_take(Call *call, int buffer);   /* gives it a tensor, an old one if possible */
-void spare_give(Call *call, int buffer);  /* takes its tensor away */
+int spare_take(Call *call, int buffer);  /* gives it a tensor, if possible an old one */
+void spare_give(Call *call, int buffer); /* takes its tensor away */
 void spare_limit(Plan *plan, size_t bytes);
 void spare_clear(Plan *plan);
 

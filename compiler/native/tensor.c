@@ -314,7 +314,7 @@ static PyObject *tidied(PyObject *base) {
     if (tensor_view(base, &view)) return NULL;
     int64_t items = 1;
     bool tidy = true;
-    for (int i = view.rank - 1; i >= 0; i--) {
+    for (int i = view.strides ? view.rank - 1 : -1; i >= 0; i--) {
         tidy &= view.strides[i] == items;
         items *= view.shape[i];
     }
