@@ -1,0 +1,50 @@
+"""What a steady call of an encoder runs: Paddle's matmul, and nothing else of it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import paddle
+import paddle.profiler as profiler
+import pytest
+from paddle.static import InputSpec
+
+import pirol
+
+LAUNCH = re.compile(r"(\w+) (?:kernel launch|compute|dygraph)\b")
+
+
+def kernels_of(call: Any, folder: Path) -> Counter[str]:
+    """Paddle's ops and kernels in the trace of one call, by name."""
+    trace = profiler.Profiler(
+        targets=[profiler.ProfilerTarget.CPU],
+        on_trace_ready=profiler.export_chrome_tracing(str(folder)),
+    )
+    trace.start()
+    call()
+    trace.stop()
+    (path,) = folder.glob("*.json")
+    events = json.loads(path.read_text())["traceEvents"]
+    names = (LAUNCH.match(e.get("name") or "") for e in events)
+    return Counter(m.group(1) for m in names if m)
+
+
+@pytest.mark.full
+def test_a_steady_call_of_an_encoder_runs_only_matmul(tmp_path: Path) -> None:
+    one = paddle.nn.TransformerEncoderLayer(32, 2, 64, dropout=0.1, activation="gelu")
+    model = paddle.nn.TransformerEncoder(one, 2)
+    model.eval()
+    inputs = [paddle.randn([2, 5, 32]), paddle.zeros([2, 1, 1, 5])]
+    eager = kernels_of(lambda: model(*inputs), tmp_path / "eager")
+    assert {"softmax", "layer_norm", "gelu", "matmul"} <= eager.keys()
+    spec = [InputSpec([None, None, 32]), InputSpec([None, 1, 1, None])]
+    fast = pirol.to_static(model, input_spec=spec, strict=True)
+    fast(*inputs)
+    fast(*inputs)
+    steady = kernels_of(lambda: fast(*inputs), tmp_path / "pirol")
+    assert set(steady) == {"matmul"}
+    assert steady["matmul"] % 16 == 0
