@@ -41,7 +41,8 @@ WHOLE = ("int64", "int32")
 
 # Rounding errors allowed, in units in the last place. Arithmetic is correctly rounded
 # (0.5) and elementary functions are within 4; one more is for this file's own doubt.
-ULPS = dict.fromkeys(("exp", "log", "tanh", "erf"), 5.0)
+INEXACT = ("exp", "log", "tanh", "erf")
+ULPS = dict.fromkeys(INEXACT, 5.0) | {"rsqrt": 2.0}
 # Terms that a float32 sum may add up one by one before a wider total takes them; the
 # error is then at most so many half ulps of sum(|x|).
 IN_LINE = 1024
@@ -208,7 +209,6 @@ SPREAD: dict[str, Callable[..., tuple[Array, Array, Any]]] = {
     "max": lambda x, y, e, f: (_larger(x, y), np.maximum(e, f), False),
     "min": lambda x, y, e, f: (_smaller(x, y), np.maximum(e, f), False),
 }
-INEXACT = tuple(ULPS)
 
 
 def elementwise(name: str, args: Sequence[Expected]) -> Expected:
