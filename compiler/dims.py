@@ -22,7 +22,10 @@ Shape: TypeAlias = tuple[Dim, ...]
 
 
 class FloorDiv(sympy.Function):  # type: ignore[misc]
-    """Integer division rounding down; SymPy's own floor() prints and folds floats."""
+    """Integer division rounding down, 0 where the divisor is 0.
+
+    SymPy's own floor() prints and folds floats.
+    """
 
     nargs = (2,)
     is_integer = True
@@ -32,7 +35,9 @@ class FloorDiv(sympy.Function):  # type: ignore[misc]
         """Fold constants and exact quotients; None leaves the call as it is."""
         if b == 1:
             return a
-        if a.is_Integer and b.is_Integer and b != 0:
+        if b == 0:
+            return sympy.Integer(0)
+        if a.is_Integer and b.is_Integer:
             return sympy.Integer(int(a) // int(b))
         return _exact_quotient(a, b)
 
@@ -42,20 +47,22 @@ class FloorDiv(sympy.Function):  # type: ignore[misc]
 
 
 class Mod(sympy.Function):  # type: ignore[misc]
-    """Integer remainder with the sign of the divisor."""
+    """Integer remainder with the sign of the divisor, 0 where that is 0."""
 
     nargs = (2,)
     is_integer = True
-    is_nonnegative = True
 
     @classmethod
     def eval(cls, a: Any, b: Any) -> Any:
         """Fold constants; None leaves the call as it is."""
-        if b == 1:
+        if b in (0, 1):
             return sympy.Integer(0)
-        if a.is_Integer and b.is_Integer and b != 0:
+        if a.is_Integer and b.is_Integer:
             return sympy.Integer(int(a) % int(b))
         return None
+
+    def _eval_is_nonnegative(self) -> bool | None:
+        return True if self.args[1].is_nonnegative else None
 
 
 def _exact_quotient(a: Any, b: Any) -> Any:
@@ -210,7 +217,7 @@ def _print(e: Any, level: int) -> str:
         return f"{name}({', '.join(_print(a, 0) for a in _ordered(e.args))})"
     if e.is_Add:
         return _parens("+".join(_print(a, 1) for a in _ordered(e.args)), level > 1)
-    if e.is_Mul:
+    if e.is_Mul or e.is_Pow:
         return _parens("*".join(_print(a, 2) for a in _factors(e)), level > 2)
     if isinstance(e, FloorDiv):
         return _parens(f"{_print(e.args[0], 2)}//{_print(e.args[1], 3)}", level > 1)
@@ -225,7 +232,7 @@ def _ordered(args: Iterable[Any]) -> list[Any]:
 
 def _factors(e: Any) -> list[Any]:
     factors: list[Any] = []
-    for arg in sorted(e.args, key=lambda a: (not a.is_Integer, str(a))):
+    for arg in sorted(sympy.Mul.make_args(e), key=lambda a: (not a.is_Integer, str(a))):
         if arg.is_Pow:
             factors += [arg.base] * int(arg.exp)
         else:

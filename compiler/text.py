@@ -46,8 +46,9 @@ class _Printer:
         results = ", ".join(map(self.name, op.results))
         types = ", ".join(str(r.type) for r in op.results)
         line = f"  # {json.dumps(op.line)}" if op.line else ""
-        text = f"{pad}{results} = {op.name}({operands}){print_attrs(op.attrs)}"
-        text = f"{text} : {types}{line}".replace("  = ", " = ", 1)
+        head = f"{pad}{results} = " if results else f"{pad}= "
+        call = f"{op.name}({operands}){print_attrs(op.attrs)}"
+        text = f"{head}{call} : {types}{line}"
         if op.body is None:
             return [text]
         return [text, *self.graph(op.body, "body", pad)]
@@ -162,7 +163,19 @@ class _Reader:
         if close < 0:
             raise self.error("no closing ]")
         inner, self.at = self.text[self.at : close], close + 1
-        return tuple(parse(d) for d in _split_dims(inner))
+        return tuple(map(self.dim, _split_dims(inner)))
+
+    def dim(self, text: str) -> Dim:
+        try:
+            return parse(text)
+        except TextError as error:
+            raise self.error(str(error)) from None
+
+    def string(self, token: str) -> str:
+        try:
+            return str(json.loads(token))
+        except ValueError:
+            raise self.error(f"bad string {token}") from None
 
     def graph(self, name: str) -> Graph:
         self.expect("(")
@@ -174,9 +187,11 @@ class _Reader:
         while self.peek() not in ("write", "return", ""):
             ops.append(self.op())
         while self.accept("write"):
-            index = int(self.take())
+            token = self.take()
+            if not token.isdecimal() or int(token) >= len(inputs):
+                raise self.error(f"no input has the number {token!r}")
             self.expect("=")
-            writes.append((index, self.value()))
+            writes.append((int(token), self.value()))
         self.expect("return")
         outputs = tuple(self.listed(self.value, "}"))
         return Graph(name, inputs, tuple(ops), outputs, tuple(writes), tuple(guards))
@@ -188,13 +203,15 @@ class _Reader:
 
     def guard(self) -> Guard:
         kind = self.take()
-        start = self.text.index("(", self.at) + 1
-        depth, self.at = 1, start
-        while depth:
-            depth += {"(": 1, ")": -1}.get(self.text[self.at], 0)
+        self.expect("(")
+        depth, start = 1, self.at
+        while depth and (char := self.text[self.at : self.at + 1]) not in ("", "\n"):
+            depth += {"(": 1, ")": -1}.get(char, 0)
             self.at += 1
-        a, b = _split_dims(self.text[start : self.at - 1])
-        return Guard(kind, parse(a), parse(b))
+        sides = _split_dims(self.text[start : self.at - 1])
+        if depth or len(sides) != 2 or kind not in ("eq", "ne", "ge", "lt"):
+            raise self.error("a guard is eq, ne, ge or lt of two dims")
+        return Guard(kind, *map(self.dim, sides))
 
     def op(self) -> Op:
         names = [] if self.peek() == "=" else self.listed(self.take, "=")
@@ -207,7 +224,7 @@ class _Reader:
         self.expect(":")
         types = [self.type() for _ in names[:1]]
         types += [self.next_type() for _ in names[1:]]
-        line = json.loads(self.take()) if self.accept("#") else ""
+        line = self.string(self.take()) if self.accept("#") else ""
         body = self.graph("body") if self.accept("body") else None
         results = tuple(map(self.define, names, types))
         return Op(name, operands, attrs, results, body, line)
@@ -227,12 +244,14 @@ class _Reader:
             return tuple(self.listed(self.attr_value, "]"))
         if token == "complex":
             self.expect("[")
-            real, imag = self.listed(self.attr_value, "]")
-            return complex(real, imag)
+            parts = self.listed(self.attr_value, "]")
+            if len(parts) != 2 or not all(isinstance(p, float) for p in parts):
+                raise self.error("a complex number is two floats")
+            return complex(*parts)
         if token.startswith('"'):
-            return json.loads(token)
+            return self.string(token)
         if token.startswith("<"):
-            return parse(token[1:-1])
+            return self.dim(token[1:-1])
         constants = {"none": None, "true": True, "false": False}
         if token in constants:
             return constants[token]

@@ -36,10 +36,11 @@ def to_static(
 
     from pirol.compiler.capture.seam import Options, connect
 
-    connect()
-
     def compile_it(target: Any) -> Any:
         options = Options(strict=strict, progress=progress)
+        lacking = connect()
+        if lacking:
+            options.fall_back("everything", lacking)
         return paddle.jit.to_static(
             target,
             input_spec=input_spec,

@@ -13,6 +13,7 @@ import paddle
 import pytest
 
 import pirol
+from pirol.compiler.capture import seam
 from pirol.compiler.capture.seam import PirolWarning
 from pirol.compiler.errors import BuildError
 from pirol.kernels import build
@@ -102,6 +103,17 @@ def test_a_full_disk_does_not_break_the_program(
     fast = pirol.to_static(square)
     with pytest.warns(PirolWarning, match="No space left"):
         check_square(fast)
+
+
+def test_another_paddle_runs_the_program_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(seam, "NEEDED", ("_not_there",))
+    monkeypatch.setattr(seam.partial, "partial_program_from", seam._PADDLES)
+    with pytest.warns(PirolWarning, match="no _not_there"):
+        fast = pirol.to_static(square)
+    check_square(fast)
+    assert pirol.explain(fast).compiles == 0
 
 
 def run_script(text: str, tmp_path: Path, **env: str) -> str:

@@ -18,7 +18,7 @@ from paddle.jit.dy2static import pir_partial_program as partial
 from pirol.compiler.capture import native
 from pirol.compiler.capture.ops import caller
 from pirol.compiler.capture.reader import Program, read
-from pirol.compiler.errors import BuildError, PirolError, StrictError
+from pirol.compiler.errors import PirolError, StrictError
 from pirol.compiler.interpreter import bind_symbols
 from pirol.compiler.pipeline import Progress, dump_folder, lower
 from pirol.compiler.report import Report
@@ -201,15 +201,16 @@ def _partial_program_from(concrete: Any, from_method: bool = False) -> Any:
     return layer
 
 
-def connect() -> None:
-    """Put our factory in the place of Paddle's; checks that the seam is as expected."""
-    if partial.partial_program_from is _partial_program_from:
-        return
-    needed = ("_prepare_inputs", "_restore_out", "_remove_no_value", "sot_call")
-    missing = [n for n in needed if not hasattr(partial.PartialProgramLayer, n)]
+NEEDED = ("_prepare_inputs", "_restore_out", "_remove_no_value", "sot_call")
+
+
+def connect() -> str:
+    """Put our factory in the place of Paddle's; what this Paddle lacks, or ""."""
+    missing = [n for n in NEEDED if not hasattr(partial.PartialProgramLayer, n)]
     if missing:
-        raise BuildError(f"this Paddle has no {missing}; Pirol needs paddlepaddle 3.3")
+        return f"this Paddle has no {', '.join(missing)}; Pirol needs paddlepaddle 3.3"
     partial.partial_program_from = _partial_program_from
+    return ""
 
 
 _PADDLES = partial.partial_program_from

@@ -1,0 +1,382 @@
+"""Each primitive on each dtype: NumPy, the interpreter, nests, C and CUDA agree.
+
+A family is a graph with one named output for each sample; where all samples run over
+one domain they are one kernel, so that a whole family costs one run of the compiler.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from cuda_simulator import has_compiler
+from graphs import (
+    BINARY,
+    COMPARES,
+    FLOATING,
+    KINDS,
+    UNARY,
+    Array,
+    Case,
+    Item,
+    Program,
+    Sizes,
+    Sketch,
+    check,
+    class_of,
+    dtype_of,
+    fixed,
+    named,
+    shape_of,
+    special_floats,
+    special_ints,
+    symbol_sizes,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pirol.compiler.errors import ShapeError
+from pirol.compiler.interpreter import interpret
+from pirol.compiler.ir import TensorType
+from pirol.compiler.verify import verify
+from pirol.prim import PRIMS
+
+Outputs = dict[str, Item]  # "reshape: two axes merged" -> the item
+Family = Callable[[Sketch, str], Outputs]
+
+# Families: the words before a colon name the primitive ------------------------------
+
+
+def scalars(s: Sketch, dtype: str) -> Outputs:
+    """Every elementwise primitive, in one kernel."""
+    n = shape_of("n")
+    x, y, c = s.input(n, dtype), s.input(n, dtype), s.input(n, "bool")
+    kind = class_of(dtype)
+    found = {name: s.apply(name, x) for name in UNARY[kind]}
+    found |= {name: s.apply(name, x, y) for name in (*BINARY[kind], *COMPARES)}
+    return found | {"select": s.apply("select", c, x, y)}
+
+
+def casts(s: Sketch, dtype: str) -> Outputs:
+    """To every dtype; floats that an integer cannot hold are nobody's promise."""
+    n = shape_of("n")
+    x, mild = s.input(n, dtype), s.input(n, dtype)
+    to_int = {"int64", "int32"} if dtype in FLOATING else set()
+    return {f"cast: to {k}": s.cast(mild if k in to_int else x, k) for k in KINDS}
+
+
+def creation(s: Sketch, dtype: str) -> Outputs:
+    s.input(shape_of("n", "m"), dtype)
+    nm, static = shape_of("n", "m"), shape_of(3, 5)
+    return {
+        "const: number": s.const(1, nm, dtype),
+        "const: static": s.const(1, static, dtype),
+        "const: dim": s.const(named("n") * 3 + 1, shape_of("m"), dtype),
+        "iota: rows": s.iota(0, nm, dtype),
+        "iota: columns": s.iota(1, nm, dtype),
+        "iota: static": s.iota(1, shape_of(2, 70), dtype),
+        "iota: an axis of 1": s.iota(0, shape_of(1, 3), dtype),
+    }
+
+
+def reshapes(s: Sketch, dtype: str) -> Outputs:
+    x = s.input(shape_of("n", "m"), dtype)
+    six = s.input(shape_of("n", 6), dtype)
+    static = s.input(shape_of(4, 15), dtype)
+    empty, one = s.input(shape_of(0, 3), dtype), s.input(shape_of(1, 1), dtype)
+    n, m = named("n"), named("m")
+    return {
+        "reshape: merge": s.reshape(x, [n * m]),
+        "reshape: exchange": s.reshape(x, [m, n]),
+        "reshape: split": s.reshape(six, shape_of("n", 2, 3)),
+        "reshape: other rows": s.reshape(six, [fixed(3), n * 2]),
+        "reshape: static": s.reshape(static, shape_of(6, 5, 2)),
+        "reshape: ones": s.reshape(x, shape_of(1, "n", 1, "m")),
+        "reshape: empty": s.reshape(empty, shape_of(5, 0, 2)),
+        "reshape: to no dims": s.reshape(one, ()),
+    }
+
+
+def transposes(s: Sketch, dtype: str) -> Outputs:
+    x = s.input(shape_of("n", "m"), dtype)
+    cube = s.input(shape_of("n", 3, "m"), dtype)
+    static = s.input(shape_of(5, 67), dtype)
+    return {
+        "transpose: two": s.transpose(x, (1, 0)),
+        "transpose: three": s.transpose(cube, (2, 0, 1)),
+        "transpose: inner stays": s.transpose(cube, (1, 0, 2)),
+        "transpose: static": s.transpose(static, (1, 0)),
+        "transpose: not at all": s.transpose(x, (0, 1)),
+    }
+
+
+def broadcasts(s: Sketch, dtype: str) -> Outputs:
+    row, column = s.input(shape_of("m"), dtype), s.input(shape_of("n", 1), dtype)
+    number, static = s.input((), dtype), s.input(shape_of(1, 3), dtype)
+    nm = shape_of("n", "m")
+    return {
+        "broadcast: rows": s.broadcast(row, nm, (1,)),
+        "broadcast: columns": s.broadcast(column, nm, (0, 1)),
+        "broadcast: inner": s.broadcast(row, shape_of("m", "n"), (0,)),
+        "broadcast: number": s.broadcast(number, nm, ()),
+        "broadcast: to nothing": s.broadcast(static, shape_of(0, 3), (0, 1)),
+    }
+
+
+def slices(s: Sketch, dtype: str) -> Outputs:
+    n, m, zero = named("n"), named("m"), fixed(0)
+    x, static = s.input([n, m], dtype), s.input(shape_of(9, 33), dtype)
+    halves = s.slice(x, [n // 2, zero], [n - n // 2, m], (1, 1))
+    odd = s.slice(x, [zero, fixed(1)], [n, m // 2], (1, 2))
+    part = s.slice(static, shape_of(2, 1), shape_of(3, 11), (3, 2))
+    none = s.slice(static, shape_of(9, 0), shape_of(0, 33), (1, 1))
+    return {
+        "slice: half": halves,
+        "slice: every second": odd,
+        "slice: static": part,
+        "slice: nothing": none,
+    }
+
+
+def fill_of(dtype: str) -> Any:
+    return {"float": -np.inf, "int": -7, "bool": True}[class_of(dtype)]
+
+
+def pads(s: Sketch, dtype: str) -> Outputs:
+    n, m, fill = named("n"), named("m"), fill_of(dtype)
+    x, static = s.input([n, m], dtype), s.input(shape_of(3, 5), dtype)
+    empty = s.input(shape_of(0, 2), dtype)
+    none, ends = shape_of(0, 0), shape_of(1, 2)
+    zero = -0.0 if dtype in FLOATING else fill
+    return {
+        "pad: ends": s.pad(x, ends, ends[::-1], (0, 0), fill),
+        "pad: interior": s.pad(x, none, none, (2, 1), fill),
+        "pad: all": s.pad(x, ends, ends, (1, 2), zero),
+        "pad: symbolic": s.pad(x, [m, fixed(0)], [fixed(1), n], (0, 1), fill),
+        "pad: static": s.pad(static, ends, ends, (1, 0), fill),
+        "pad: empty": s.pad(empty, ends, none, (3, 0), fill),
+        "pad: by nothing": s.pad(x, none, none, (0, 0), fill),
+    }
+
+
+def concats(s: Sketch, dtype: str) -> Outputs:
+    n, m = named("n"), named("m")
+    x, y = s.input([n, m], dtype), s.input([n, m], dtype)
+    three, none = s.input([n, fixed(3)], dtype), s.input([n, fixed(0)], dtype)
+    counted = s.reshape(s.iota(1, [fixed(3), n], dtype), [n * 3])
+    flat = s.reshape(x, [n * m])
+    return {
+        "concat: rows": s.concat([x, y], 0),
+        "concat: columns": s.concat([x, three, y], 1),
+        "concat: with nothing": s.concat([none, x, none], 1),
+        "concat: one": s.concat([x], 0),
+        "concat: twice the same": s.concat([three, three], 1),
+        # The parts' own divisions by n and m must not run where n or m is 0.
+        "concat: of reshapes": s.concat([counted, flat, s.iota(0, [m + 2], dtype)], 0),
+    }
+
+
+REDUCES = ("reduce_sum", "reduce_max", "reduce_min")
+
+
+def over(s: Sketch, x: Item, axes: Sequence[int]) -> Outputs:
+    where = f"axes {list(axes)} of {x.value.type}"
+    names = REDUCES[x.dtype == "bool" :]
+    return {f"{name}: {where}": s.reduce(name, x, axes) for name in names}
+
+
+def reduces(*given: Any, axes: Sequence[Sequence[int]]) -> Family:
+    """Sum, max and min over each of the axes."""
+
+    def family(s: Sketch, dtype: str) -> Outputs:
+        x = s.input(shape_of(*given), dtype)
+        s.input(shape_of("n"), dtype)
+        found: Outputs = {}
+        for some in axes:
+            found |= over(s, x, some)
+        return found
+
+    return family
+
+
+def windows(s: Sketch, dtype: str) -> Outputs:
+    if dtype == "bool":
+        return {}
+    line, plane = s.input(shape_of("n"), dtype), s.input(shape_of("n", "m"), dtype)
+    static = s.input(shape_of(2, 9, 8), dtype)
+    found = {
+        "line": (line, (3,), (1,), ((1, 1),), (1,)),
+        "stride": (line, (2,), (3,), ((0, 1),), (1,)),
+        "dilation": (line, (3,), (2,), ((2, 2),), (2,)),
+        "plane": (plane, (2, 3), (1, 2), ((0, 1), (2, 2)), (1, 2)),
+        "all padding": (line, (2,), (1,), ((3, 3),), (1,)),
+        "static": (static, (1, 3, 2), (1, 2, 2), ((0, 0), (1, 1), (0, 0)), (1, 1, 1)),
+    }
+    outputs: Outputs = {}
+    for name, given in found.items():
+        best, index = s.window_max(*given)
+        outputs |= {f"window_max: {name}": best, f"window_max: index, {name}": index}
+    return outputs
+
+
+FAMILIES: dict[str, Family] = {
+    "scalars": scalars,
+    "casts": casts,
+    "creation": creation,
+    "reshapes": reshapes,
+    "transposes": transposes,
+    "broadcasts": broadcasts,
+    "slices": slices,
+    "pads": pads,
+    "concats": concats,
+    "rows": reduces("n", "m", axes=[(1,), (0,), (0, 1)]),
+    "few": reduces("n", 3, 5, axes=[(2,), (1,), (1, 2), (0, 2)]),
+    "long": reduces(2, 2500, axes=[(1,), (0, 1)]),
+    "outer": reduces(100, "n", axes=[(0,), ()]),
+    "empty": reduces(3, 0, axes=[(1,), (0,)]),
+    "windows": windows,
+}
+ONE_KERNEL = ("scalars", "casts")  # the samples have one shape
+WHO = [(f, d) for f in FAMILIES for d in KINDS if (f, d) != ("windows", "bool")]
+each = pytest.mark.parametrize(("family", "dtype"), WHO)
+SIZES: tuple[Sizes, ...] = (
+    {"n": 0, "m": 3},
+    {"n": 4, "m": 0},
+    {"n": 1, "m": 1},
+    {"n": 5, "m": 7},
+    {"n": 67, "m": 13},
+)
+
+
+@functools.cache
+def built(family: str, dtype: str) -> tuple[list[str], list[Case]]:
+    """The samples' names, and a graph for each (one graph for all in ONE_KERNEL)."""
+    sketch = Sketch()
+    outputs = FAMILIES[family](sketch, dtype)
+    if family in ONE_KERNEL:
+        return list(outputs), [sketch.case(list(outputs.values()))]
+    return list(outputs), [sketch.case([item]) for item in outputs.values()]
+
+
+@functools.cache
+def program(family: str, dtype: str) -> Program:
+    graphs = [case.graph for case in built(family, dtype)[1]]
+    return Program(graphs, whole=True)
+
+
+def arrays_for(case: Case, family: str, sizes: Sizes) -> list[Array]:
+    if family not in ONE_KERNEL:
+        return case.arrays(sizes, seed=1)
+    dtype = case.inputs[0].dtype
+    return [_every_pair(i, k, sizes["n"], dtype) for k, i in enumerate(case.inputs)]
+
+
+def _every_pair(item: Item, k: int, n: int, dtype: str) -> Array:
+    """Input k of the first two such that together they meet every pair of values."""
+    if item.dtype == "bool":
+        base = np.array([True, False, False])
+    elif item.dtype in FLOATING:
+        plain = np.linspace(-3.7, 900.1, 8).astype(dtype_of(dtype))
+        base = np.concatenate([plain, special_floats(dtype)])
+    else:
+        base = np.concatenate([special_ints(dtype), np.arange(3, 11)])
+    if k == 1 and dtype in FLOATING:
+        mild = np.isfinite(base) & (np.abs(base) < 1000)
+        base = base if n > 400 else base[mild]
+    spread = np.repeat(base, len(base)) if k == 0 else np.tile(base, len(base))
+    return np.resize(spread, n).astype(dtype_of(item.dtype))
+
+
+def sizes_for(family: str) -> Sequence[Sizes]:
+    if family not in ONE_KERNEL:
+        return SIZES
+    return [{"n": n} for n in (0, 1, 2, 67, 441)]
+
+
+def check_all(family: str, dtype: str, who: str, run: Callable[..., Any]) -> None:
+    names, graphs = built(family, dtype)
+    for k, case in enumerate(graphs):
+        for sizes in sizes_for(family):
+            arrays = arrays_for(case, family, sizes)
+            wanted, got = case.expected(sizes, arrays), run(k, case, arrays)
+            assert len(got) == len(wanted) == len(case.outputs)
+            for j, (have, want) in enumerate(zip(got, wanted)):
+                check(have, want, f"{who}, {names[j if j else k]}, {dict(sizes)}")
+
+
+@each
+def test_interpreter(family: str, dtype: str) -> None:
+    for case in built(family, dtype)[1]:
+        verify(case.graph, "flat")
+    run = lambda k, case, arrays: interpret(case.graph, arrays)  # noqa: E731
+    check_all(family, dtype, "interpreter", run)
+
+
+@settings(max_examples=8, deadline=None, print_blob=True)
+@given(symbol_sizes(), st.integers(0, 2**32 - 1), st.booleans())
+@each
+def test_interpreter_on_random_data(
+    family: str, dtype: str, sizes: Sizes, seed: int, special: bool
+) -> None:
+    if family == "casts":
+        special = False
+    for case in built(family, dtype)[1]:
+        arrays = case.arrays(sizes, seed, special)
+        case.check(sizes, arrays, interpret(case.graph, arrays), "interpreter")
+
+
+@each
+def test_nests(family: str, dtype: str) -> None:
+    made = program(family, dtype)
+    check_all(family, dtype, "nests", lambda k, case, arrays: made.nests(k, arrays))
+
+
+@pytest.mark.full
+@each
+def test_c(family: str, dtype: str) -> None:
+    made = program(family, dtype)
+    check_all(family, dtype, "C", lambda k, case, arrays: made.c(k, arrays, seed=k))
+
+
+@pytest.mark.full
+@pytest.mark.skipif(not has_compiler(), reason="the simulator needs g++")
+@each
+def test_cuda(family: str, dtype: str) -> None:
+    made = program(family, dtype)
+    check_all(family, dtype, "CUDA", lambda k, case, arrays: made.cuda(k, arrays))
+
+
+LOWERED = ("elementwise", "compare", "select", "cast", "creation", "movement")
+LOWERED += ("reduce", "window")
+
+
+def accepts(name: str, dtype: str) -> bool:
+    """Whether an elementwise primitive or a reduction takes the dtype."""
+    x = TensorType((2,), dtype)
+    attrs: dict[str, Any] = {"axes": (0,)} if PRIMS[name].kind == "reduce" else {}
+    for types in ([x], [x, x]):
+        try:
+            PRIMS[name].infer(types, attrs)
+            return True
+        except (ShapeError, IndexError, ValueError):
+            continue
+    return False
+
+
+@pytest.mark.parametrize("dtype", KINDS)
+def test_no_primitive_is_left_out(dtype: str) -> None:
+    """A new primitive needs a sample here."""
+    found = {
+        name.split(":")[0]
+        for family, kind in WHO
+        if kind == dtype
+        for name in built(family, kind)[0]
+    }
+    for name, prim in PRIMS.items():
+        plain = prim.kind in ("elementwise", "compare", "reduce")
+        if prim.kind in LOWERED and (accepts(name, dtype) if plain else True):
+            missing = name not in found and (name, dtype) != ("window_max", "bool")
+            assert not missing, f"{name} on {dtype} has no sample"
