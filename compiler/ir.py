@@ -38,6 +38,7 @@ BITS = {"bool": 8, "bfloat16": 16} | {
 }
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 INTS = ("int8", "uint8", "int16", "int32", "int64")
+COMPUTED = (*INTS, "bool", "float32", "float64")  # the dtypes that kernels have
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 from pirol.compiler import dims
 from pirol.compiler.errors import ShapeError, Unsupported
-from pirol.compiler.ir import Graph, Op, TensorType, Value
+from pirol.compiler.ir import COMPUTED, Graph, Op, TensorType, Value
 from pirol.prim import Builder, Facts, Unify
 from pirol.prim.decomp import DECOMPOSITIONS, Decomposition, widened
 
@@ -51,6 +51,9 @@ class _Decomposer:
         try:
             if rule is None:
                 raise Unsupported("Pirol has no decomposition of it")
+            other = {v.dtype for v in (*op.operands, *op.results)} - {*COMPUTED}
+            if other:
+                raise Unsupported(f"no kernels for {', '.join(sorted(other))} yet")
             results = (
                 self.composite(op, rule) if rule.composite else self.plain(op, rule)
             )

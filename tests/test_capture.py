@@ -123,6 +123,19 @@ def test_strided_inputs() -> None:
     close(fast(x, y), plus(x.contiguous(), y.contiguous()))
 
 
+def halves(x: Any) -> Any:
+    return x.astype("bfloat16").astype("float32") * 2.0
+
+
+def test_dtypes_without_kernels_are_paddles_op_by_op() -> None:
+    fast = pirol.to_static(halves)
+    x = paddle.randn([3, 4])
+    close(fast(x), halves(x))
+    report = pirol.explain(fast)
+    assert report.coverage == (2, 4)
+    assert all("bfloat16" in f.why for f in report.fallbacks)
+
+
 class Block(paddle.nn.Layer):
     """A small residual block, as users write them."""
 
