@@ -7,7 +7,7 @@ quotient or remainder of an Affine by a Dim.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from pirol.compiler import dims
@@ -244,6 +244,21 @@ def substitute(value: Affine, replaced: Mapping[str, Affine]) -> Affine:
             case Remainder(of, by):
                 part = Affine(((Remainder(substitute(of, replaced), by), 1),))
         total = add(total, scale(part, coefficient))
+    return total
+
+
+def nonzero(value: Affine) -> Affine:
+    """The Affine with divisors of at least 1.
+
+    It may then be computed where nothing is read, such as beside an empty part of a
+    concat, whose dims are 0.
+    """
+    total = constant(value.const)
+    for atom, coefficient in value.terms:
+        if not isinstance(atom, str):
+            by = dims.maximum(atom.by, 1)
+            atom = replace(atom, of=nonzero(atom.of), by=by)
+        total = add(total, Affine(((atom, coefficient),)))
     return total
 
 

@@ -162,6 +162,8 @@ class _Lowering:
         raise _No("domains differ", f"a result {value.type} does not fit the loops")
 
     def node(self, node: Node) -> int:
+        if isinstance(node, Index):
+            node = Index(affine.nonzero(node.value))
         # 0.0 == -0.0, but their texts differ.
         key = (node, repr(node.value)) if isinstance(node, Const) else node
         if key not in self.numbers:

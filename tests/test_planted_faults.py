@@ -1,0 +1,439 @@
+"""Faults put into kernels on purpose: the checks of the other tests must find each.
+
+Every fault is an edit of a nest, a kernel or its text; the same kernel without the
+edit must pass, so that it is the fault that is found.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from cuda_simulator import SimulatorError, has_compiler
+from graphs import (
+    Array,
+    Case,
+    Sizes,
+    Sketch,
+    c_text,
+    cuda_text,
+    dtype_of,
+    fixed,
+    launch_c,
+    launch_cuda,
+    named,
+    shape_of,
+    simulator,
+    steps_of,
+)
+
+from pirol.kernels import affine, cpu, cuda
+from pirol.kernels.build import build, load
+from pirol.kernels.kernel import Barrier, If, Kernel, Loop, Num, Stmt
+from pirol.kernels.nest import Load, Nest, Scalar, interpret_nest
+
+# Edits ------------------------------------------------------------------------------
+
+Edit = Callable[[Any], Any]
+
+
+def text(old: str, new: str, count: int = 0) -> Edit:
+    """Replace what a pattern matches in the source text; it must match."""
+
+    def run(source: str) -> str:
+        edited, found = re.subn(old, new, source, count=count)
+        assert found, f"{old} does not occur in\n{source}"
+        return edited
+
+    return run
+
+
+def statements(fn: Callable[[Stmt], Sequence[Stmt]]) -> Edit:
+    """Replace each statement of a kernel by others, the innermost first."""
+
+    def walk(body: Sequence[Stmt]) -> tuple[Stmt, ...]:
+        found: list[Stmt] = []
+        for stmt in body:
+            if isinstance(stmt, (Loop, If)):
+                stmt = replace(stmt, body=walk(stmt.body))
+            found += fn(stmt)
+        return tuple(found)
+
+    def run(kernel: Kernel) -> Kernel:
+        edited = replace(kernel, body=walk(kernel.body))
+        assert edited != kernel, "nothing was edited"
+        return edited
+
+    return run
+
+
+def nodes(fn: Callable[[Any], Any]) -> Edit:
+    """Replace each node of a nest."""
+
+    def run(nest: Nest) -> Nest:
+        edited = replace(nest, nodes=tuple(map(fn, nest.nodes)))
+        assert edited != nest, "nothing was edited"
+        return edited
+
+    return run
+
+
+def replaced(value: Any, old: Any, new: Any) -> Any:
+    """A statement with an expression replaced wherever it occurs."""
+    if value == old and type(value) is type(old):
+        return new
+    if isinstance(value, tuple):
+        return tuple(replaced(v, old, new) for v in value)
+    if hasattr(value, "__dataclass_fields__"):
+        parts = {f: getattr(value, f) for f in value.__dataclass_fields__}
+        return replace(value, **{k: replaced(v, old, new) for k, v in parts.items()})
+    return value
+
+
+def expression(old: Any, new: Any) -> Edit:
+    return statements(lambda stmt: [replaced(stmt, old, new)])
+
+
+def without(kind: type) -> Edit:
+    return statements(lambda stmt: [] if isinstance(stmt, kind) else [stmt])
+
+
+def longer(by: int) -> Edit:
+    """Every loop over lanes or threads goes on for `by` more."""
+
+    def run(stmt: Stmt) -> list[Stmt]:
+        if not isinstance(stmt, Loop) or stmt.kind not in ("lanes", "threads"):
+            return [stmt]
+        return [replace(stmt, stop=affine.add(stmt.stop, affine.constant(by)))]
+
+    return statements(run)
+
+
+# Programs ---------------------------------------------------------------------------
+
+
+def rows(name: str) -> Case:
+    s = Sketch()
+    x = s.input(shape_of("n", 40), "float32")
+    return s.case([s.reduce(name, x, (1,))])
+
+
+def softmax() -> Case:
+    s = Sketch()
+    x = s.input(shape_of("n", 64), "float32")
+    top = s.broadcast(s.reduce("reduce_max", x, (1,)), x.sizes, (0,))
+    return s.case([s.apply("exp", s.apply("sub", x, top))])
+
+
+def pointwise(name: str) -> Case:
+    s = Sketch()
+    return s.case([s.apply(name, s.input(shape_of("n"), "float32"))])
+
+
+def padded() -> Case:
+    s = Sketch()
+    x = s.input(shape_of("n", 4), "float32")
+    ends = shape_of(1, 2)
+    return s.case([s.pad(x, ends, ends, (0, 0), -0.0)])
+
+
+def transposed() -> Case:
+    s = Sketch()
+    x = s.input(shape_of("n", 5), "float32")
+    return s.case([s.apply("neg", s.transpose(x, (1, 0)))])
+
+
+def pooled() -> Case:
+    s = Sketch()
+    x = s.input(shape_of("n", 8), "int32")
+    given = ((1, 3), (1, 2), ((0, 0), (1, 1)), (1, 1))
+    return s.case([s.window_max(x, *given)[1]])
+
+
+def long_sum() -> Case:
+    s = Sketch()
+    return s.case([s.reduce("reduce_sum", s.input([named("n")], "float32"), (0,))])
+
+
+def divided() -> Case:
+    s = Sketch()
+    counted = s.reshape(s.iota(1, [fixed(3), named("n")], "int32"), [named("n") * 3])
+    return s.case([s.apply("add", counted, s.input([named("n") * 3], "int32"))])
+
+
+def special(case: Case, sizes: Sizes) -> list[Array]:
+    return case.arrays(sizes, seed=3)
+
+
+def negative(case: Case, sizes: Sizes) -> list[Array]:
+    """So that 0 is larger than all."""
+    return [-1 - np.abs(x) for x in case.arrays(sizes, seed=3, special=False)]
+
+
+def tenths(case: Case, sizes: Sizes) -> list[Array]:
+    """Rounding errors of their sum have one sign."""
+    shapes = [tuple(s.of(sizes) for s in i.sizes) for i in case.inputs]
+    return [np.full(s, 0.1, dtype_of(i.dtype)) for s, i in zip(shapes, case.inputs)]
+
+
+def large(case: Case, sizes: Sizes) -> list[Array]:
+    """Where exp's relative error shows."""
+    shapes = [tuple(s.of(sizes) for s in i.sizes) for i in case.inputs]
+    return [np.linspace(-80, 80, s[0], dtype=np.float32) for s in shapes]
+
+
+# Faults -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong, where, and what the check says of it."""
+
+    what: str
+    case: Callable[[], Case]
+    edit: Edit
+    found: str  # a pattern of the message
+    of: str = "text"  # what is edited: nest, kernel, text
+    n: int = 9
+    data: Callable[[Case, Sizes], list[Array]] = special
+
+
+LOWEST = Num(float("-inf"), "float32")
+WRONG = "are wrong"
+NO_NAN = text(r"pr_max_f32\((?!float)", "fmaxf(")
+ZERO_FIRST = expression(LOWEST, Num(0.0, "float32"))
+
+
+def unguarded(node: Any) -> Any:
+    return replace(node, guard=None) if isinstance(node, Load) else node
+
+
+def wrong_stride(node: Any) -> Any:
+    if not isinstance(node, Load):
+        return node
+    terms = tuple((a, 4 if c == 5 else c) for a, c in node.index.terms)
+    return replace(node, index=replace(node.index, terms=terms))
+
+
+def last_of_ties(node: Any) -> Any:
+    return replace(node, prim="le") if getattr(node, "prim", "") == "lt" else node
+
+
+C_FAULTS = [
+    Fault(
+        "one element too few",
+        lambda: pointwise("neg"),
+        longer(-1),
+        "not fully written",
+        "kernel",
+    ),
+    Fault(
+        "one element too many",
+        lambda: pointwise("neg"),
+        longer(1),
+        "outside its buffers",
+        "kernel",
+    ),
+    Fault(
+        "a column too few",
+        lambda: rows("reduce_sum"),
+        longer(-1),
+        WRONG,
+        "kernel",
+        data=negative,
+    ),
+    Fault("NaN lost in max", lambda: rows("reduce_max"), NO_NAN, WRONG),
+    Fault(
+        "max starts from 0",
+        lambda: rows("reduce_max"),
+        ZERO_FIRST,
+        WRONG,
+        "kernel",
+        data=negative,
+    ),
+    Fault(
+        "a float32 total",
+        long_sum,
+        text(r"\b1024\b", "1073741824"),
+        WRONG,
+        n=1 << 20,
+        data=tenths,
+    ),
+    Fault("a wrong stride", transposed, nodes(wrong_stride), WRONG, "nest"),
+    Fault(
+        "the chunk's begin ignored",
+        lambda: pointwise("neg"),
+        text(r"= begin;", "= 0;"),
+        "another chunk's part",
+    ),
+    Fault(
+        "the chunk's end ignored",
+        lambda: pointwise("neg"),
+        text(r"= end;", "= end < 9 ? end + 1 : end;"),
+        "another chunk's part",
+    ),
+    Fault(
+        "other bits at a chunk's end",
+        lambda: pointwise("neg"),
+        text(r"\(-v0\)", "(i0 + 1 < end ? -v0 : -v0 * 1.0000001f)"),
+        "other bits|are wrong",
+        n=900,
+    ),
+    Fault("the sign of zero lost", padded, text(r"\(-0\.0f\)", "0.0f"), WRONG),
+    Fault(
+        "a coarse exp",
+        lambda: pointwise("exp"),
+        text(r"\bexpf\(v0\)", "exp2f(v0 * 1.44269504f)"),
+        WRONG,
+        n=300,
+        data=large,
+    ),
+    Fault(
+        "the last of equal values",
+        pooled,
+        text(r"\((v\d+) > (best\d+\[[^]]*\])\)", r"(\1 >= \2)"),
+        WRONG,
+    ),
+]
+
+CUDA_FAULTS = [
+    Fault(
+        "a column too many",
+        lambda: rows("reduce_sum"),
+        longer(1),
+        "out-of-bounds|are wrong",
+        "kernel",
+    ),
+    Fault("NaN lost in max", lambda: rows("reduce_max"), NO_NAN, WRONG),
+    Fault(
+        "max starts from 0",
+        lambda: rows("reduce_max"),
+        ZERO_FIRST,
+        WRONG,
+        "kernel",
+        data=negative,
+    ),
+    Fault("barriers left out", softmax, without(Barrier), "uninitialised", "kernel"),
+    Fault(
+        "the second barrier left out",
+        softmax,
+        text(r"__syncthreads\(\);(?=\s*const float v)", ""),
+        "race",
+    ),
+    Fault(
+        "the guard of a load left out",
+        padded,
+        nodes(unguarded),
+        "out-of-bounds",
+        "nest",
+    ),
+    Fault("a wrong stride", transposed, nodes(wrong_stride), WRONG, "nest"),
+    Fault(
+        "a lane joined with the wrong one",
+        lambda: rows("reduce_sum"),
+        text(r", 16\)", ", 8)"),
+        WRONG,
+    ),
+    Fault(
+        "a shuffle under a condition",
+        lambda: rows("reduce_sum"),
+        text(
+            r"const float other = ", "if (lane < 20) continue; const float other = ", 1
+        ),
+        "synccheck",
+    ),
+    Fault(
+        "rows skipped",
+        lambda: rows("reduce_sum"),
+        text(r"r \+= stride", "r += 2 * stride"),
+        "never written",
+    ),
+    Fault(
+        "blocks that share rows",
+        lambda: pointwise("neg"),
+        text(r"blockIdx\.x \* blockDim\.x \+", "", 1),
+        "race|raced",
+        n=300,
+    ),
+    Fault(
+        "division by a dim of 0", divided, text(r"% d", "% (d0 - d0) + 0 * d"), "zero"
+    ),
+]
+
+
+def run(fault: Fault, target: str, edit: bool) -> None:
+    """The check that the other tests make of a kernel, perhaps of an edited one."""
+    case, sizes = fault.case(), {"n": fault.n}
+    (step,) = steps_of(case.graph)
+    arrays = fault.data(case, sizes)
+    given = [arrays[case.graph.inputs.index(v)] for v in step.inputs]
+
+    def edited(what: str, value: Any) -> Any:
+        return fault.edit(value) if edit and fault.of == what else value
+
+    nest = edited("nest", step.nest)
+    if target == "c":
+        kernel = edited("kernel", cpu.schedule(nest))
+        (path,) = build([edited("text", c_text([kernel]))])
+        address = load(str(path), kernel.name)
+        rng = np.random.default_rng(5)
+        got = launch_c(address, kernel, given, sizes, rng)
+    else:
+        kernel = edited("kernel", cuda.schedule(nest))
+        made = simulator(edited("text", cuda_text([kernel])), (kernel.name,))
+        got = launch_cuda(made, kernel, given, sizes, blocks=3)
+    case.check(sizes, arrays, got, target)
+
+
+def check_found(fault: Fault, target: str) -> None:
+    run(fault, target, edit=False)
+    with pytest.raises((AssertionError, SimulatorError), match=fault.found):
+        run(fault, target, edit=True)
+
+
+@pytest.mark.parametrize("fault", C_FAULTS, ids=lambda f: f.what)
+def test_c_faults_are_found(fault: Fault) -> None:
+    check_found(fault, "c")
+
+
+@pytest.mark.full
+@pytest.mark.skipif(not has_compiler(), reason="the simulator needs g++")
+@pytest.mark.parametrize("fault", CUDA_FAULTS, ids=lambda f: f.what)
+def test_cuda_faults_are_found(fault: Fault) -> None:
+    check_found(fault, "cuda")
+
+
+def nest_of(case: Case) -> Nest:
+    (step,) = steps_of(case.graph)
+    return step.nest
+
+
+def test_an_unguarded_load_is_found_by_the_nest_interpreter() -> None:
+    case, sizes = padded(), {"n": 9}
+    nest, arrays = nest_of(case), case.arrays(sizes, seed=1)
+    case.check(sizes, arrays, interpret_nest(nest, arrays, sizes), "nest")
+    with pytest.raises(IndexError, match="out of bounds"):
+        interpret_nest(nodes(unguarded)(nest), arrays, sizes)
+
+
+def test_a_store_left_out_is_found_by_the_nest_interpreter() -> None:
+    case, sizes = transposed(), {"n": 9}
+    nest, arrays = nest_of(case), case.arrays(sizes, seed=1)
+    (store,) = nest.stores
+    short = replace(store, index=affine.scale(store.index, 0))
+    with pytest.raises(IndexError, match="not fully written"):
+        interpret_nest(replace(nest, stores=(short,)), arrays, sizes)
+
+
+def test_a_wrong_primitive_is_found_by_the_nest_interpreter() -> None:
+    def swapped(node: Any) -> Any:
+        return replace(node, prim="abs") if isinstance(node, Scalar) else node
+
+    case, sizes = pointwise("neg"), {"n": 9}
+    nest, arrays = nodes(swapped)(nest_of(case)), case.arrays(sizes, seed=1)
+    with pytest.raises(AssertionError, match=WRONG):
+        case.check(sizes, arrays, interpret_nest(nest, arrays, sizes), "nest")
