@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import graphs
 import numpy as np
 import pytest
+from graph_runs import run_c, run_cuda
 
 from pirol.compiler.ir import Graph, TensorType
 from pirol.kernels import cuda
@@ -76,9 +76,7 @@ def test_simulator_equals_c(name: str) -> None:
     graph = CASES[name]
     rng = np.random.default_rng(0)
     arrays = [rng.normal(size=v.shape).astype("f") for v in graph.inputs]
-    for ours, theirs in zip(
-        graphs.run_cuda(graph, arrays), graphs.run_c(graph, arrays)
-    ):
+    for ours, theirs in zip(run_cuda(graph, arrays), run_c(graph, arrays)):
         assert ours.dtype == theirs.dtype and ours.shape == theirs.shape
         np.testing.assert_allclose(ours, theirs, rtol=2e-6, atol=1e-6)
 

@@ -7,16 +7,9 @@ from typing import Any
 
 import pytest
 from cuda_simulator import has_compiler
-from graphs import (
-    Case,
-    Program,
-    Sketch,
-    cases,
-    named,
-    shape_of,
-    symbol_sizes,
-    walk_sizes,
-)
+from graph_runs import Program
+from graph_sketch import Case, Sketch, named, shape_of
+from graphs import cases, symbol_sizes, walk_sizes
 from hypothesis import (
     HealthCheck,
     Phase,

@@ -14,22 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 from cuda_simulator import SimulatorError, has_compiler
-from graphs import (
-    Array,
-    Case,
-    Sizes,
-    Sketch,
-    c_text,
-    cuda_text,
-    dtype_of,
-    fixed,
-    launch_c,
-    launch_cuda,
-    named,
-    shape_of,
-    simulator,
-    steps_of,
-)
+from graph_meaning import Array, Sizes, dtype_of
+from graph_runs import c_text, cuda_text, launch_c, launch_cuda, simulator, steps_of
+from graph_sketch import Case, Sketch, fixed, named, shape_of
 
 from pirol.kernels import affine, cpu, cuda
 from pirol.kernels.build import build, load

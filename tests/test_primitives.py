@@ -13,28 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 from cuda_simulator import has_compiler
-from graphs import (
-    BINARY,
-    COMPARES,
-    FLOATING,
-    KINDS,
-    UNARY,
-    Array,
+from graph_meaning import COMPARES, FLOATING, KINDS, Array, Sizes, check, dtype_of
+from graph_runs import Program
+from graph_sketch import (
     Case,
     Item,
-    Program,
-    Sizes,
     Sketch,
-    check,
-    class_of,
-    dtype_of,
     fixed,
     named,
     shape_of,
     special_floats,
     special_ints,
-    symbol_sizes,
 )
+from graphs import BINARY, UNARY, class_of, symbol_sizes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

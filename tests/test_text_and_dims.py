@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
-from graphs import Case, cases, symbol_sizes
+from graph_sketch import Case
+from graphs import cases, symbol_sizes
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 

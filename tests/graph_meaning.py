@@ -1,0 +1,364 @@
+"""What ops mean, in NumPy and apart from Pirol: values, error bounds, doubts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from pirol.compiler.ir import DTYPES, FLOATS
+
+Array: TypeAlias = np.ndarray[Any, Any]
+Sizes: TypeAlias = Mapping[str, int]
+Wide = np.longdouble
+
+KINDS = ("float32", "float64", "int64", "int32", "bool")
+FLOATING = ("float32", "float64")
+WHOLE = ("int64", "int32")
+
+# Rounding errors allowed, in units in the last place. Arithmetic is correctly rounded
+# (0.5) and elementary functions are within 4; one more is for this file's own doubt.
+INEXACT = ("exp", "log", "tanh", "erf")
+ULPS = dict.fromkeys(INEXACT, 5.0) | {"rsqrt": 2.0}
+# Terms that a float32 sum may add up one by one before a wider total takes them; the
+# error is then at most so many half ulps of sum(|x|).
+IN_LINE = 1024
+
+
+def dtype_of(name: str) -> Any:
+    """The NumPy dtype of Paddle's name."""
+    return np.dtype(DTYPES[name][1])
+
+
+# What an array should be ---------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Expected:
+    """Exactly `value`, or (with a bound) within `bound` of it; inf: anything goes.
+
+    `signed`: whether the signs of zeros are determined too.
+    """
+
+    dtype: str
+    value: Array
+    bound: Array | None = None
+    signed: bool = True
+
+    def wide(self) -> tuple[Array, Array]:
+        """(value, bound) in the widest float."""
+        value = self.value.astype(Wide)
+        return value, np.zeros(value.shape, Wide) if self.bound is None else self.bound
+
+
+def check(got: Array, wanted: Expected, what: str) -> None:
+    """AssertionError where `got` is not what was expected."""
+    assert got.dtype == dtype_of(wanted.dtype), f"{what}: dtype {got.dtype}"
+    assert got.shape == wanted.value.shape, f"{what}: shape {got.shape}"
+    if wanted.bound is None:
+        wrong = _differs(got, wanted)
+    else:
+        with np.errstate(all="ignore"):
+            near = np.abs(got.astype(Wide) - wanted.value) <= wanted.bound
+        same = got == wanted.value
+        both_nan = np.isnan(got) & np.isnan(wanted.value)
+        wrong = ~(near | same | both_nan | np.isinf(wanted.bound))
+    if wrong.any():
+        at = tuple(int(k) for k in np.argwhere(wrong)[0])
+        bound = 0 if wanted.bound is None else wanted.bound[at]
+        raise AssertionError(
+            f"{what}: {int(wrong.sum())} of {wrong.size} are wrong; at {at} got "
+            f"{got[at]!r}, expected {wanted.value[at]!r} within {bound}"
+        )
+
+
+def _differs(got: Array, wanted: Expected) -> Array:
+    wrong = got != wanted.value
+    if wanted.dtype in FLOATS:
+        wrong &= ~(np.isnan(got) & np.isnan(wanted.value))
+        if wanted.signed:
+            zero = wanted.value == 0
+            wrong |= zero & (np.signbit(got) != np.signbit(wanted.value))
+    return np.asarray(wrong)
+
+
+def same_bits(a: Array, b: Array) -> bool:
+    """Whether all bits are equal, but for those of NaNs."""
+    as_bytes = [np.ascontiguousarray(x).reshape(-1).view(np.uint8) for x in (a, b)]
+    equal = (as_bytes[0] == as_bytes[1]).reshape(a.size, a.itemsize).all(axis=1)
+    if a.dtype.kind == "f":
+        equal |= np.isnan(a.reshape(-1)) & np.isnan(b.reshape(-1))
+    return a.shape == b.shape and bool(equal.all())
+
+
+def _ulp(value: Array, bound: Array, dtype: str) -> Array:
+    top = np.finfo(dtype_of(dtype)).max
+    at = np.minimum(np.where(np.isnan(value), 0, np.abs(value)) + bound, Wide(top))
+    return np.asarray(np.spacing(at.astype(dtype_of(dtype))).astype(Wide))
+
+
+def _settled(value: Array, bound: Array, doubt: Any, dtype: str) -> Expected:
+    """What the dtype makes of it: too large is inf; what could be either is free."""
+    limit = Wide(np.finfo(dtype_of(dtype)).max)
+    finite = np.isfinite(value)
+    bound = np.where(finite, bound, 0)
+    over = finite & (np.abs(value) - bound > limit * Wide(1.0000002))
+    unsure = finite & ~over & (np.abs(value) + bound > limit)
+    value = np.where(over, np.copysign(Wide(np.inf), value), value)
+    bound = np.where(over, 0, bound)
+    free = np.broadcast_to(doubt, value.shape) | unsure | np.isnan(bound)
+    return Expected(dtype, value, np.where(free, Wide(np.inf), bound), signed=False)
+
+
+# Elementwise meanings ------------------------------------------------------------
+
+
+def _larger(a: Array, b: Array) -> Array:
+    return np.where((a > b) | (a != a), a, b)
+
+
+def _smaller(a: Array, b: Array) -> Array:
+    return np.where((a < b) | (a != a), a, b)
+
+
+EXACT: dict[str, Callable[..., Any]] = {
+    "neg": lambda x: -x,
+    "abs": lambda x: np.where(x < 0, -x, x) if x.dtype.kind == "i" else np.fabs(x),
+    "sqrt": np.sqrt,
+    "rsqrt": lambda x: np.ones((), x.dtype) / np.sqrt(x),
+    "floor": np.floor,
+    "not": lambda x: x ^ True,
+    "add": lambda x, y: x + y,
+    "sub": lambda x, y: x - y,
+    "mul": lambda x, y: x * y,
+    "div": lambda x, y: x / y,
+    "max": _larger,
+    "min": _smaller,
+    "and": lambda x, y: x & y,
+    "or": lambda x, y: x | y,
+    "eq": lambda x, y: x == y,
+    "ne": lambda x, y: x != y,
+    "lt": lambda x, y: x < y,
+    "le": lambda x, y: x <= y,
+    "gt": lambda x, y: x > y,
+    "ge": lambda x, y: x >= y,
+    "select": lambda c, x, y: np.choose(c.astype(np.intp), [y, x]),
+}
+COMPARES = ("eq", "ne", "lt", "le", "gt", "ge")
+UNSTABLE = (*COMPARES, "floor")  # a small error of an operand changes the result
+
+
+def _positive_only(x: Array, e: Array) -> Any:
+    """Doubt of sqrt and log: the operand may be on either side of 0."""
+    return (np.abs(x) <= e) & (e > 0)
+
+
+def _mul(x: Array, y: Array, e: Array, f: Array) -> tuple[Array, Array, Any]:
+    doubt = (np.isinf(x) & (np.abs(y) <= f) & (f > 0)) | (
+        np.isinf(y) & (np.abs(x) <= e) & (e > 0)
+    )
+    return x * y, np.abs(x) * f + np.abs(y) * e + e * f, doubt
+
+
+def _div(x: Array, y: Array, e: Array, f: Array) -> tuple[Array, Array, Any]:
+    doubt = (np.abs(y) <= f) & (f > 0)
+    return x / y, (e + np.abs(x / y) * f) / (np.abs(y) - f), doubt
+
+
+def _erf(x: Array) -> Array:
+    return np.array([math.erf(v) for v in x.reshape(-1)], Wide).reshape(x.shape)
+
+
+# (value, bound, doubt) from operands' values, then their bounds.
+SPREAD: dict[str, Callable[..., tuple[Array, Array, Any]]] = {
+    "neg": lambda x, e: (-x, e, False),
+    "abs": lambda x, e: (np.abs(x), e, False),
+    "sqrt": lambda x, e: (np.sqrt(x), e / np.sqrt(x), _positive_only(x, e)),
+    "rsqrt": lambda x, e: (1 / np.sqrt(x), e * (x - e) ** -1.5, _positive_only(x, e)),
+    "exp": lambda x, e: (np.exp(x), np.exp(x) * np.expm1(e), False),
+    "log": lambda x, e: (np.log(x), -np.log1p(-e / x), _positive_only(x, e)),
+    "tanh": lambda x, e: (np.tanh(x), e, False),
+    "erf": lambda x, e: (_erf(x), e * Wide(1.13), False),
+    "add": lambda x, y, e, f: (x + y, e + f, False),
+    "sub": lambda x, y, e, f: (x - y, e + f, False),
+    "mul": _mul,
+    "div": _div,
+    "max": lambda x, y, e, f: (_larger(x, y), np.maximum(e, f), False),
+    "min": lambda x, y, e, f: (_smaller(x, y), np.maximum(e, f), False),
+}
+
+
+def elementwise(name: str, args: Sequence[Expected]) -> Expected:
+    """What an elementwise primitive gives."""
+    last = args[-1]
+    out = "bool" if name in COMPARES else last.dtype
+    signed = all(a.signed for a in args)
+    with np.errstate(all="ignore"):
+        if name == "select" and any(a.bound is not None for a in args):
+            return _select(*args)
+        exact = name not in INEXACT and all(a.bound is None for a in args)
+        pole = name in ("div", "rsqrt") and not last.signed
+        if exact and not pole:
+            value = np.asarray(EXACT[name](*(a.value for a in args)))
+            kept = out not in FLOATS or (signed and name not in ("max", "min"))
+            return Expected(out, value.astype(dtype_of(out), copy=False), None, kept)
+        pairs = [a.wide() for a in args]
+        bounds = [b for _, b in pairs]
+        value, bound, doubt = SPREAD[name](*(v for v, _ in pairs), *bounds)
+        for free in bounds:
+            doubt = doubt | np.isinf(free)
+        if pole:  # 1 / 0 is inf or -inf
+            doubt = doubt | (pairs[-1][0] == 0)
+        ulps = ULPS.get(name, 1.0)
+        return _settled(value, bound + ulps * _ulp(value, bound, out), doubt, out)
+
+
+def _select(cond: Expected, x: Expected, y: Expected) -> Expected:
+    (a, e), (b, f) = x.wide(), y.wide()
+    value, bound = np.where(cond.value, a, b), np.where(cond.value, e, f)
+    return Expected(x.dtype, value, bound, signed=False)
+
+
+def converted(x: Expected, dtype: str) -> Expected:
+    """What cast gives; out of an integer's range nothing is defined, so never ask."""
+    with np.errstate(all="ignore"):
+        if x.bound is None:
+            value = (x.value != 0) if dtype == "bool" else x.value
+            kept = dtype not in FLOATS or x.signed
+            return Expected(dtype, value.astype(dtype_of(dtype)), None, kept)
+        assert dtype in FLOATS, "a cast of an inexact value to a whole number"
+        bound = x.bound + _ulp(x.value, x.bound, dtype)
+        return _settled(x.value, bound, np.isinf(x.bound), dtype)
+
+
+# Movement and reductions ---------------------------------------------------------
+
+
+def moved(x: Expected, fn: Callable[[Array, Any], Array], fill: Any = 0) -> Expected:
+    """The function of places applied to value and bound; `fill` is for new places."""
+    value = fn(x.value, fill)
+    return replace(x, value=value, bound=None if x.bound is None else fn(x.bound, 0))
+
+
+def _picked(x: Array, shape: Sequence[int], places: Sequence[Array | None]) -> Array:
+    """out[i0, i1, ..] = x[places[0], ..]; a place is an array over `shape`."""
+    full = [np.broadcast_to(0 if p is None else p, shape) for p in places]
+    return x[tuple(full)] if full else np.broadcast_to(x, shape).copy()
+
+
+def _broadcast(x: Array, shape: Sequence[int], at: Sequence[int]) -> Array:
+    grid = np.indices(shape)
+    places = [None if x.shape[k] == 1 else grid[a] for k, a in enumerate(at)]
+    return _picked(x, shape, places)
+
+
+def _slice(
+    x: Array, starts: Sequence[int], sizes: Sequence[int], steps: Sequence[int]
+) -> Array:
+    for k, (start, size, step) in enumerate(zip(starts, sizes, steps)):
+        x = np.take(x, start + step * np.arange(size), axis=k)
+    return x
+
+
+def _pad(
+    x: Array, low: Sequence[int], high: Sequence[int], inner: Sequence[int], fill: Any
+) -> Array:
+    for k, (before, after, gap) in enumerate(zip(low, high, inner)):
+        size = x.shape[k]
+        span = size + max(size - 1, 0) * gap
+        wide = list(x.shape)
+        wide[k] = before + span + after
+        out = np.empty(wide, x.dtype)
+        out[...] = fill
+        for j in range(size):
+            to = (slice(None),) * k + (before + j * (gap + 1),)
+            out[to] = np.take(x, j, axis=k)
+        x = out
+    return x
+
+
+def reduced(name: str, x: Expected, axes: Sequence[int]) -> Expected:
+    """What a reduction gives."""
+    at = tuple(axes)
+    if name == "reduce_sum":
+        return _total(x, at)
+    join = _larger if name == "reduce_max" else _smaller
+    value = _folded(x.value, at, join, _bound_of(x.value.dtype, name == "reduce_max"))
+    kept = x.dtype not in FLOATS or not at
+    if x.bound is None:
+        return Expected(x.dtype, value, None, kept and x.signed)
+    bound = _folded(x.bound, at, np.maximum, Wide(0))
+    return Expected(x.dtype, value, bound, signed=False)
+
+
+def _bound_of(kind: Any, low: bool) -> Any:
+    if kind.kind == "b":
+        return not low
+    if kind.kind == "f":
+        return kind.type(-np.inf if low else np.inf)
+    info = np.iinfo(kind)
+    return info.min if low else info.max
+
+
+def _folded(x: Array, axes: tuple[int, ...], join: Any, start: Any) -> Array:
+    kept = [k for k in range(x.ndim) if k not in axes]
+    rows = np.transpose(x, [*kept, *axes])
+    shape = rows.shape[: len(kept)]
+    flat = rows.reshape(*shape, math.prod(rows.shape[len(kept) :]))
+    first = np.full((*shape, 1), start, x.dtype)
+    while flat.shape[-1] > 1:
+        half = flat.shape[-1] // 2
+        both = join(flat[..., :half], flat[..., half : 2 * half])
+        flat = np.concatenate([both, flat[..., 2 * half :]], axis=-1)
+    total = join(flat, first) if flat.shape[-1] else first
+    return np.asarray(total[..., 0], x.dtype)
+
+
+def _total(x: Expected, axes: tuple[int, ...]) -> Expected:
+    if x.dtype not in FLOATS:
+        kind = dtype_of(x.dtype)
+        with np.errstate(all="ignore"):
+            exact = _folded(x.value, axes, np.add, kind.type(0))
+        return Expected(x.dtype, exact)
+    if not axes:
+        value, bound = x.wide()
+        return Expected(x.dtype, value, bound, signed=False)
+    value, bound = x.wide()
+    terms = math.prod(x.value.shape[k] for k in axes)
+    in_line = min(terms, IN_LINE) if x.dtype == "float32" else terms
+    with np.errstate(all="ignore"):
+        size = np.where(np.isfinite(value), np.abs(value) + bound, 0).sum(axis=axes)
+        info = np.finfo(dtype_of(x.dtype))
+        error = bound.sum(axis=axes) + (in_line + 8) * Wide(info.eps) / 2 * size
+        error = error + Wide(info.smallest_subnormal)
+        doubt = np.isinf(bound).any(axis=axes) | (size > info.max)
+        total = np.asarray(value.sum(axis=axes))
+        return _settled(total, np.asarray(error), doubt, x.dtype)
+
+
+def windowed(
+    x: Array, window: Any, strides: Any, padding: Any, dilation: Any
+) -> tuple[Array, Array]:
+    """window_max by a walk over every window: (largest value, its flat index or -1)."""
+    spans = [d * (k - 1) + 1 for k, d in zip(window, dilation)]
+    shape = [
+        (n + p[0] + p[1] - r) // s + 1
+        for n, p, r, s in zip(x.shape, padding, spans, strides)
+    ]
+    best = np.full(shape, _bound_of(x.dtype, True), x.dtype)
+    index = np.full(shape, -1, np.int64)
+    for at in np.ndindex(*shape):
+        for tap in np.ndindex(*window):
+            place = tuple(
+                a * s - p[0] + t * d
+                for a, s, p, t, d in zip(at, strides, padding, tap, dilation)
+            )
+            if not all(0 <= p < n for p, n in zip(place, x.shape)):
+                continue
+            new, old = x[place], best[at]
+            if old == old and (index[at] < 0 or new > old or new != new):
+                best[at], index[at] = new, np.ravel_multi_index(place, x.shape)
+    return best, index

@@ -1,0 +1,284 @@
+"""Ways to run a graph: the C kernels by gcc, the CUDA kernels by the simulator.
+
+A Program builds many graphs with one run of gcc and one of the simulator.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+from cuda_simulator import ReadOnly, Simulator
+from graph_meaning import Array, Sizes, dtype_of, same_bits
+
+from pirol.compiler import dims
+from pirol.compiler.interpreter import bind_symbols
+from pirol.compiler.ir import Graph, Value
+from pirol.compiler.pipeline import fusible
+from pirol.kernels import cpu, cuda
+from pirol.kernels.build import build, load
+from pirol.kernels.kernel import Kernel
+from pirol.kernels.lower import Refusal, build_nest
+from pirol.kernels.nest import Nest, interpret_nest
+from pirol.kernels.render import CPU, CUDA, HEADERS, render
+from pirol.passes.fuse import fuse
+
+# Ways to run -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One kernel of a graph: what it reads and writes, and its forms."""
+
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    nest: Nest
+    cpu: Kernel
+    cuda: Kernel
+
+
+def _nest(graph: Graph, name: str) -> Nest:
+    nest = build_nest(graph)
+    assert not isinstance(nest, Refusal), f"{nest}\n{graph}"
+    return replace(nest, name=name)
+
+
+def steps_of(graph: Graph, prefix: str = "k", whole: bool = False) -> list[Step]:
+    """The graph's kernels: fused groups, or (`whole`) one for all if it can be."""
+    if whole and not isinstance(build_nest(graph), Refusal):
+        parts = [(graph, graph.inputs, graph.outputs)]
+    else:
+        groups = fuse(graph, fusible)[0].ops
+        parts = [(g.body, g.operands, g.results) for g in groups]  # type: ignore[misc]
+    found = []
+    for k, (body, inputs, outputs) in enumerate(parts):
+        nest = _nest(body, f"{prefix}{k}")
+        found.append(
+            Step(inputs, outputs, nest, cpu.schedule(nest), cuda.schedule(nest))
+        )
+    return found
+
+
+PRELUDE = (HEADERS / "pirol_cuda.h").read_text()
+
+
+def c_text(kernels: Sequence[Kernel]) -> str:
+    """The C text of many kernels."""
+    return "\n".join(render(k, CPU) for k in kernels)
+
+
+def cuda_text(kernels: Sequence[Kernel]) -> str:
+    """The CUDA text of many kernels, with the common head once."""
+    return PRELUDE + "\n".join(render(k, CUDA).replace(PRELUDE, "") for k in kernels)
+
+
+@functools.cache
+def simulator(text: str, names: tuple[str, ...]) -> Simulator:
+    """The simulator of a text, built once."""
+    return Simulator(text, names)
+
+
+Launch: TypeAlias = Callable[[Step, Sequence[Array], Sizes], list[Array]]
+
+
+class Program:
+    """Graphs built together: one C library and one simulator for all their kernels."""
+
+    def __init__(self, graphs: Sequence[Graph], *, whole: bool = False) -> None:
+        self.graphs = graphs
+        self.steps = [steps_of(g, f"g{k}_", whole) for k, g in enumerate(graphs)]
+        self.kernels = [s for steps in self.steps for s in steps]
+
+    @functools.cached_property
+    def library(self) -> str:
+        """The path of the C kernels."""
+        return str(build([c_text([s.cpu for s in self.kernels])])[0])
+
+    @functools.cached_property
+    def simulator(self) -> Simulator:
+        """The CUDA kernels on the simulator."""
+        names = tuple(s.nest.name for s in self.kernels)
+        return simulator(cuda_text([s.cuda for s in self.kernels]), names)
+
+    def run(self, number: int, arrays: Sequence[Array], launch: Launch) -> list[Array]:
+        """The outputs of a graph, kernel by kernel."""
+        graph = self.graphs[number]
+        sizes = bind_symbols(graph, [a.shape for a in arrays])
+        env: dict[Value, Array] = dict(zip(graph.inputs, arrays))
+        for step in self.steps[number]:
+            results = launch(step, [env[v] for v in step.inputs], sizes)
+            env.update(zip(step.outputs, results))
+        return [env[v] for v in graph.outputs]
+
+    def nests(self, number: int, arrays: Sequence[Array]) -> list[Array]:
+        """On NumPy, nest by nest, every access checked."""
+        return self.run(
+            number, arrays, lambda s, given, sizes: interpret_nest(s.nest, given, sizes)
+        )
+
+    def c(
+        self, number: int, arrays: Sequence[Array], seed: int | None = 0
+    ) -> list[Array]:
+        """On the CPU; with a seed, random chunks must give the same bits."""
+        rng = None if seed is None else np.random.default_rng(seed)
+
+        def launch(step: Step, given: Sequence[Array], sizes: Sizes) -> list[Array]:
+            address = load(self.library, step.nest.name)
+            return launch_c(address, step.cpu, given, sizes, rng)
+
+        return self.run(number, arrays, launch)
+
+    def cuda(
+        self, number: int, arrays: Sequence[Array], blocks: int = 3
+    ) -> list[Array]:
+        """On the CUDA simulator."""
+
+        def launch(step: Step, given: Sequence[Array], sizes: Sizes) -> list[Array]:
+            return launch_cuda(self.simulator, step.cuda, given, sizes, blocks)
+
+        return self.run(number, arrays, launch)
+
+
+def run_c(graph: Graph, arrays: Sequence[Array], seed: int | None = 0) -> list[Array]:
+    """A graph's outputs by its C kernels."""
+    return Program([graph]).c(0, arrays, seed)
+
+
+def run_cuda(graph: Graph, arrays: Sequence[Array], blocks: int = 3) -> list[Array]:
+    """A graph's outputs by its CUDA kernels on the simulator."""
+    return Program([graph]).cuda(0, arrays, blocks)
+
+
+def _outputs(kernel: Kernel, sizes: Sizes) -> list[tuple[tuple[int, ...], Any]]:
+    return [
+        (tuple(dims.evaluate(d, sizes) for d in t.shape), dtype_of(t.dtype))
+        for t in kernel.outputs
+    ]
+
+
+def launch_cuda(
+    built: Simulator,
+    kernel: Kernel,
+    inputs: Sequence[Array],
+    sizes: Sizes,
+    blocks: int = 3,
+) -> list[Array]:
+    """One CUDA kernel on the simulator; SimulatorError where it breaks a rule."""
+    given = [ReadOnly(np.ascontiguousarray(x)) for x in inputs]
+    outputs = [np.empty(shape, kind) for shape, kind in _outputs(kernel, sizes)]
+    numbers = [dims.evaluate(d, sizes) for d in (*kernel.params, kernel.rows)]
+    built.launch(
+        kernel.name, (blocks, 1, 1), (kernel.block, 1, 1), [*given, *outputs, *numbers]
+    )
+    return outputs
+
+
+POISON = 0xA5
+MARGIN = 256  # bytes around each buffer that must stay as they are
+_KERNEL = ctypes.CFUNCTYPE(
+    None,
+    ctypes.c_void_p,
+    ctypes.c_void_p,
+    ctypes.c_int64,
+    ctypes.c_int64,
+    ctypes.c_void_p,
+)
+
+
+class _Memory:
+    """A buffer within poisoned memory, `shift` bytes off a multiple of 64."""
+
+    def __init__(self, nbytes: int, shift: int = 0) -> None:
+        self.all = np.full(nbytes + 2 * MARGIN + 128, POISON, np.uint8)
+        base = self.all.ctypes.data + MARGIN
+        start = -(-base // 64) * 64 + shift - self.all.ctypes.data
+        self.bytes = self.all[start : start + nbytes]
+        self.address = self.all.ctypes.data + start
+        self.around = (self.all[:start], self.all[start + nbytes :])
+
+    def intact(self) -> bool:
+        return all(bool((part == POISON).all()) for part in self.around)
+
+
+def launch_c(
+    address: int,
+    kernel: Kernel,
+    inputs: Sequence[Array],
+    sizes: Sizes,
+    rng: Any = None,
+) -> list[Array]:
+    """One C kernel; AssertionError where it writes outside, too little, or twice.
+
+    With `rng` the rows are also run in chunks, in any order and in buffers of another
+    alignment, which must write disjoint parts of the same bits.
+    """
+    rows = dims.evaluate(kernel.rows, sizes)
+    kinds = _outputs(kernel, sizes)
+    whole, written = _run_rows(address, kernel, inputs, sizes, (0, rows), 0)
+    for k, done in enumerate(written):
+        assert done.all(), f"{kernel.name}: output {k} is not fully written"
+    if rng is not None:
+        cuts = sorted({0, rows, *(int(c) for c in rng.integers(0, rows + 1, 3))})
+        spans = list(zip(cuts, cuts[1:]))
+        rng.shuffle(spans)
+        _check_chunks(address, kernel, inputs, sizes, [(a, b) for a, b in spans], whole)
+    return [w.view(kind).reshape(shape) for w, (shape, kind) in zip(whole, kinds)]
+
+
+def _check_chunks(
+    address: int,
+    kernel: Kernel,
+    inputs: Sequence[Array],
+    sizes: Sizes,
+    spans: Sequence[tuple[int, int]],
+    whole: Sequence[Array],
+) -> None:
+    kinds = [kind for _, kind in _outputs(kernel, sizes)]
+    seen = [np.zeros(w.size // kind.itemsize, bool) for w, kind in zip(whole, kinds)]
+    for span in spans:
+        parts, written = _run_rows(address, kernel, inputs, sizes, span, 8)
+        for k, (part, done) in enumerate(zip(parts, written)):
+            what = f"{kernel.name}: output {k}, rows {span}"
+            assert not (seen[k] & done).any(), f"{what} writes another chunk's part"
+            seen[k] |= done
+            a, b = (x.view(kinds[k])[done] for x in (part, whole[k]))
+            assert same_bits(a, b), f"{what}: other bits than all rows at once"
+    for k, done in enumerate(seen):
+        assert done.all(), f"{kernel.name}: output {k} is not fully written by chunks"
+
+
+def _run_rows(
+    address: int,
+    kernel: Kernel,
+    inputs: Sequence[Array],
+    sizes: Sizes,
+    span: tuple[int, int],
+    shift: int,
+) -> tuple[list[Array], list[Array]]:
+    """The outputs' bytes, and which elements were written, of the rows in `span`."""
+    memories = []
+    for x in inputs:
+        memories.append(_Memory(x.nbytes, shift))
+        memories[-1].bytes[:] = np.ascontiguousarray(x).reshape(-1).view(np.uint8)
+    kinds = _outputs(kernel, sizes)
+    outs = [_Memory(math.prod(s) * kind.itemsize, shift) for s, kind in kinds]
+    scratch = _Memory(dims.evaluate(kernel.scratch, sizes))
+    pointers = [m.address for m in (*memories, *outs)]
+    buffers = (ctypes.c_void_p * max(len(pointers), 1))(*pointers)
+    numbers = [dims.evaluate(d, sizes) for d in kernel.params]
+    params = (ctypes.c_int64 * max(len(numbers), 1))(*numbers)
+    _KERNEL(address)(
+        ctypes.addressof(buffers), ctypes.addressof(params), *span, scratch.address
+    )
+    for memory in (*memories, *outs, scratch):
+        assert memory.intact(), f"{kernel.name} writes outside its buffers"
+    written = [
+        (m.bytes.reshape(-1, kind.itemsize) != POISON).any(axis=1)
+        for m, (_, kind) in zip(outs, kinds)
+    ]
+    return [m.bytes for m in outs], written
