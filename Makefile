@@ -23,6 +23,10 @@ $(BIN)/python:
 $(STAMP): pyproject.toml CMakeLists.txt $(SOURCES) build/packages | $(BIN)/python
 	$(BIN)/python -m pip install -q 'scikit-build-core>=0.11' 'cmake>=3.20' 'ninja>=1.11'
 	$(BIN)/python -m pip install -q --no-build-isolation -e '.[dev]'
+	@# The import hook suffices; the folders listed beside it (this one and the one
+	@# above) would let stray files there stand for modules.
+	@sed -i.bak '/^\//d' .venv/lib/python*/site-packages/_editable_skbc_pirol.pth
+	@rm -f .venv/lib/python*/site-packages/_editable_skbc_pirol.pth.bak
 	@touch $@
 
 demo: $(STAMP)
