@@ -246,14 +246,13 @@ class _AlongColumns:
     def kernel(self) -> Kernel:
         self.passes = Passes(self.nest)
         self.emitter = Emitter(self.nest)
-        self.done: set[int] = set()
         self.scratch = self.choose_scratch()
         rows = [a.name for a in self.nest.rows]
         body = unravel(rows, self.nest, "r")
         body += self.arrays()
         for p in range(len(self.passes.passes)):
             body += self.one_pass(p)
-        body += self.row_level([s.node for s in self.passes.row_stores])
+        body += self.emitter.row_level([s.node for s in self.passes.row_stores])
         body += [self.emitter.put(s) for s in self.passes.row_stores]
         loop = Loop("r", axis("begin"), axis("end"), tuple(body), kind="rows")
         return Kernel(
@@ -309,34 +308,18 @@ class _AlongColumns:
             [axis(a.name) for a in columns], tuple(a.extent for a in columns)
         )
 
-    def row_level(self, targets: Sequence[int]) -> list[Stmt]:
-        """Lets for the row-level nodes behind the targets, once each."""
-        needed = closure(self.nest, targets, self.done)
-        fresh = [
-            k
-            for k in needed
-            if not self.nest.per_element[k]
-            and not isinstance(self.nest.nodes[k], Reduce)
-        ]
-        self.done.update(fresh)
-        return self.emitter.lets(fresh)
-
     def one_pass(self, p: int) -> list[Stmt]:
         reduces, stores = self.passes.passes[p]
         targets = self.passes.targets(p)
-        found = self.row_level(targets)
+        found = self.emitter.row_level(targets)
         kept = [k for k in self.scratch if k in self.emitter.have]
-        needed = [
-            k
-            for k in closure(self.nest, targets, [*self.done, *kept])
-            if k not in self.done
-        ]
+        needed = closure(self.nest, targets, [*self.emitter.done, *kept])
         body = self.emitter.lets(needed)
         fresh = [k for k in self.scratch if k in needed]
         body += [Put(f"keep{k}", self.place(), Ref(f"v{k}")) for k in fresh]
         found += self.columns(reduces, body, [self.emitter.put(s) for s in stores])
         self.emitter.have |= {k: At(f"keep{k}", self.place()) for k in fresh}
-        self.done.update(reduces)
+        self.emitter.done.update(reduces)
         return found
 
     def columns(

@@ -84,14 +84,13 @@ class _Rows:
     def __post_init__(self) -> None:
         self.passes = Passes(self.nest)
         self.emitter = Emitter(self.nest)
-        self.done: set[int] = set()
 
     def body(self) -> list[Stmt]:
         found = unravel([a.name for a in self.nest.rows], self.nest, "r")
         for p in range(len(self.passes.passes)):
             found += self.one_pass(p)
         stores = self.passes.row_stores
-        found += self.row_level([s.node for s in stores])
+        found += self.emitter.row_level([s.node for s in stores])
         puts = [self.emitter.put(s) for s in stores]
         if puts and self.block_rows:
             zero = Num(0, "int64")
@@ -99,22 +98,11 @@ class _Rows:
             return [*found, If(first, tuple(puts))]
         return [*found, *puts]
 
-    def row_level(self, targets: Sequence[int]) -> list[Stmt]:
-        needed = closure(self.nest, targets, self.done)
-        fresh = [
-            k
-            for k in needed
-            if not self.nest.per_element[k]
-            and not isinstance(self.nest.nodes[k], Reduce)
-        ]
-        self.done.update(fresh)
-        return self.emitter.lets(fresh)
-
     def one_pass(self, p: int) -> list[Stmt]:
         reduces, stores = self.passes.passes[p]
         targets = self.passes.targets(p)
-        found = self.row_level(targets)
-        needed = [k for k in closure(self.nest, targets, self.done)]
+        found = self.emitter.row_level(targets)
+        needed = closure(self.nest, targets, self.emitter.done)
         body = self.emitter.lets(needed)
         for k in reduces:
             found += self.start(k)
@@ -123,7 +111,7 @@ class _Rows:
         found.append(self.loops(body))
         for k in reduces:
             found += self.finish(k)
-        self.done.update(reduces)
+        self.emitter.done.update(reduces)
         return found
 
     def loops(self, body: Sequence[Stmt]) -> Stmt:

@@ -101,10 +101,26 @@ def closure(nest: Nest, targets: Iterable[int], stop: Iterable[int]) -> list[int
 
 @dataclass
 class Emitter:
-    """Turns nodes into Let statements; `have` holds the nodes with other sources."""
+    """Turns nodes into Let statements.
+
+    `have` holds the nodes with other sources, `done` those that are already Lets of
+    the row.
+    """
 
     nest: Nest
     have: dict[int, Expr] = field(default_factory=dict)
+    done: set[int] = field(default_factory=set)
+
+    def row_level(self, targets: Iterable[int]) -> list[Stmt]:
+        """Lets for the row-level nodes behind the targets, once each."""
+        fresh = [
+            k
+            for k in closure(self.nest, targets, self.done)
+            if not self.nest.per_element[k]
+            and not isinstance(self.nest.nodes[k], Reduce)
+        ]
+        self.done.update(fresh)
+        return self.lets(fresh)
 
     def ref(self, k: int, local: Mapping[int, Expr]) -> Expr:
         """How a node is read."""

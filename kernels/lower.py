@@ -255,8 +255,9 @@ class _Lowering:
 
     def all_of(self, guard: int | None, conditions: list[int]) -> int | None:
         for condition in conditions:
-            both = guard is not None
-            guard = self.scalar("and", "bool", guard, condition) if both else condition  # type: ignore[arg-type]
+            if guard is not None:
+                condition = self.scalar("and", "bool", guard, condition)
+            guard = condition
         return guard
 
     def pad(self, op: Op, index: tuple[Affine, ...], guard: int | None) -> int:

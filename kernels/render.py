@@ -244,6 +244,7 @@ class _Renderer:
         return template.format(
             *map(self.expr, e.args),
             c=self.type(e.dtype),
+            u="unsigned long long" if e.dtype == "int64" else "unsigned",
             t=SHORT[e.of],
             f="f" if e.of == "float32" else "",
         )

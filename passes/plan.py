@@ -123,9 +123,9 @@ class _Planner:
 
     def is_view(self, op: Op) -> bool:
         """A reshape of memory that may be shared: no kernel is needed."""
-        body = op.body
-        only = body is not None and len(op.operands) == 1 and len(op.results) == 1
-        if not only or any(inner.name != "reshape" for inner in op.body.ops):  # type: ignore[union-attr]
+        if op.body is None or len(op.operands) != 1 or len(op.results) != 1:
+            return False
+        if any(inner.name != "reshape" for inner in op.body.ops):
             return False
         base = self.buffers[self.ids[op.operands[0]]]
         while base.kind == "alias":

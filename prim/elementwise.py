@@ -95,11 +95,17 @@ def zeros_like(b: Any, ct: Any) -> Any:
 TWO_OVER_SQRT_PI = 1.1283791670955126
 
 # name, NumPy meaning, scalar expression, gradient (b, ct, x, out), dtypes, cost
-_unary("neg", np.negative, {"any": "(-{0})"}, lambda b, ct, x, y: b.neg(ct), NUMBERS)
+_unary(
+    "neg",
+    np.negative,
+    {"float": "(-{0})", "int": "(({c})-({u}){0})"},
+    lambda b, ct, x, y: b.neg(ct),
+    NUMBERS,
+)
 _unary(
     "abs",
     np.abs,
-    {"float": "fabs{f}({0})", "int": "({0} < 0 ? -{0} : {0})"},
+    {"float": "fabs{f}({0})", "int": "({0} < 0 ? ({c})-({u}){0} : {0})"},
     lambda b, ct, x, y: _signed(b, ct, x),
     NUMBERS,
 )
@@ -143,21 +149,21 @@ _unary("not", np.logical_not, {"bool": "(!{0})"}, None, ("bool",))
 _binary(
     "add",
     np.add,
-    {"any": "({0} + {1})"},
+    {"float": "({0} + {1})", "int": "(({c})(({u}){0} + ({u}){1}))"},
     lambda b, ct, x, y, out: (ct, ct),
     NUMBERS,
 )
 _binary(
     "sub",
     np.subtract,
-    {"any": "({0} - {1})"},
+    {"float": "({0} - {1})", "int": "(({c})(({u}){0} - ({u}){1}))"},
     lambda b, ct, x, y, out: (ct, b.neg(ct)),
     NUMBERS,
 )
 _binary(
     "mul",
     np.multiply,
-    {"any": "({0} * {1})"},
+    {"float": "({0} * {1})", "int": "(({c})(({u}){0} * ({u}){1}))"},
     lambda b, ct, x, y, out: (b.mul(ct, y), b.mul(ct, x)),
     NUMBERS,
 )

@@ -21,7 +21,8 @@ Infer = Callable[[Sequence[TensorType], Attrs], tuple[TensorType, ...]]
 class Prim:
     """`scalar` maps a dtype class ("float", "int", "bool", "any") to an expression.
 
-    In it {0} {1} are operands, {c} the C type, {t} its short name, {f} the libm suffix.
+    In it {0} {1} are operands, {c} the C type, {u} the unsigned type that integers wrap
+    in (signed overflow is undefined), {t} its short name, {f} the libm suffix.
     `cost` is its weight in the cost model: 1 an add, 8 and up a library function.
     """
 
