@@ -39,7 +39,7 @@ quick: $(STAMP)
 	$(BIN)/python -m pytest -q -x -m "not slow and not full"
 
 fuzz: $(STAMP)
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m slow --hypothesis-profile=fuzz
 
 # The packages under their installed names, for mypy: links, so always current.
 typed:
