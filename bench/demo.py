@@ -118,8 +118,8 @@ def layer_row(name: str, layer: Any, spec: list[Any], inputs: list[Any], n: int)
     return Row(name, pirol.explain(fast), compile_s, error, ours, eagers, statics)
 
 
-def encoder(layers: int, width: int, rounds: int) -> tuple[Row, Any]:
-    """A BERT-size encoder with None batch and length, and its mask."""
+def encoder(layers: int, width: int, rounds: int) -> tuple[Row, Any, Any]:
+    """A BERT-size encoder with None batch and length; its row, itself, a copy."""
     one = paddle.nn.TransformerEncoderLayer(
         width, width // 64, 4 * width, dropout=0.1, activation="gelu"
     )
@@ -130,7 +130,9 @@ def encoder(layers: int, width: int, rounds: int) -> tuple[Row, Any]:
         InputSpec([None, 1, 1, None], "float32", "mask"),
     ]
     name = f"encoder {layers} x {width}"
-    return layer_row(name, model, spec, hidden(2, 64, width), rounds), model
+    eager = copy.deepcopy(model)
+    row = layer_row(name, model, spec, hidden(2, 64, width), rounds)
+    return row, model, eager
 
 
 def hidden(batch: int, length: int, width: int) -> list[Any]:
@@ -140,14 +142,16 @@ def hidden(batch: int, length: int, width: int) -> list[Any]:
     return [states, mask]
 
 
-def sizes_served(model: Any, width: int) -> int:
-    """Run the compiled encoder at all SIZES; how many plans that took."""
+def sizes_served(model: Any, eager: Any, width: int) -> int:
+    """Check the compiled encoder at all SIZES; how many plans that took."""
     for batch, length in SIZES:
-        (out,) = [model(*hidden(batch, length, width))]
+        inputs = hidden(batch, length, width)
+        out = model(*inputs)
         if list(out.shape) != [batch, length, width]:
             raise SystemExit(f"encoder: shape {out.shape} at {batch} x {length}")
-        if not bool(paddle.isfinite(out).all()):
-            raise SystemExit(f"encoder: not finite at {batch} x {length}")
+        # Eager Paddle's reshape refuses an empty batch or sequence.
+        if batch * length and not worst([out], [eager(*inputs)]) <= TOLERANCE:
+            raise SystemExit(f"encoder: disagrees at {batch} x {length}")
     return pirol.explain(model).compiles
 
 
@@ -201,12 +205,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     paddle.seed(1)
     core.set_num_threads(threads())
     with paddle.no_grad():
-        first, model = encoder(layers, width, rounds)
+        first, model, eager = encoder(layers, width, rounds)
         rows = [first]
         if not quick:
             rows.append(resnet(rounds))
         rows += graphs(rounds)
-        plans = sizes_served(model, width)
+        plans = sizes_served(model, eager, width)
     print(f"\n{table(rows)}\n")
     print(
         f"encoder: {len(SIZES)} sizes, 0 and 1 and primes among them: {plans} plan(s)"
