@@ -12,6 +12,7 @@ import pytest
 from paddle.static import InputSpec
 
 import pirol
+from pirol.compiler.capture import ops
 from pirol.compiler.capture.seam import PirolWarning
 
 warnings.simplefilter("ignore", PirolWarning)
@@ -134,6 +135,28 @@ def test_dtypes_without_kernels_are_paddles_op_by_op() -> None:
     report = pirol.explain(fast)
     assert report.coverage == (2, 4)
     assert all("bfloat16" in f.why for f in report.fallbacks)
+
+
+def looked_up(table: Any, places: Any) -> Any:
+    return paddle.nn.functional.embedding(places, table) * 2.0
+
+
+def test_a_step_that_fails_is_paddles_to_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    table, good = paddle.randn([5, 3]), paddle.to_tensor([0, 4])
+    specs = [InputSpec([5, 3]), InputSpec([None], "int64")]
+    fast = pirol.to_static(looked_up, input_spec=specs)
+    close(fast(table, good), looked_up(table, good))
+    with pytest.raises(ValueError, match="5"):  # Paddle's own words on a bad index
+        fast(table, paddle.to_tensor([0, 9]))
+    close(fast(table, good), looked_up(table, good))
+    assert any("a step failed" in f.why for f in pirol.explain(fast).fallbacks)
+
+    wrong = pirol.to_static(looked_up, input_spec=specs)
+    with monkeypatch.context() as patch:
+        patch.setattr(ops, "_as_program", lambda site: lambda *given: given[0])
+        close(wrong(table, good), looked_up(table, good))
+    close(wrong(table, good), looked_up(table, good))
+    assert pirol.explain(wrong).compiles == 1
 
 
 class Block(paddle.nn.Layer):

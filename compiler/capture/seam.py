@@ -64,17 +64,15 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
         """Run on the (nested) inputs of an AST program."""
         found = self._serve(self._prepare_inputs(inputs))
         if found is None:
-            return super().__call__(inputs)
+            return self._state().paddles(super().__call__, inputs)
         return self._remove_no_value(self._restore_out(found))
 
     def sot_call(self, inputs: Any) -> Any:
         """Run on the flat inputs of an SOT program."""
         found = self._serve(list(inputs))
-        return (
-            super().sot_call(inputs)
-            if found is None
-            else self._outputs.quick_restore(found)
-        )
+        if found is None:
+            return self._state().paddles(super().sot_call, inputs)
+        return self._outputs.quick_restore(found)
 
     def _serve(self, tensors: list[Any]) -> list[Any] | None:
         """The outputs, or None where Paddle must run the call."""
@@ -109,9 +107,30 @@ class _State:
         self.options: Options = layer._build_strategy
         self.program: Program | None = None
         self.variants: list[Compiled] = []
-        self.broken = False
+        self.broken = False  # Paddle runs every call from now on
+        self.failed = False  # a step of the current call raised
 
     def run(self, tensors: list[Any]) -> list[Any] | None:
+        """The outputs, or None where Paddle must run the call."""
+        self.failed = False
+        try:
+            return self.attempt(tensors)
+        except Exception as error:
+            if self.options.strict:
+                raise
+            self.failed = True
+            self.options.fall_back("the call", f"a step failed: {error}")
+            return None
+
+    def paddles(self, run: Any, inputs: Any) -> Any:
+        """Paddle's own run. Where a step of ours failed and Paddle's run does not, the
+        fault is the plan's; where both do, it is the input's, and Paddle names it."""
+        result = run(inputs)
+        self.broken = self.broken or self.failed
+        return result
+
+    def attempt(self, tensors: list[Any]) -> list[Any] | None:
+        """Run a plan that fits, made first if need be."""
         found = self.try_variants(tensors)
         if found is not None:
             return found
