@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, cast
 
 import sympy
@@ -60,13 +61,22 @@ class Built:
 
 @dataclass
 class Compiled:
-    """A runnable plan. `spec` is what the native runtime was given."""
+    """A runnable plan. `spec` is what the native runtime was given.
+
+    An output that is an input becomes a tensor of its own over the same memory.
+    """
 
     plan: Plan
     kernels: list[Built]
     spec: dict[str, Any]
     run: Callable[[Sequence[Any]], list[Any] | None]
     miss: Callable[[], str]
+
+    @cached_property
+    def passed_on(self) -> list[int]:
+        """Numbers of the outputs that are inputs."""
+        kinds = [self.plan.buffers[n].kind for n in self.plan.outputs]
+        return [k for k, kind in enumerate(kinds) if kind == "input"]
 
 
 Caller = Callable[[Op], Callable[..., Any]]

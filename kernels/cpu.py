@@ -25,7 +25,6 @@ from pirol.kernels.emit import (
     closure,
     column_loops,
     identity,
-    itemsize,
     join,
     unravel,
 )
@@ -50,7 +49,6 @@ TILE = 256  # rows taken together as lanes, where accumulators are kept for each
 BLOCK = 1024  # elements added up in their own dtype before a wider total takes them
 FEW = 16  # a row of fewer elements is not worth lanes of its own
 WORTH = 32768  # scalar operations that pay for a thread
-COSTLY = 8  # a primitive of this cost is kept between passes, not computed again
 
 
 def schedule(nest: Nest) -> Kernel:
@@ -61,7 +59,7 @@ def schedule(nest: Nest) -> Kernel:
 
 
 def _lanes_in_columns(nest: Nest) -> bool:
-    if not nest.columns or _has_argmax(nest):
+    if not nest.columns or nest.has_argmax:
         return False
     last = nest.columns[-1]
     if isinstance(last.extent, int) and last.extent < FEW:
@@ -69,10 +67,6 @@ def _lanes_in_columns(nest: Nest) -> bool:
     if not nest.rows:
         return True
     return _contiguous(nest, last) >= _contiguous(nest, nest.rows[-1])
-
-
-def _has_argmax(nest: Nest) -> bool:
-    return any(isinstance(n, Reduce) and n.kind == "argmax" for n in nest.nodes)
 
 
 def _contiguous(nest: Nest, along: Axis) -> int:
@@ -116,8 +110,8 @@ def _unit(nest: Nest) -> int:
     A library function may differ in the last bit between the lanes of a vector and
     the rest of a loop; so that no chunk's end makes a rest, they end with tiles.
     """
-    costs = (PRIMS[n.prim].cost for n in nest.nodes if isinstance(n, Scalar))
-    return TILE if any(cost >= COSTLY for cost in costs) else 1
+    scalars = (n for n in nest.nodes if isinstance(n, Scalar))
+    return TILE if any(PRIMS[n.prim].costly for n in scalars) else 1
 
 
 def _kernel(nest: Nest, body: tuple[Stmt, ...], rows: Dim, grain: Dim) -> Kernel:
@@ -221,7 +215,7 @@ class _Tile:
 
     def update(self, k: int, emitter: Emitter) -> list[Stmt]:
         node, place = self.reduce(k), self.place()
-        given = [emitter.ref(a, {}) for a in node.args]
+        given = [emitter.ref(a) for a in node.args]
         old = At(f"acc{k}", place)
         if node.kind != "argmax":
             value = cast(given[0], node.dtype, self.kept(k))
@@ -281,7 +275,7 @@ class _AlongColumns:
             if times.get(k, 0) > 1
             and per_element[k]
             and isinstance(node, Scalar)
-            and PRIMS[node.prim].cost >= COSTLY
+            and PRIMS[node.prim].costly
         ]
 
     def scratch_bytes(self, arrays: int) -> Dim:
@@ -337,9 +331,8 @@ class _AlongColumns:
             ]
             combine.append((name, node.kind, node.dtype))
             before.append(Var(name, node.dtype, identity(node.kind, node.dtype)))
-            wide = self.wide(k)
             if blocked:
-                after.append(self.total(k, wide))
+                after.append(self.total(k))
         loop = self.lanes([*body, *puts], combine, blocked)
         names = [a.name for a in self.nest.columns[:-1]]
         if not blocked:
@@ -364,7 +357,7 @@ class _AlongColumns:
         return self.nest.nodes[k].dtype
 
     def arg(self, k: int) -> Expr:
-        return self.emitter.ref(self.nest.arguments(self.nest.nodes[k])[0], {})
+        return self.emitter.ref(self.nest.arguments(self.nest.nodes[k])[0])
 
     def wide(self, k: int) -> str:
         summed = self.kind(k) == "sum" and self.dtype(k) in FLOATS
@@ -375,7 +368,8 @@ class _AlongColumns:
         short = one and isinstance(extent, int) and extent <= BLOCK
         return not short and any(self.wide(k) == "float64" for k in reduces)
 
-    def total(self, k: int, wide: str) -> Stmt:
+    def total(self, k: int) -> Stmt:
+        wide = self.wide(k)
         part = cast(Ref(f"part{k}"), self.dtype(k), wide)
         return Set(f"acc{k}", join(self.kind(k), Ref(f"acc{k}"), part, wide))
 
@@ -393,6 +387,3 @@ class _AlongColumns:
         return Loop(
             last.name, start, stop, tuple(body), "lanes", 1, limit, tuple(combine)
         )
-
-
-__all__ = ["itemsize", "schedule"]

@@ -45,7 +45,7 @@ from pirol.kernels.kernel import (
     Var,
     WarpReduce,
 )
-from pirol.kernels.nest import Nest, Reduce
+from pirol.kernels.nest import Nest
 
 BLOCK = 256
 WARPS = BLOCK // 32
@@ -69,8 +69,7 @@ def schedule(nest: Nest) -> Kernel:
 
 
 def _block_a_row(nest: Nest) -> bool:
-    argmax = any(isinstance(n, Reduce) and n.kind == "argmax" for n in nest.nodes)
-    if not nest.columns or argmax:
+    if not nest.columns or nest.has_argmax:
         return False
     extent = nest.columns[-1].extent
     return not isinstance(extent, int) or extent >= FEW
@@ -142,7 +141,7 @@ class _Rows:
 
     def update(self, k: int) -> list[Stmt]:
         node, old = self.node(k), Ref(f"acc{k}")
-        given = [self.emitter.ref(a, {}) for a in node.args]
+        given = [self.emitter.ref(a) for a in node.args]
         if node.kind != "argmax":
             value = cast(given[0], node.dtype, self.kept(k))
             return [Set(f"acc{k}", join(node.kind, old, value, self.kept(k)))]

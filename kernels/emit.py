@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-
-import numpy as np
 
 from pirol.compiler.dims import product
 from pirol.compiler.ir import DTYPES, FLOATS
 from pirol.kernels import affine
-from pirol.kernels.affine import Affine
 from pirol.kernels.kernel import (
     Apply,
     At,
@@ -122,44 +119,36 @@ class Emitter:
         self.done.update(fresh)
         return self.lets(fresh)
 
-    def ref(self, k: int, local: Mapping[int, Expr]) -> Expr:
+    def ref(self, k: int) -> Expr:
         """How a node is read."""
-        return local.get(k) or self.have.get(k) or Ref(f"v{k}")
+        return self.have.get(k) or Ref(f"v{k}")
 
-    def lets(
-        self, nodes: Sequence[int], local: Mapping[int, Expr] | None = None
-    ) -> list[Stmt]:
+    def lets(self, nodes: Iterable[int]) -> list[Stmt]:
         """Let statements for the nodes, in order."""
-        read = local or {}
-        return [self.let(k, read) for k in nodes]
+        found = ((k, self.nest.nodes[k]) for k in nodes)
+        return [Let(f"v{k}", node.dtype, self.value(node)) for k, node in found]
 
-    def let(self, k: int, local: Mapping[int, Expr]) -> Stmt:
-        """One node as a Let."""
-        node = self.nest.nodes[k]
-        return Let(f"v{k}", node.dtype, self.value(node, local))
-
-    def value(self, node: Node, local: Mapping[int, Expr]) -> Expr:
+    def value(self, node: Node) -> Expr:
         """The expression of a node."""
         match node:
             case Load(buffer, index, guard, dtype):
                 item = At(f"in{buffer}", index)
                 if guard is None:
                     return item
-                return Guarded(self.ref(guard, local), item, dtype)
+                return Guarded(self.ref(guard), item, dtype)
             case Const(value, dtype):
                 return Num(value, dtype)
             case Index(value):
                 return Offset(value)
             case Scalar(prim, args, dtype):
-                given = tuple(self.ref(a, local) for a in args)
+                given = tuple(self.ref(a) for a in args)
                 of = self.nest.nodes[args[-1]].dtype
                 return Apply(prim, given, of, dtype)
         raise TypeError(f"a reduction has no plain expression: {node}")
 
-    def put(self, store: Store, local: Mapping[int, Expr] | None = None) -> Stmt:
+    def put(self, store: Store) -> Stmt:
         """The statement of a store."""
-        value = self.ref(store.node, local or {})
-        return Put(f"out{store.output}", store.index, value)
+        return Put(f"out{store.output}", store.index, self.ref(store.node))
 
 
 def join(kind: str, old: Expr, new: Expr, dtype: str) -> Expr:
@@ -222,11 +211,3 @@ def accumulator(node: Reduce, terms: object) -> str:
     few = isinstance(terms, int) and terms <= 64
     wide = node.kind == "sum" and node.dtype == "float32" and not few
     return "float64" if wide else node.dtype
-
-
-def itemsize(dtype: str) -> int:
-    """Bytes an element."""
-    return int(np.dtype(DTYPES[dtype][1]).itemsize)
-
-
-__all__ = ["Affine", "Emitter", "Passes", "closure"]

@@ -112,6 +112,11 @@ class Nest:
         """The reduced axes, outermost first."""
         return tuple(a for a in self.axes if a.column)
 
+    @property
+    def has_argmax(self) -> bool:
+        """Whether a reduction is argmax, which keeps two accumulators in step."""
+        return any(isinstance(n, Reduce) and n.kind == "argmax" for n in self.nodes)
+
     @cached_property
     def per_element(self) -> tuple[bool, ...]:
         """For each node, whether it depends on a column axis."""

@@ -10,7 +10,6 @@ from pirol.kernels.lower import Refusal
 from pirol.kernels.nest import Index, Load, Nest, Reduce, Scalar
 from pirol.prim import PRIMS
 
-COSTLY = 8  # cost of a primitive from which on its repetition matters
 REPEATS = 2  # how often a costly value may be computed
 
 
@@ -31,7 +30,7 @@ def unprofitable(body: Graph, nest: Nest) -> Refusal | None:
 
 
 def _costly(name: str) -> bool:
-    return name in PRIMS and PRIMS[name].cost >= COSTLY
+    return name in PRIMS and PRIMS[name].costly
 
 
 def _repeated(nest: Nest, k: int) -> bool:

@@ -86,8 +86,6 @@ class _Renderer:
         self.kernel = kernel
         self.target = target
         self.params = {d: f"d{k}" for k, d in enumerate(kernel.params)}
-        self.types = {f"in{k}": t.dtype for k, t in enumerate(kernel.inputs)}
-        self.types |= {f"out{k}": t.dtype for k, t in enumerate(kernel.outputs)}
 
     def text(self) -> str:
         lines = [self.header(), ""]
@@ -175,7 +173,6 @@ class _Renderer:
                 return self.loop(stmt, depth)
 
     def array(self, array: Array) -> str:
-        self.types[array.name] = array.dtype
         kind = self.type(array.dtype)
         if array.scope == "scratch":
             offset = self.dim(array.offset)

@@ -66,7 +66,6 @@ class _Group:
     fusible: bool
     feeds: set[_Group] = field(default_factory=set)
     needs: set[_Group] = field(default_factory=set)
-    known: Any = None
 
 
 class _Fuser:
@@ -144,7 +143,8 @@ class _Fuser:
         if not group.fusible:
             return group.ops[0]
         body = self.body(group.ops)
-        answer = self.lower(body)
+        # A merged group was accepted as it stands when it was merged.
+        answer = self.lower(body) if len(group.ops) == 1 else None
         if answer is not None:
             raise Unsupported(f"no kernel for {group.ops[0].title}: {answer.why}")
         inner = _isolated(body)

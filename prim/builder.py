@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pirol.compiler import dims
-from pirol.compiler.errors import PirolError, Unsupported
+from pirol.compiler.errors import Unsupported
 from pirol.compiler.ir import DTYPES, INTS, Graph, Guard, Op, TensorType, Value
 from pirol.prim.prim import ELEMENTWISE, PRIMS
 
@@ -279,6 +279,3 @@ def _cast_contents(items: list[Any], dtype: str) -> list[Any] | None:
     if symbolic:
         return items if dtype in ("int32", "int64") else None
     return list(np.array(items).astype(DTYPES[dtype][1]).tolist())
-
-
-__all__ = ["Builder", "Facts", "PirolError", "Unify"]

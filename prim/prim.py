@@ -34,6 +34,11 @@ class Prim:
     scalar: Mapping[str, str] | None = None
     cost: int = 1
 
+    @property
+    def costly(self) -> bool:
+        """Whether computing it again is worth avoiding: a library function."""
+        return self.cost >= 8
+
 
 PRIMS: dict[str, Prim] = {}
 

@@ -1,16 +1,9 @@
 """Small native plans, and the C kernels that they launch."""
 
-import shutil
-
 import numpy as np
 import paddle
-import pytest
 
 from pirol.compiler import _native
-
-if shutil.which("gcc") is None:
-    pytest.skip("no gcc", allow_module_level=True)
-
 
 SOURCE = """
 #include <stdint.h>

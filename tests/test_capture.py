@@ -12,7 +12,7 @@ import pytest
 from paddle.static import InputSpec
 
 import pirol
-from pirol.compiler.capture import ops
+from pirol.compiler.capture import ops, seam
 from pirol.compiler.capture.seam import PirolWarning
 
 warnings.simplefilter("ignore", PirolWarning)
@@ -157,6 +157,28 @@ def test_a_step_that_fails_is_paddles_to_judge(monkeypatch: pytest.MonkeyPatch) 
         close(wrong(table, good), looked_up(table, good))
     close(wrong(table, good), looked_up(table, good))
     assert pirol.explain(wrong).compiles == 1
+
+
+def test_a_failed_call_is_forgotten_by_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A call that Paddle runs for another reason says nothing of the failed one."""
+    good, bad = paddle.to_tensor([0, 4]), paddle.to_tensor([0, 9])
+    plain = paddle.nn.Sequential(paddle.nn.Embedding(5, 3), paddle.nn.GELU())
+    expected = plain(good)
+    fast = pirol.to_static(plain, input_spec=[InputSpec([None], "int64")])
+    with paddle.no_grad():
+        close(fast(good), expected)
+        with pytest.raises(ValueError, match="5"):
+            fast(bad)
+    fast(good).sum().backward()
+    served, attempt = [], seam._State.attempt
+    monkeypatch.setattr(
+        seam._State, "attempt", lambda *a: served.append(1) or attempt(*a)
+    )
+    with paddle.no_grad():
+        close(fast(good), expected)
+    assert served
 
 
 class Block(paddle.nn.Layer):

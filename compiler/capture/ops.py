@@ -75,10 +75,16 @@ def _constant(site: Any) -> Callable[..., Any]:
 @switch_to_static_graph  # type: ignore[untyped-decorator]
 def _as_program(site: Any) -> Callable[..., Any]:
     """A one-op Program, run as to_static runs its own: about 50 us a call."""
-    sources, combines = _operand_ops(site)
+    combines: list[Any] = []
+    flat = _flat(site, combines)
+    seen, places = ValueSet(), []  # where each distinct operand first stands
+    for k, value in enumerate(flat):
+        if value not in seen:
+            seen.add(value)
+            places.append(k)
     program, mapping, inputs = paddle.static.Program(), pir.IrMapping(), []
     with paddle.static.program_guard(program):
-        for value in sources:
+        for value in (flat[k] for k in places):
             name = f"pirol_operand_{next(_names)}"
             data = paddle.static.data(name, value.shape, value.dtype)
             data.stop_gradient = True
@@ -94,22 +100,11 @@ def _as_program(site: Any) -> Callable[..., Any]:
                 outputs += list(paddle._C_ops.builtin_split(made)) if vector else [made]
     layer = PartialProgramLayer(program, inputs, [outputs], ([], []))
     layer.training = False
-    return _distinct(layer, _positions(site))
-
-
-def _operand_ops(site: Any) -> tuple[list[Any], list[Any]]:
-    """Distinct operand values, and the combine ops that make its vectors."""
-    seen = ValueSet()
-    sources: list[Any] = []
-    combines: list[Any] = []
-    for value in _flat(site, combines):
-        if value not in seen:
-            seen.add(value)
-            sources.append(value)
-    return sources, combines
+    return lambda *tensors: layer.sot_call([tensors[k] for k in places])
 
 
 def _flat(site: Any, combines: list[Any]) -> list[Any]:
+    """All operand values, vectors flattened; `combines` gains the vectors' makers."""
     found: list[Any] = []
     for operand in site.operands():
         value = operand.source()
@@ -124,20 +119,3 @@ def _flat(site: Any, combines: list[Any]) -> list[Any]:
         combines.append(maker)
         found += [o.source() for o in maker.operands()]
     return found
-
-
-def _positions(site: Any) -> list[int]:
-    """Where among all operands each distinct one first stands."""
-    seen, found = ValueSet(), []
-    for k, value in enumerate(_flat(site, [])):
-        if value not in seen:
-            seen.add(value)
-            found.append(k)
-    return found
-
-
-def _distinct(layer: Any, places: list[int]) -> Callable[..., Any]:
-    def run(*tensors: Any) -> Any:
-        return layer.sot_call([tensors[k] for k in places])
-
-    return run

@@ -60,7 +60,7 @@ class _Reader:
 
     def read(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> Program:
         used = [k for k, v in enumerate(inputs) if not paddle.pir.is_fake_value(v)]
-        given = [Value(self.type(inputs[k], "s", at)) for at, k in enumerate(used)]
+        given = [Value(self.type(inputs[k], "s")) for k in used]
         for k, value in zip(used, given):
             self.env[inputs[k]] = value
         for op in self.program.global_block().ops:
@@ -75,7 +75,7 @@ class _Reader:
         graph = Graph("program", tuple(given), tuple(self.ops), results, writes)
         return Program(graph, self.sites, used, self.program)
 
-    def type(self, value: Any, letter: str, _: int = 0) -> TensorType:
+    def type(self, value: Any, letter: str) -> TensorType:
         shape = []
         for size in value.shape:
             shape.append(self.symbol(letter) if size < 0 else int(size))
@@ -186,7 +186,6 @@ def _sources(op: Any) -> list[Any]:
 def dtype_name(dtype: Any) -> str:
     """Paddle's DataType as its plain name; raises Unsupported for others."""
     name = str(dtype).rsplit(".", 1)[-1].lower()
-    name = {"float32": "float32", "undefined": "undefined"}.get(name, name)
     if name not in DTYPES:
         raise Unsupported(f"dtype {name} is not supported")
     return name
@@ -202,8 +201,7 @@ def _plain(value: Any) -> Any:
         return tuple(map(_plain, value))
     if value is None or isinstance(value, (bool, int, float, str, complex)):
         return value
-    name = str(value).rsplit(".", 1)[-1].lower()
-    return name
+    return str(value).rsplit(".", 1)[-1].lower()
 
 
 def _line(op: Any) -> str:

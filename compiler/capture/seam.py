@@ -10,6 +10,7 @@ import os
 import threading
 import warnings
 from collections.abc import Sequence
+from enum import Enum
 from typing import Any
 
 import paddle
@@ -57,32 +58,39 @@ class Options(paddle.static.BuildStrategy):  # type: ignore[misc]
             warnings.warn(text, PirolWarning, stacklevel=2)
 
 
+class Left(Enum):
+    """A call that is left to Paddle: no plan serves it, or a step of one raised."""
+
+    REFUSED = 0
+    FAILED = 1
+
+
 class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
     """A program layer whose calls Pirol's plans serve; Paddle's own run is the rest."""
 
     def __call__(self, inputs: Any) -> Any:
         """Run on the (nested) inputs of an AST program."""
         found = self._serve(self._prepare_inputs(inputs))
-        if found is None:
-            return self._state().paddles(super().__call__, inputs)
+        if isinstance(found, Left):
+            return self._state().paddles(super().__call__, inputs, found)
         return self._remove_no_value(self._restore_out(found))
 
     def sot_call(self, inputs: Any) -> Any:
         """Run on the flat inputs of an SOT program."""
         found = self._serve(list(inputs))
-        if found is None:
-            return self._state().paddles(super().sot_call, inputs)
+        if isinstance(found, Left):
+            return self._state().paddles(super().sot_call, inputs, found)
         return self._outputs.quick_restore(found)
 
-    def _serve(self, tensors: list[Any]) -> list[Any] | None:
-        """The outputs, or None where Paddle must run the call."""
+    def _serve(self, tensors: list[Any]) -> list[Any] | Left:
+        """The outputs, or why Paddle must run the call."""
         state = self._state()
         given = [*tensors, *self._params]
         if state.broken:
-            return None
+            return Left.REFUSED
         if self._needs_gradients(given):
             state.options.fall_back("the call", "gradients are needed")
-            return None
+            return Left.REFUSED
         with paddle.no_grad(), native.library_threads():
             return state.run(given)
 
@@ -108,25 +116,23 @@ class _State:
         self.program: Program | None = None
         self.variants: list[Compiled] = []
         self.broken = False  # Paddle runs every call from now on
-        self.failed = False  # a step of the current call raised
 
-    def run(self, tensors: list[Any]) -> list[Any] | None:
-        """The outputs, or None where Paddle must run the call."""
-        self.failed = False
+    def run(self, tensors: list[Any]) -> list[Any] | Left:
+        """The outputs, or why Paddle must run the call."""
         try:
-            return self.attempt(tensors)
+            found = self.attempt(tensors)
         except Exception as error:
             if self.options.strict:
                 raise
-            self.failed = True
             self.options.fall_back("the call", f"a step failed: {error}")
-            return None
+            return Left.FAILED
+        return Left.REFUSED if found is None else found
 
-    def paddles(self, run: Any, inputs: Any) -> Any:
+    def paddles(self, run: Any, inputs: Any, why: Left) -> Any:
         """Paddle's own run. Where a step of ours failed and Paddle's run does not, the
         fault is the plan's; where both do, it is the input's, and Paddle names it."""
         result = run(inputs)
-        self.broken = self.broken or self.failed
+        self.broken = self.broken or why is Left.FAILED
         return result
 
     def attempt(self, tensors: list[Any]) -> list[Any] | None:
@@ -151,7 +157,9 @@ class _State:
         for variant in self.variants:
             found = variant.run(used)
             if found is not None:
-                return _unaliased(found, used)
+                for k in variant.passed_on:
+                    found[k] = found[k].detach()
+                return found
         return None
 
     def compile(self, tensors: list[Any]) -> bool:
@@ -198,12 +206,6 @@ class _State:
         runnable = self.layer.origin_runnable_program
         inputs = [*runnable.x_values, *runnable.param_values]
         return read(runnable.program, inputs, runnable.out_values)
-
-
-def _unaliased(outputs: list[Any], inputs: list[Any]) -> list[Any]:
-    """An output that is an input becomes a tensor of its own over the same memory."""
-    own = {id(t) for t in inputs}
-    return [t.detach() if id(t) in own else t for t in outputs]
 
 
 def _dump(made: Compiled) -> None:

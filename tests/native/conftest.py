@@ -11,12 +11,11 @@ from native_plans import SOURCE
 
 from pirol.compiler import _native
 
-if shutil.which("gcc") is None:
-    pytest.skip("no gcc", allow_module_level=True)
-
 
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory):
+    if shutil.which("gcc") is None:
+        pytest.skip("no gcc")
     folder = tmp_path_factory.mktemp("kernels")
     (folder / "k.c").write_text(SOURCE)
     command = ["gcc", "-O2", "-w", "-shared", "-fPIC", "k.c", "-o", "k.so"]

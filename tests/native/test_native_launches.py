@@ -1,7 +1,6 @@
 """Native plans: launches, guards, strides and writes, concurrency, leaks."""
 
 import gc
-import shutil
 import sys
 import threading
 import weakref
@@ -13,10 +12,6 @@ import pytest
 from native_plans import F32, I64, add_plan, chain_plan, plan, rand, same, slot
 
 from pirol.compiler import _native
-
-if shutil.which("gcc") is None:
-    pytest.skip("no gcc", allow_module_level=True)
-
 
 # ---- launches ----
 

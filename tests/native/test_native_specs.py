@@ -2,17 +2,12 @@
 
 import contextlib
 import random
-import shutil
 
 import paddle
 import pytest
 from native_plans import F32, I64, plan, rand, slot
 
 from pirol.compiler import _native
-
-if shutil.which("gcc") is None:
-    pytest.skip("no gcc", allow_module_level=True)
-
 
 # ---- specs ----
 
