@@ -222,6 +222,8 @@ class _Lowering:
                     affine.add(affine.scale(i, s), constant(a)) for i, s, a in moved
                 ]
                 return self.at(op.operands[0], places, guard)
+            case "reverse":
+                return self.at(op.operands[0], _mirrored(op, index), guard)
             case "pad":
                 return self.pad(op, index, guard)
             case "concat":
@@ -329,6 +331,17 @@ def _narrow(op: Op, index: tuple[Affine, ...]) -> list[Affine]:
     return [
         affine.ZERO if dims.equal(d, 1) is True else index[k]
         for d, k in zip(source, op.attrs["dims"])
+    ]
+
+
+def _mirrored(op: Op, index: tuple[Affine, ...]) -> list[Affine]:
+    """The index counted from the end on the reversed axes."""
+    axes, shape = op.attrs["axes"], op.result.shape
+    return [
+        affine.add(constant(dims.sub(shape[k], 1)), affine.scale(i, -1))
+        if k in axes
+        else i
+        for k, i in enumerate(index)
     ]
 
 

@@ -14,7 +14,7 @@ from pirol.compiler.errors import Unsupported
 from pirol.compiler.ir import Graph, Op, Value
 from pirol.prim import PRIMS
 
-FREE = ("const", "iota", "broadcast", "reshape", "transpose", "slice")
+FREE = ("const", "iota", "broadcast", "reshape", "transpose", "reverse", "slice")
 Lower = Callable[[Graph], Any]
 
 

@@ -101,6 +101,24 @@ define(
 define(Prim("broadcast", "movement", _infer_broadcast, _broadcast, _broadcast_vjp))
 
 
+def _infer_reverse(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
+    axes = list(attrs["axes"])
+    ok = sorted(set(axes)) == axes and all(0 <= a < types[0].rank for a in axes)
+    require(ok, "reverse", (types[0], axes), "sorted axes within the rank")
+    return (types[0],)
+
+
+define(
+    Prim(
+        "reverse",
+        "movement",
+        _infer_reverse,
+        lambda x, *, axes: np.flip(x, tuple(axes)).copy(),
+        lambda b, op, cts: (b.reverse(cts[0], axes=op.attrs["axes"]),),
+    )
+)
+
+
 def _infer_slice(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     x, starts, sizes, steps = (
         types[0],
