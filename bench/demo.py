@@ -22,7 +22,7 @@ from paddle.static import InputSpec
 import pirol
 from pirol.bench.graphnet import folder, load, relative_l2
 from pirol.compiler.capture.native import threads
-from pirol.compiler.capture.seam import Options
+from pirol.compiler.capture.options import Options
 
 TOLERANCE = 1e-5  # relative L2 against Paddle
 SIZES = [

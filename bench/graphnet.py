@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -20,10 +21,12 @@ import paddle
 from paddle.base import core
 from paddle.jit.dy2static.pir_partial_program import PartialProgramLayer
 
-from pirol.compiler.capture.seam import CompiledLayer, Options
+from pirol.compiler.capture.options import Options
+from pirol.compiler.capture.seam import CompiledLayer
 from pirol.compiler.report import Report
 
 HERE = Path(__file__).resolve().parent.parent / "tests" / "data" / "graphnet"
+FAR = 1e4  # in the place of an infinite bound
 Run = Callable[[Sequence[Any]], list[Any]]
 
 
@@ -33,18 +36,24 @@ def folder() -> Path:
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One graph: its name, its inputs' facts, and the serialised program."""
+class Graph:
+    """A graph of any form: its name, and its inputs' facts in argument order."""
 
     name: str
     inputs: list[dict[str, Any]]
-    outputs: list[tuple[int, int]]
-    program: dict[str, Any]
 
     def draw(self, seed: int = 0) -> list[Any]:
         """Input tensors within each input's bounds."""
         rng = np.random.default_rng(seed)
         return [_tensor(rng, entry) for entry in self.inputs]
+
+
+@dataclass(frozen=True)
+class Sample(Graph):
+    """A graph with its serialised program."""
+
+    outputs: list[tuple[int, int]]
+    serialised: dict[str, Any]
 
     def paddles(self) -> Run:
         """The program as Paddle's to_static runs it."""
@@ -58,7 +67,7 @@ class Sample:
         return lambda tensors: list(layer.sot_call(list(tensors))), options.report
 
     def _layer(self, kind: Any, options: Options | None) -> Any:
-        program = self._program()
+        program = self.program()
         ops = program.global_block().ops
         data = {op.attrs()["name"]: op.result(0) for op in ops if _is_data(op)}
         inputs = [data[entry["name"]] for entry in self.inputs]
@@ -68,11 +77,12 @@ class Sample:
         layer.training = False
         return layer
 
-    def _program(self) -> Any:
+    def program(self) -> Any:
+        """The PIR program as captured."""
         program = paddle.static.Program()
         with tempfile.TemporaryDirectory() as work:
             path = Path(work) / "program.json"
-            path.write_text(json.dumps(self.program))
+            path.write_text(json.dumps(self.serialised))
             core.deserialize_pir_program(str(path), program)
         return program
 
@@ -96,7 +106,7 @@ def _tensor(rng: np.random.Generator, entry: dict[str, Any]) -> Any:
     low, high = entry.get("min_val"), entry.get("max_val")
     if dtype == "bool":
         return paddle.to_tensor(rng.integers(0, 2, shape).astype(bool))
-    low, high = (0 if v is None else v for v in (low, high))
+    low, high = map(_bound, (low, high))
     if dtype.startswith(("int", "uint")):
         values = rng.integers(int(low), max(int(high), int(low)) + 1, shape)
         return paddle.to_tensor(values.astype(dtype))
@@ -104,11 +114,17 @@ def _tensor(rng: np.random.Generator, entry: dict[str, Any]) -> Any:
     return paddle.to_tensor(values.astype("float64")).astype(dtype)
 
 
+def _bound(value: float | None) -> float:
+    if value is None or math.isnan(value):
+        return 0.0
+    return math.copysign(FAR, value) if math.isinf(value) else value
+
+
 def _floats(
     rng: np.random.Generator, entry: dict[str, Any], shape: Any, low: float, high: float
 ) -> Any:
     mean, std = entry.get("mean"), entry.get("std")
-    if mean is None or std is None:
+    if mean is None or std is None or not math.isfinite(mean + std):
         return rng.uniform(low, max(high, low), shape)
     return np.clip(rng.normal(mean, std, shape), low, max(high, low))
 

@@ -36,6 +36,9 @@ Bind = tuple[Literal["bind"], Sequence[tuple[int, int, int]], int]
 # source buffer, input index
 Write = tuple[Literal["write"], int, int]
 
+# buffer of a bool scalar, what to say where it is false
+Check = tuple[Literal["check"], int, str]
+
 class Spec(TypedDict):
     slots: int
     inputs: Sequence[Input]
@@ -44,7 +47,7 @@ class Spec(TypedDict):
     written: Sequence[int]
     buffers: Sequence[Buffer]
     lifetimes: Sequence[tuple[int, int]]
-    steps: Sequence[Launch | Opaque | Bind | Write]
+    steps: Sequence[Launch | Opaque | Bind | Write | Check]
     outputs: Sequence[int]
     keep: NotRequired[object]  # held while the plan lives: what owns the kernels
 

@@ -63,6 +63,8 @@ class _Run:
         if op.body is not None:
             env = self.graph(op.body, operands)
             return [env[v] for v in op.body.outputs]
+        if op.branches:
+            return self.control(op, operands)
         if op.name not in PRIMS:
             if self.opaque is None:
                 raise Unsupported(f"{op.title} has no NumPy meaning here")
@@ -73,6 +75,21 @@ class _Run:
         return [
             np.asarray(x, dtype=DTYPES[r.dtype][1]) for x, r in zip(found, op.results)
         ]
+
+    def control(self, op: Op, operands: Sequence[Any]) -> Sequence[Any]:
+        goes, *values = operands
+        if op.name == "pd_op.if":
+            return self.branch(op.branches[0 if goes else 1], values)
+        count = len(op.results)
+        while goes:
+            goes, *values[:count] = self.branch(op.branches[0], values)
+        return values[:count]
+
+    def branch(self, graph: Graph, operands: Sequence[Any]) -> list[Any]:
+        """A branch's outputs; its symbols are its own."""
+        inner = _Run(self.opaque, bind_symbols(graph, [np.shape(x) for x in operands]))
+        env = inner.graph(graph, operands)
+        return [env[v] for v in graph.outputs]
 
     def bind(self, op: Op, results: Sequence[Any]) -> None:
         for value, array in zip(op.results, results):

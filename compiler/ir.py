@@ -38,6 +38,7 @@ BITS = {"bool": 8, "bfloat16": 16} | {
 }
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 INTS = ("int8", "uint8", "int16", "int32", "int64")
+CONTROL = ("pd_op.if", "pd_op.while")
 COMPUTED = (*INTS, "bool", "float32", "float64")  # the dtypes that kernels have
 
 
@@ -87,7 +88,12 @@ class Value:
 
 @dataclass(frozen=True, eq=False)
 class Op:
-    """One operation. `line` is the user's source line, "file.py:12", or ""."""
+    """One operation. `line` is the user's source line, "file.py:12", or "".
+
+    `body` stands for a call or group. `branches` are what a control op may run, on its
+    operands but the first, a condition: `pd_op.if` has two of equal inputs (true,
+    false), `pd_op.while` one, which gives the next condition and the loop's variables.
+    """
 
     name: str
     operands: tuple[Value, ...]
@@ -95,6 +101,12 @@ class Op:
     results: tuple[Value, ...]
     body: Graph | None = None
     line: str = ""
+    branches: tuple[Graph, ...] = ()
+
+    @property
+    def inner(self) -> tuple[Graph, ...]:
+        """The graphs within it."""
+        return self.branches if self.body is None else (self.body,)
 
     @property
     def result(self) -> Value:
@@ -157,8 +169,8 @@ class Graph:
         """Every op, bodies included."""
         for op in self.ops:
             yield op
-            if op.body is not None:
-                yield from op.body.walk()
+            for graph in op.inner:
+                yield from graph.walk()
 
     def with_ops(self, ops: Iterable[Op]) -> Graph:
         """The graph with other ops."""
@@ -194,17 +206,19 @@ def rename(graph: Graph, values: Mapping[Value, Value]) -> Graph:
 
 
 def prune(graph: Graph) -> Graph:
-    """The graph without ops whose results nobody needs (every op here is pure).
+    """The graph without ops whose results nobody needs.
 
-    An opaque op is also needed where a dim that it defines is used.
+    An op of no results, or that draws random numbers, has an effect and stays. An op
+    of Paddle's is also needed where a dim that it defines is used.
     """
     needed = set(graph.results)
     sizes = _symbols(tuple(v.shape for v in graph.results))
     kept: list[Op] = []
     for op in reversed(graph.ops):
         shapes = [r.shape for r in op.results]
-        defines = op.name == "opaque" and sizes & _symbols(shapes)
-        if defines or any(r in needed for r in op.results):
+        defines = op.name in ("opaque", *CONTROL) and sizes & _symbols(shapes)
+        acts = not op.results or op.attrs.get("effect")
+        if acts or defines or any(r in needed for r in op.results):
             needed.update(op.operands)
             sizes |= _symbols([tuple(op.attrs.values()), shapes])
             kept.append(op)

@@ -55,15 +55,16 @@ class Report:
     compiles: int = 0
     stages: dict[str, Graph] = field(default_factory=dict)
 
-    def add(self, lowered: Lowered, compiled: Compiled) -> None:
-        """Take in one more compiled plan."""
+    def add(self, lowered: Lowered, compiled: Compiled, whole: bool = True) -> None:
+        """Take in one more compiled plan, of a whole program or of a branch in one."""
         program = lowered.stages["capture"]
         fused = lowered.stages["fuse"]
         opaque = [op for op in fused.ops if op.name == "opaque"]
         total = self.coverage[1] + len(program.ops)
         self.coverage = (self.coverage[0] + len(program.ops) - len(opaque), total)
-        self.compiles += 1
-        self.stages = lowered.stages
+        if whole:
+            self.compiles += 1
+            self.stages = lowered.stages
         self.refusals += lowered.refused
         self.library += [op.title for op in fused.ops if op.name == "call"]
         for op in opaque:

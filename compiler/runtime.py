@@ -10,13 +10,14 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, cast
 
 import sympy
 
 from pirol.compiler import dims
 from pirol.compiler.dims import Dim, FloorDiv, Mod
-from pirol.compiler.errors import Unsupported
+from pirol.compiler.errors import BuildError, Unsupported
 from pirol.compiler.ir import BITS, Graph, Guard, Op
 from pirol.kernels import cpu
 from pirol.kernels.build import build, load
@@ -28,6 +29,7 @@ from pirol.passes.plan import (
     NEVER_ALIAS,
     Bind,
     Buffer,
+    Check,
     Launch,
     Opaque,
     Plan,
@@ -73,6 +75,11 @@ class Compiled:
     miss: Callable[[], str]
 
     @cached_property
+    def native(self) -> bool:
+        """Whether no step of it is Paddle's."""
+        return not any(isinstance(s, Opaque) for s in self.plan.steps)
+
+    @cached_property
     def passed_on(self) -> list[int]:
         """Numbers of the outputs that are inputs."""
         kinds = [self.plan.buffers[n].kind for n in self.plan.outputs]
@@ -91,11 +98,29 @@ def assemble(plan: Plan, original: Graph, caller: Caller) -> Compiled:
     from pirol.compiler import _native
 
     kernels = [_kernel(s.op) for s in plan.steps if isinstance(s, Launch)]
-    paths = build([k.source for k in kernels])
+    paths = _built(kernels)
     addresses = [load(str(p), k.kernel.name) for p, k in zip(paths, kernels)]
     spec = _Assembler(plan, original, caller).spec(list(zip(kernels, addresses)))
     native = _native.Plan(cast("_native.Spec", spec))
     return Compiled(plan, kernels, spec, native.run, native.miss)
+
+
+def _built(kernels: Sequence[Built]) -> list[Path]:
+    """The kernels' shared objects; an error names the first that cannot be built."""
+    try:
+        return build([k.source for k in kernels])
+    except (BuildError, OSError):
+        for k in kernels:
+            _build_alone(k)
+        raise
+
+
+def _build_alone(built: Built) -> None:
+    try:
+        build([built.source])
+    except (BuildError, OSError) as error:
+        where = f" at {built.op.line}" if built.op.line else ""
+        raise BuildError(f"kernel {built.kernel.name}{where}: {error}") from error
 
 
 def _kernel(op: Op) -> Built:
@@ -179,6 +204,8 @@ class _Assembler:
             case Bind(reads):
                 places = [(n, axis, self.symbol_slot(name)) for n, axis, name in reads]
                 return ("bind", places, binds.index(step) + 1)
+            case Check(source, message):
+                return ("check", source, message)
             case Write(source, index):
                 return ("write", source, index)
 

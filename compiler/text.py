@@ -49,9 +49,8 @@ class _Printer:
         head = f"{pad}{results} = " if results else f"{pad}= "
         call = f"{op.name}({operands}){print_attrs(op.attrs)}"
         text = f"{head}{call} : {types}{line}"
-        if op.body is None:
-            return [text]
-        return [text, *self.graph(op.body, "body", pad)]
+        head = "branch" if op.branches else "body"
+        return [text, *(line for g in op.inner for line in self.graph(g, head, pad))]
 
 
 def print_attrs(attrs: Mapping[str, Any]) -> str:
@@ -226,8 +225,11 @@ class _Reader:
         types += [self.next_type() for _ in names[1:]]
         line = self.string(self.take()) if self.accept("#") else ""
         body = self.graph("body") if self.accept("body") else None
+        branches = []
+        while self.accept("branch"):
+            branches.append(self.graph("branch"))
         results = tuple(map(self.define, names, types))
-        return Op(name, operands, attrs, results, body, line)
+        return Op(name, operands, attrs, results, body, line, tuple(branches))
 
     def next_type(self) -> TensorType:
         self.expect(",")

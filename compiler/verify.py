@@ -1,7 +1,7 @@
 """The verifier: what must hold of a graph at each level; raises VerifyError.
 
 Levels: "pir" (Paddle's ops), "calls" (primitives, calls, opaque), "flat"
-(primitives, claimed calls, opaque), "fused" (groups, claimed calls, opaque).
+(primitives, claimed calls, opaque), "fused" (groups, claimed calls, opaque, check).
 """
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ def _scope(graph: Graph, level: str) -> None:
         _types(op)
         if op.body is not None:
             _body(op, level)
+        for branch in op.branches:
+            _scope(branch, "pir")
+            count = len(branch.inputs) == len(op.operands) - 1
+            _check(count, op, "operands do not fit a branch")
         for result in op.results:
             _check(result not in seen, op, "defines a value twice")
             seen.add(result)
@@ -54,12 +58,15 @@ def _allowed(op: Op, level: str) -> None:
     match op.name:
         case "opaque":
             ok = op.body is None
+        case "pd_op.if" | "pd_op.while":
+            ok = len(op.branches) == (2 if op.name == "pd_op.if" else 1)
         case "call":
             ok = op.body is not None and (level == "calls" or "claimed" in op.attrs)
         case "group":
             ok = op.body is not None and level == "fused"
         case _:
-            ok = op.name in PRIMS and level != "fused"
+            prim = PRIMS.get(op.name)
+            ok = prim is not None and (level != "fused" or prim.kind == "effect")
     _check(ok, op, f"op {op.name} is not allowed at level {level}")
 
 

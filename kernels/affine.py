@@ -1,7 +1,7 @@
 """Quasi-affine index arithmetic over loop axes, with symbolic coefficients.
 
 An Affine is sum(coefficient * atom) + constant; an atom is an axis name, or the
-quotient or remainder of an Affine by a Dim.
+quotient or remainder of an Affine by a Dim, or a number that the kernel computes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,20 @@ class Remainder:
     by: Dim
 
 
-Atom: TypeAlias = "str | Quotient | Remainder"
+@dataclass(frozen=True)
+class Data:
+    """The value of a nest's node, which is in [0, below)."""
+
+    node: int
+    below: Dim
+
+    @property
+    def name(self) -> str:
+        """The variable that holds it."""
+        return f"v{self.node}"
+
+
+Atom: TypeAlias = "str | Quotient | Remainder | Data"
 Extents = Mapping[str, Dim]
 
 
@@ -45,7 +58,22 @@ class Affine:
         """The names of the axes that it depends on."""
         found: set[str] = set()
         for atom, _ in self.terms:
-            found |= {atom} if isinstance(atom, str) else atom.of.axes()
+            match atom:
+                case str():
+                    found.add(atom)
+                case Quotient(of, _) | Remainder(of, _):
+                    found |= of.axes()
+        return found
+
+    def data(self) -> set[int]:
+        """The nodes whose values it depends on."""
+        found: set[int] = set()
+        for atom, _ in self.terms:
+            match atom:
+                case Data(node, _):
+                    found.add(node)
+                case Quotient(of, _) | Remainder(of, _):
+                    found |= of.data()
         return found
 
     def coefficient(self, axis: str) -> Dim:
@@ -54,7 +82,10 @@ class Affine:
 
     def plain(self, axis: str) -> bool:
         """Whether the axis occurs in no quotient or remainder."""
-        return all(isinstance(a, str) or axis not in a.of.axes() for a, _ in self.terms)
+        inside = (
+            a.of.axes() for a, _ in self.terms if isinstance(a, (Quotient, Remainder))
+        )
+        return all(axis not in axes for axes in inside)
 
 
 ZERO = Affine()
@@ -116,33 +147,58 @@ def divide(value: Affine, by: Dim, extents: Extents) -> tuple[Affine, Affine]:
         (high if exact else low)[atom] = quotient if exact else coefficient
     const = dims.floordiv(value.const, by) if isinstance(by, int) else 0
     rest = _make(low, dims.sub(value.const, dims.mul(const, by)))
-    if _below(rest, by, extents):
+    if all(within(rest, 0, by, extents)):
         return _make(high, const), rest
     tail = Affine(((Quotient(rest, by), 1),))
     return add(_make(high, const), tail), Affine(((Remainder(rest, by), 1),))
 
 
-def _below(value: Affine, by: Dim, extents: Extents) -> bool:
-    """Whether 0 <= value < by is sure."""
-    if not value.terms:
-        fits = isinstance(by, int) and isinstance(value.const, int)
-        return value.const == 0 or (fits and 0 <= value.const < by)
-    largest = value.const
+def bounds(value: Affine, extents: Extents) -> tuple[Dim, Dim] | None:
+    """The least and the largest value over all axes; None where they are not known."""
+    low = high = value.const
     for atom, coefficient in value.terms:
-        if isinstance(atom, Quotient) or not _positive(coefficient):
-            return False
-        extent = atom.by if isinstance(atom, Remainder) else extents[atom]
-        largest = dims.add(largest, dims.mul(coefficient, dims.sub(extent, 1)))
-    gap = dims.sub(dims.sub(by, 1), largest)
-    if isinstance(gap, int):
-        return isinstance(value.const, int) and value.const >= 0 and gap >= 0
-    return False
+        sign = 0 if isinstance(atom, Quotient) else _sign(coefficient)
+        if sign == 0:
+            return None
+        assert not isinstance(atom, Quotient)
+        reach = dims.mul(coefficient, dims.sub(_end(atom, extents), 1))
+        low = dims.add(low, reach) if sign < 0 else low
+        high = dims.add(high, reach) if sign > 0 else high
+    return low, high
 
 
-def _positive(coefficient: Dim) -> bool:
-    if isinstance(coefficient, int):
-        return coefficient > 0
-    return bool(coefficient.is_nonnegative)
+def within(value: Affine, low: Dim, high: Dim, extents: Extents) -> tuple[bool, bool]:
+    """Whether low <= value is sure, and whether value < high is."""
+    found = bounds(value, extents)
+    if found is None:
+        return False, False
+    least, largest = found
+    return _nonnegative(dims.sub(least, low)), _nonnegative(
+        dims.sub(dims.sub(high, 1), largest)
+    )
+
+
+def _end(atom: str | Remainder | Data, extents: Extents) -> Dim:
+    """What the atom's value is below."""
+    match atom:
+        case Remainder(_, by):
+            return by
+        case Data(_, below):
+            return below
+    return extents[atom]
+
+
+def _sign(coefficient: Dim) -> int:
+    """1 where it is >= 0, -1 where it is <= 0, 0 where neither is known."""
+    if _nonnegative(coefficient):
+        return 1
+    return -1 if _nonnegative(dims.mul(coefficient, -1)) else 0
+
+
+def _nonnegative(value: Dim) -> bool:
+    if isinstance(value, int):
+        return value >= 0
+    return bool(value.is_nonnegative)
 
 
 def reshape(
@@ -218,7 +274,7 @@ def _multiple(p: Dim, q: Dim) -> bool:
 
 
 def evaluate(value: Affine, axes: Mapping[str, Any], symbols: Mapping[str, int]) -> Any:
-    """Its value, given each axis (ints or arrays) and each shape symbol."""
+    """Its value, given each axis and datum (ints or arrays) and each shape symbol."""
     total: Any = dims.evaluate(value.const, symbols)
     for atom, coefficient in value.terms:
         match atom:
@@ -228,6 +284,8 @@ def evaluate(value: Affine, axes: Mapping[str, Any], symbols: Mapping[str, int])
                 part = evaluate(of, axes, symbols) // dims.evaluate(by, symbols)
             case Remainder(of, by):
                 part = evaluate(of, axes, symbols) % dims.evaluate(by, symbols)
+            case Data():
+                part = axes[atom.name]
         total = total + part * dims.evaluate(coefficient, symbols)
     return total
 
@@ -243,6 +301,8 @@ def substitute(value: Affine, replaced: Mapping[str, Affine]) -> Affine:
                 part = Affine(((Quotient(substitute(of, replaced), by), 1),))
             case Remainder(of, by):
                 part = Affine(((Remainder(substitute(of, replaced), by), 1),))
+            case Data():
+                part = Affine(((atom, 1),))
         total = add(total, scale(part, coefficient))
     return total
 
@@ -255,7 +315,7 @@ def nonzero(value: Affine) -> Affine:
     """
     total = constant(value.const)
     for atom, coefficient in value.terms:
-        if not isinstance(atom, str):
+        if isinstance(atom, (Quotient, Remainder)):
             by = dims.maximum(atom.by, 1)
             atom = replace(atom, of=nonzero(atom.of), by=by)
         total = add(total, Affine(((atom, coefficient),)))
@@ -266,6 +326,6 @@ def dims_of(value: Affine) -> list[Dim]:
     """Every Dim in it that is not a plain int."""
     found = [value.const, *(c for _, c in value.terms)]
     for atom, _ in value.terms:
-        if not isinstance(atom, str):
+        if isinstance(atom, (Quotient, Remainder)):
             found += [atom.by, *dims_of(atom.of)]
     return [d for d in found if not isinstance(d, int)]

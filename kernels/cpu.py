@@ -1,8 +1,9 @@
 """Schedules for the CPU: Nest -> Kernel.
 
-Two forms. "Along rows": the lanes are neighbouring rows (pointwise work, reductions
+Three forms. "Along rows": the lanes are neighbouring rows (pointwise work, reductions
 over few or over outer elements). "Along columns": the lanes are one row's elements
-(softmax, layer_norm), in as many passes over the row as its reductions need.
+(softmax, layer_norm), in as many passes over the row as its reductions need. The
+third, for transposes, is in turn.py.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ from pirol.kernels.kernel import (
     Stmt,
     Var,
 )
-from pirol.kernels.nest import Axis, Load, Nest, Reduce, Scalar
+from pirol.kernels.nest import Axis, Load, Nest, Reduce, Scalar, Scan
+from pirol.kernels.turn import HIGH, turned
 from pirol.prim import PRIMS
 
 TILE = 256  # rows taken together as lanes, where accumulators are kept for each
@@ -53,13 +55,16 @@ WORTH = 32768  # scalar operations that pay for a thread
 
 def schedule(nest: Nest) -> Kernel:
     """The CPU kernel of a nest."""
-    return (
-        _AlongColumns(nest).kernel() if _lanes_in_columns(nest) else _along_rows(nest)
-    )
+    if _lanes_in_columns(nest):
+        return _AlongColumns(nest).kernel()
+    turns = turned(nest)
+    if turns is not None:
+        return turns.kernel(_work(nest, dims.mul(turns.inner.extent, HIGH)))
+    return _along_rows(nest)
 
 
 def _lanes_in_columns(nest: Nest) -> bool:
-    if not nest.columns or nest.has_argmax:
+    if not nest.columns or nest.in_order:
         return False
     last = nest.columns[-1]
     if isinstance(last.extent, int) and last.extent < FEW:
@@ -85,7 +90,7 @@ def _along_rows(nest: Nest) -> Kernel:
     rows = nest.rows
     inner = rows[-1] if rows else None
     passes = Passes(nest)
-    tiled = any(isinstance(n, Reduce) for n in nest.nodes)
+    tiled = any(isinstance(n, (Reduce, Scan)) for n in nest.nodes)
     columns = product(a.extent for a in nest.columns)
     if len(rows) <= 1:
         extent, unit = inner.extent if inner else 1, _unit(nest)
@@ -153,6 +158,9 @@ class _Tile:
     lane: str
     stop: Affine
 
+    def __post_init__(self) -> None:
+        self.made: set[str] = set()  # the arrays declared so far
+
     def lanes(self, body: Sequence[Stmt]) -> Loop:
         start = axis("tile")
         stop = affine.add(start, constant(TILE))
@@ -171,9 +179,9 @@ class _Tile:
             found.append(self.lanes(_stores(self.nest, self.passes, have)))
         return found
 
-    def reduce(self, k: int) -> Reduce:
+    def reduce(self, k: int) -> Reduce | Scan:
         node = self.nest.nodes[k]
-        assert isinstance(node, Reduce)
+        assert isinstance(node, (Reduce, Scan))
         return node
 
     def kept(self, k: int) -> str:
@@ -186,11 +194,11 @@ class _Tile:
 
     def one_pass(self, p: int, have: dict[int, Expr]) -> list[Stmt]:
         reduces, stores = self.passes.passes[p]
-        found: list[Stmt] = []
-        for k in reduces:
-            found += self.start(k)
         emitter = Emitter(self.nest, dict(have))
+        emitter.scan = lambda k: self.scan(k, emitter)
         needed = closure(self.nest, self.passes.targets(p), have)
+        scans = [k for k in needed if isinstance(self.nest.nodes[k], Scan)]
+        found = [stmt for k in (*reduces, *scans) for stmt in self.start(k)]
         body = emitter.lets(needed)
         for k in reduces:
             body += self.update(k, emitter)
@@ -210,8 +218,15 @@ class _Tile:
         ]
 
     def filled(self, name: str, dtype: str, value: Expr) -> list[Stmt]:
-        array = Array(name, dtype, TILE, "local")
-        return [array, self.lanes([Put(name, self.place(), value)])]
+        fill = self.lanes([Put(name, self.place(), value)])
+        if name in self.made:
+            return [fill]
+        self.made.add(name)
+        return [Array(name, dtype, TILE, "local"), fill]
+
+    def scan(self, k: int, emitter: Emitter) -> list[Stmt]:
+        value = Let(f"v{k}", self.reduce(k).dtype, self.read(k))
+        return [*self.update(k, emitter), value]
 
     def update(self, k: int, emitter: Emitter) -> list[Stmt]:
         node, place = self.reduce(k), self.place()

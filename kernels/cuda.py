@@ -15,6 +15,7 @@ from pirol.compiler.dims import product
 from pirol.kernels import affine
 from pirol.kernels.affine import axis, constant
 from pirol.kernels.emit import (
+    JOIN,
     Emitter,
     Passes,
     accumulator,
@@ -45,7 +46,7 @@ from pirol.kernels.kernel import (
     Var,
     WarpReduce,
 )
-from pirol.kernels.nest import Nest
+from pirol.kernels.nest import Nest, Scan
 
 BLOCK = 256
 WARPS = BLOCK // 32
@@ -69,7 +70,7 @@ def schedule(nest: Nest) -> Kernel:
 
 
 def _block_a_row(nest: Nest) -> bool:
-    if not nest.columns or nest.has_argmax:
+    if not nest.columns or nest.in_order:
         return False
     extent = nest.columns[-1].extent
     return not isinstance(extent, int) or extent >= FEW
@@ -82,7 +83,8 @@ class _Rows:
 
     def __post_init__(self) -> None:
         self.passes = Passes(self.nest)
-        self.emitter = Emitter(self.nest)
+        self.emitter = Emitter(self.nest, scan=self.scan)
+        self.scanned: set[int] = set()  # the scans that have their accumulators
 
     def body(self) -> list[Stmt]:
         found = unravel([a.name for a in self.nest.rows], self.nest, "r")
@@ -102,9 +104,11 @@ class _Rows:
         targets = self.passes.targets(p)
         found = self.emitter.row_level(targets)
         needed = closure(self.nest, targets, self.emitter.done)
+        scans = [k for k in needed if isinstance(self.node(k), Scan)]
+        for k in (*reduces, *scans):
+            found += self.start(k)
         body = self.emitter.lets(needed)
         for k in reduces:
-            found += self.start(k)
             body += self.update(k)
         body += [self.emitter.put(s) for s in stores]
         found.append(self.loops(body))
@@ -134,7 +138,11 @@ class _Rows:
     def start(self, k: int) -> list[Stmt]:
         node = self.node(k)
         if node.kind != "argmax":
-            return [Var(f"acc{k}", self.kept(k), identity(node.kind, self.kept(k)))]
+            first = identity(node.kind, self.kept(k))
+            if k in self.scanned:
+                return [Set(f"acc{k}", first)]
+            self.scanned.update({k} if isinstance(node, Scan) else ())
+            return [Var(f"acc{k}", self.kept(k), first)]
         of = self.node(node.args[0]).dtype
         best = Var(f"best{k}", of, identity("argmax", of))
         return [best, Var(f"acc{k}", "int64", Num(-1, "int64"))]
@@ -155,6 +163,10 @@ class _Rows:
             Set(f"acc{k}", Ref(f"new{k}")),
         ]
 
+    def scan(self, k: int) -> list[Stmt]:
+        value = cast(Ref(f"acc{k}"), self.kept(k), self.node(k).dtype)
+        return [*self.update(k), Let(f"v{k}", self.node(k).dtype, value)]
+
     def finish(self, k: int) -> list[Stmt]:
         node = self.node(k)
         value = cast(Ref(f"acc{k}"), self.kept(k), node.dtype)
@@ -164,7 +176,7 @@ class _Rows:
     def join_block(self, k: int, node: Any) -> list[Stmt]:
         """Every thread ends with the block's result; a fixed tree."""
         name, dtype = f"acc{k}", node.dtype
-        prim, memory = {"sum": "add"}.get(node.kind, node.kind), f"shared{k}"
+        prim, memory = JOIN[node.kind], f"shared{k}"
 
         def offset(name: str) -> Expr:
             return Offset(axis(name))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -22,16 +22,27 @@ from pirol.kernels.kernel import (
     Ref,
     Stmt,
 )
-from pirol.kernels.nest import Const, Index, Load, Nest, Node, Reduce, Scalar, Store
+from pirol.kernels.nest import (
+    Const,
+    Index,
+    Load,
+    Nest,
+    Node,
+    Reduce,
+    Scalar,
+    Scan,
+    Store,
+    data_of,
+)
 from pirol.prim.reduce import highest, lowest
 
-JOIN = {"sum": "add", "max": "max", "min": "min"}
+JOIN = {"sum": "add", "prod": "mul", "max": "max", "min": "min"}
 
 
 def identity(kind: str, dtype: str) -> Num:
     """The value that a reduction starts from."""
-    if kind == "sum":
-        return Num(0, dtype)
+    if kind in ("sum", "prod"):
+        return Num(int(kind == "prod"), dtype)
     bound = lowest if kind in ("max", "argmax") else highest
     return Num(bound(DTYPES[dtype][1]), dtype)
 
@@ -101,12 +112,13 @@ class Emitter:
     """Turns nodes into Let statements.
 
     `have` holds the nodes with other sources, `done` those that are already Lets of
-    the row.
+    the row; `scan` makes a scan's next step and the Let of its value.
     """
 
     nest: Nest
     have: dict[int, Expr] = field(default_factory=dict)
     done: set[int] = field(default_factory=set)
+    scan: Callable[[int], list[Stmt]] | None = None
 
     def row_level(self, targets: Iterable[int]) -> list[Stmt]:
         """Lets for the row-level nodes behind the targets, once each."""
@@ -125,8 +137,23 @@ class Emitter:
 
     def lets(self, nodes: Iterable[int]) -> list[Stmt]:
         """Let statements for the nodes, in order."""
-        found = ((k, self.nest.nodes[k]) for k in nodes)
-        return [Let(f"v{k}", node.dtype, self.value(node)) for k, node in found]
+        nodes = list(nodes)
+        found: list[Stmt] = self.data(nodes)
+        for k in nodes:
+            node = self.nest.nodes[k]
+            if isinstance(node, Scan):
+                assert self.scan is not None
+                found += self.scan(k)
+            else:
+                found.append(Let(f"v{k}", node.dtype, self.value(node)))
+        return found
+
+    def data(self, nodes: Iterable[int]) -> list[Stmt]:
+        """Variables for the nodes that indices name, where `have` holds them."""
+        named = {d for k in nodes for d in data_of(self.nest.nodes[k])}
+        return [
+            Let(f"v{k}", "int64", self.have[k]) for k in sorted(named & {*self.have})
+        ]
 
     def value(self, node: Node) -> Expr:
         """The expression of a node."""
@@ -206,7 +233,7 @@ def column_loops(nest: Nest, body: Sequence[Stmt], names: Sequence[str]) -> Stmt
     return only
 
 
-def accumulator(node: Reduce, terms: object) -> str:
+def accumulator(node: Reduce | Scan, terms: object) -> str:
     """The dtype to add up in: wider than float32 where many terms come in line."""
     few = isinstance(terms, int) and terms <= 64
     wide = node.kind == "sum" and node.dtype == "float32" and not few

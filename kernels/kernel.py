@@ -144,6 +144,22 @@ class If:
 
 
 @dataclass(frozen=True)
+class Turn:
+    """array[i * 64 + j] = element index + i + j * step of a buffer, for a block.
+
+    i goes up to 16 and to `high`, j up to 64 and to `wide`: what is left of the axes.
+    """
+
+    array: str
+    buffer: str
+    dtype: str
+    index: Affine
+    step: Affine
+    wide: Affine
+    high: Affine
+
+
+@dataclass(frozen=True)
 class WarpReduce:
     """Join a variable over a warp's 32 lanes, by a tree of shuffles; all get it."""
 
@@ -157,7 +173,9 @@ class Barrier:
     """All threads of the block wait for each other."""
 
 
-Stmt: TypeAlias = "Let | Var | Set | Array | Put | Loop | If | WarpReduce | Barrier"
+Stmt: TypeAlias = (
+    "Let | Var | Set | Array | Put | Loop | If | Turn | WarpReduce | Barrier"
+)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pirol.compiler import dims
 from pirol.compiler.dims import Dim, Shape, same_shape
 from pirol.compiler.ir import Graph, Op, Value
 from pirol.kernels import affine
-from pirol.kernels.affine import Affine, Refine, constant
+from pirol.kernels.affine import Affine, Data, Refine, constant
 from pirol.kernels.merge import merge_axes
 from pirol.kernels.nest import (
     Axis,
@@ -25,13 +25,20 @@ from pirol.kernels.nest import (
     Node,
     Reduce,
     Scalar,
+    Scan,
     Store,
 )
 from pirol.prim import PRIMS
 from pirol.prim.prim import ELEMENTWISE
 from pirol.prim.reduce import lowest
 
-REDUCTIONS = {"reduce_sum": "sum", "reduce_max": "max", "reduce_min": "min"}
+REDUCTIONS = {
+    "reduce_sum": "sum",
+    "reduce_prod": "prod",
+    "reduce_max": "max",
+    "reduce_min": "min",
+}
+WINDOWS = {"window_sum": "sum", "window_max": "max"}
 MAX_NODES = 600  # a nest larger than this takes gcc too long
 
 
@@ -92,10 +99,13 @@ def _reduced(op: Op) -> _Domain | None:
     if op.name in REDUCTIONS:
         full, columns = op.operands[0].shape, tuple(op.attrs["axes"])
         return _Domain(op.result.shape, full, columns)
-    if op.name == "window_max":
+    if op.name in WINDOWS:
         rows, window = op.results[0].shape, tuple(op.attrs["window"])
         columns = tuple(range(len(rows), len(rows) + len(window)))
         return _Domain(rows, rows + window, columns)
+    if op.name == "cumsum":
+        full, axis = op.result.shape, op.attrs["axis"]
+        return _Domain((*full[:axis], *full[axis + 1 :]), full, (axis,))
     return None
 
 
@@ -152,10 +162,10 @@ class _Lowering:
         )
 
     def store(self, output: int, value: Value) -> Store:
-        for index, shape in (
-            (self.rows, self.domain.rows),
-            (self.full, self.domain.full),
-        ):
+        places = [(self.rows, self.domain.rows), (self.full, self.domain.full)]
+        if same_shape(value.shape, self.domain.full):
+            places.reverse()  # both fit where a size is 0
+        for index, shape in places:
             if dims.equal(value.type.size, dims.product(shape)) is True:
                 at = affine.reshape(index, shape, value.shape, self.extents)
                 return Store(output, affine.linear(at, value.shape), self.at(value, at))
@@ -224,12 +234,16 @@ class _Lowering:
                 return self.at(op.operands[0], places, guard)
             case "reverse":
                 return self.at(op.operands[0], _mirrored(op, index), guard)
+            case "gather":
+                return self.gather(op, index, guard)
             case "pad":
                 return self.pad(op, index, guard)
             case "concat":
                 return self.concat(op, index, guard)
-            case "window_max":
+            case "window_max" | "window_sum":
                 return self.window(op, value, index, guard)
+            case "cumsum":
+                return self.scan(op, index, guard)
             case name if name in REDUCTIONS:
                 return self.reduction(op, index, guard)
         raise _No("no kernel", f"{op.name} has no loop form")
@@ -244,13 +258,38 @@ class _Lowering:
         arg = self.at(op.operands[0], self.full, guard)
         return self.node(Reduce(REDUCTIONS[op.name], (arg,), op.result.dtype))
 
+    def scan(self, op: Op, index: tuple[Affine, ...], guard: int | None) -> int:
+        if index != self.full:
+            raise _No("domains differ", f"{op.title} is read at other places")
+        arg = self.at(op.operands[0], self.full, guard)
+        return self.node(Scan("sum", (arg,), op.result.dtype))
+
+    def gather(self, op: Op, index: tuple[Affine, ...], guard: int | None) -> int:
+        source, *indices = op.operands
+        at: list[Affine] = []
+        conditions: list[int] = []
+        for k, size in zip(op.attrs["dims"], source.shape):
+            if k >= 0:
+                at.append(index[k])
+                continue
+            place = self.at(indices.pop(0), index, guard)
+            last = self.const(dims.sub(size, 1), "int64")
+            place = self.scalar("min", "int64", place, last)
+            place = self.scalar("max", "int64", place, self.const(0, "int64"))
+            at.append(Affine(((Data(place, size), 1),)))
+            if not (isinstance(size, int) and size > 0):
+                ends = self.const(size, "int64"), self.const(0, "int64")
+                conditions.append(self.scalar("gt", "bool", *ends))
+        return self.at(source, at, self.all_of(guard, conditions))
+
     def inside(self, value: Affine, low: Dim, high: Dim) -> list[int]:
         """Conditions for low <= value < high; those sure to hold are left out."""
         found = []
-        if not _at_least(value, low):
+        above, below = affine.within(value, low, high, self.extents)
+        if not above:
             ends = self.node(Index(value)), self.const(low, "int64")
             found.append(self.scalar("ge", "bool", *ends))
-        if not _below(value, high, self.extents):
+        if not below:
             ends = self.node(Index(value)), self.const(high, "int64")
             found.append(self.scalar("lt", "bool", *ends))
         return found
@@ -316,14 +355,15 @@ class _Lowering:
             at.append(place)
         item = self.at(source, at, self.all_of(guard, conditions))
         here = self.all_of(None, conditions)
-        if value is op.results[1]:
+        if value is not op.results[0]:
             flat = self.node(Index(affine.linear(at, source.shape)))
             valid = self.const(True, "bool") if here is None else here
             return self.node(Reduce("argmax", (item, flat, valid), "int64"))
-        if here is not None:
+        kind = WINDOWS[op.name]
+        if here is not None and kind == "max":
             low = self.const(lowest(source.dtype), source.dtype)
             item = self.scalar("select", source.dtype, here, item, low)
-        return self.node(Reduce("max", (item,), source.dtype))
+        return self.node(Reduce(kind, (item,), source.dtype))
 
 
 def _narrow(op: Op, index: tuple[Affine, ...]) -> list[Affine]:
@@ -343,21 +383,3 @@ def _mirrored(op: Op, index: tuple[Affine, ...]) -> list[Affine]:
         else i
         for k, i in enumerate(index)
     ]
-
-
-def _at_least(value: Affine, low: Dim) -> bool:
-    positive = all(isinstance(c, int) and c >= 0 for _, c in value.terms)
-    gap = dims.sub(value.const, low)
-    return positive and (
-        gap >= 0 if isinstance(gap, int) else gap.is_nonnegative is True
-    )
-
-
-def _below(value: Affine, high: Dim, extents: affine.Extents) -> bool:
-    largest: Dim = value.const
-    for atom, coefficient in value.terms:
-        if not isinstance(atom, str):
-            return False
-        largest = dims.add(largest, dims.mul(coefficient, dims.sub(extents[atom], 1)))
-    gap = dims.sub(high, largest)
-    return isinstance(gap, int) and gap > 0

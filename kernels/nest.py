@@ -68,7 +68,7 @@ class Scalar:
 
 @dataclass(frozen=True)
 class Reduce:
-    """Over all column axes. kind: sum, max, min, or argmax.
+    """Over all column axes. kind: sum, prod, max, min, or argmax.
 
     argmax takes (value, position, valid) and gives the position of the first
     largest value (the first NaN wins), -1 where none is valid.
@@ -79,7 +79,16 @@ class Reduce:
     dtype: str
 
 
-Node: TypeAlias = Load | Const | Index | Scalar | Reduce
+@dataclass(frozen=True)
+class Scan:
+    """At each element, the reduction of the columns up to and with it. kind: sum."""
+
+    kind: str
+    args: tuple[int, ...]
+    dtype: str
+
+
+Node: TypeAlias = Load | Const | Index | Scalar | Reduce | Scan
 
 
 @dataclass(frozen=True)
@@ -113,9 +122,9 @@ class Nest:
         return tuple(a for a in self.axes if a.column)
 
     @property
-    def has_argmax(self) -> bool:
-        """Whether a reduction is argmax, which keeps two accumulators in step."""
-        return any(isinstance(n, Reduce) and n.kind == "argmax" for n in self.nodes)
+    def in_order(self) -> bool:
+        """Whether the columns are walked one by one: for an argmax or a scan."""
+        return any(isinstance(n, Scan) or _is_argmax(n) for n in self.nodes)
 
     @cached_property
     def per_element(self) -> tuple[bool, ...]:
@@ -124,25 +133,50 @@ class Nest:
         found: list[bool] = []
         for node in self.nodes:
             match node:
-                case Load(_, index, guard, _):
-                    flag = bool(index.axes() & columns)
-                    found.append(flag or (guard is not None and found[guard]))
-                case Index(value):
-                    found.append(bool(value.axes() & columns))
-                case Scalar(_, args, _):
-                    found.append(any(found[a] for a in args))
-                case _:
+                case Const() | Reduce():
                     found.append(False)
+                case Scan():
+                    found.append(True)
+                case _:
+                    own = bool(_axes(node) & columns)
+                    found.append(own or any(found[a] for a in self.arguments(node)))
         return tuple(found)
 
     def arguments(self, node: Node) -> tuple[int, ...]:
         """The nodes that a node reads."""
         match node:
             case Load(_, _, guard, _):
-                return () if guard is None else (guard,)
-            case Scalar(_, args, _) | Reduce(_, args, _):
+                guards = () if guard is None else (guard,)
+                return (*sorted(data_of(node)), *guards)
+            case Index():
+                return tuple(sorted(data_of(node)))
+            case Scalar(_, args, _) | Reduce(_, args, _) | Scan(_, args, _):
                 return args
         return ()
+
+
+def _is_argmax(node: Node) -> bool:
+    return isinstance(node, Reduce) and node.kind == "argmax"
+
+
+def data_of(node: Node) -> set[int]:
+    """The nodes whose values are part of a node's own index."""
+    match node:
+        case Load(_, index, _, _):
+            return index.data()
+        case Index(value):
+            return value.data()
+    return set()
+
+
+def _axes(node: Node) -> set[str]:
+    """The axes that a node's own index depends on."""
+    match node:
+        case Load(_, index, _, _):
+            return index.axes()
+        case Index(value):
+            return value.axes()
+    return set()
 
 
 def interpret_nest(
@@ -155,6 +189,7 @@ def interpret_nest(
     with np.errstate(all="ignore"):
         for node in nest.nodes:
             run.values.append(run.node(node))
+            run.places[f"v{len(run.values) - 1}"] = run.values[-1]
     return [run.stored(k) for k in range(len(nest.outputs))]
 
 
@@ -168,6 +203,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.values: list[Any] = []
+        self.places = dict(self.grid)
         self.columns = tuple(k for k, a in enumerate(self.nest.axes) if a.column)
 
     def spread(self, value: Any) -> Any:
@@ -183,19 +219,34 @@ class _Run:
                     number = dims.evaluate(value, self.symbols)
                 return np.asarray(number).astype(DTYPES[dtype][1])
             case Index(value):
-                return np.asarray(evaluate(value, self.grid, self.symbols), np.int64)
+                return np.asarray(evaluate(value, self.places, self.symbols), np.int64)
             case Scalar(prim, args, dtype):
                 given = [self.values[a] for a in args]
                 attrs = {"dtype": dtype} if prim == "cast" else {}
                 return np.asarray(PRIMS[prim].numpy(*given, **attrs))
+            case Scan(_, args, dtype):
+                return self.scan(self.spread(self.values[args[0]]), dtype)
             case Reduce(kind, args, dtype):
                 return self.reduce(
                     kind, [self.spread(self.values[a]) for a in args], dtype
                 )
 
+    def terms(self) -> int:
+        """How many elements a row has."""
+        return int(np.prod([self.sizes[k] for k in self.columns]))
+
+    def scan(self, value: Any, dtype: str) -> Any:
+        order = [k for k in range(len(self.sizes)) if k not in self.columns]
+        moved = np.transpose(value, [*order, *self.columns])
+        flat = moved.reshape(*moved.shape[: len(order)], self.terms())
+        total = np.cumsum(flat, -1, dtype=value.dtype)
+        back = np.argsort([*order, *self.columns])
+        placed = np.transpose(total.reshape(moved.shape), back)
+        return np.asarray(placed, DTYPES[dtype][1])
+
     def load(self, buffer: int, index: Affine, guard: int | None) -> Any:
         source = self.inputs[buffer]
-        place = evaluate(index, self.grid, self.symbols)
+        place = evaluate(index, self.places, self.symbols)
         at, use = np.broadcast_arrays(
             place, True if guard is None else self.values[guard]
         )
@@ -214,6 +265,8 @@ class _Run:
         match kind:
             case "sum":
                 total = np.sum(value, axis=over, dtype=value.dtype)
+            case "prod":
+                total = np.prod(value, axis=over, dtype=value.dtype)
             case "max":
                 total = np.max(value, axis=over, initial=lowest(value.dtype))
             case _:
@@ -230,7 +283,7 @@ class _Run:
         written = np.zeros(flat.shape, bool)
         for store in self.nest.stores:
             if store.output == output:
-                place = evaluate(store.index, self.grid, self.symbols)
+                place = evaluate(store.index, self.places, self.symbols)
                 at, value = np.broadcast_arrays(place, self.values[store.node])
                 flat[at.reshape(-1)] = value.reshape(-1)
                 written[at.reshape(-1)] = True

@@ -16,8 +16,8 @@ import numpy as np
 
 from pirol.compiler import dims
 from pirol.compiler.dims import Dim
-from pirol.compiler.ir import DTYPES, FLOATS, SHORT, TensorType
-from pirol.kernels.affine import Affine, Quotient
+from pirol.compiler.ir import BITS, DTYPES, FLOATS, SHORT, TensorType
+from pirol.kernels.affine import Affine, Data, Quotient, Remainder
 from pirol.kernels.kernel import (
     Apply,
     Array,
@@ -35,6 +35,7 @@ from pirol.kernels.kernel import (
     Ref,
     Set,
     Stmt,
+    Turn,
     Var,
     WarpReduce,
 )
@@ -165,6 +166,10 @@ class _Renderer:
             case If(condition, body):
                 head = f"{pad}if ({self.expr(condition)}) {{"
                 return [head, *self.block(body, depth + 1), pad + "}"]
+            case Turn(array, buffer, dtype, index, step, wide, high):
+                source = f"{buffer} + {self.index(index)}"
+                given = ", ".join([array, source, *map(self.index, (step, wide, high))])
+                return [f"{pad}pr_turn_{BITS[dtype] // 8}({given});"]
             case WarpReduce():
                 return [pad + line for line in self.warp(stmt)]
             case Barrier():
@@ -212,8 +217,8 @@ class _Renderer:
             return []
         joined = ""
         for name, kind, dtype in loop.combine:
-            how = "+" if kind == "sum" else kind
-            how += f"_{SHORT[dtype]}" if kind != "sum" and dtype in FLOATS else ""
+            how = {"sum": "+", "prod": "*"}.get(kind, kind)
+            how += f"_{SHORT[dtype]}" if how == kind and dtype in FLOATS else ""
             joined += f" reduction({how}: {name})"
         return [f"#pragma omp simd{joined}"]
 
@@ -292,11 +297,15 @@ class _Renderer:
     def index(self, value: Affine) -> str:
         parts = []
         for atom, coefficient in value.terms:
-            if isinstance(atom, str):
-                name = atom
-            else:
-                sign = "/" if isinstance(atom, Quotient) else "%"
-                name = f"({self.operand(atom.of)} {sign} {self.dim(atom.by)})"
+            match atom:
+                case str():
+                    name = atom
+                case Data():
+                    name = atom.name
+                case Quotient(of, by):
+                    name = f"({self.operand(of)} / {self.dim(by)})"
+                case Remainder(of, by):
+                    name = f"({self.operand(of)} % {self.dim(by)})"
             parts.append(
                 name if coefficient == 1 else f"{name} * {self.dim(coefficient)}"
             )

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from pirol.compiler import dims
 from pirol.compiler.dims import to_text
-from pirol.kernels.affine import Affine, Quotient, Remainder
-from pirol.kernels.nest import Axis, Const, Index, Load, Nest, Node, Reduce
+from pirol.kernels.affine import Affine, Data, Quotient, Remainder
+from pirol.kernels.nest import Axis, Const, Index, Load, Nest, Node, Reduce, Scan
 
 
 def show(nest: Nest) -> str:
@@ -39,6 +39,8 @@ def _node(node: Node) -> str:
             return f"{value if plain else to_text(value)} as {dtype}"
         case Index(value):
             return index_text(value)
+        case Scan(kind, args, _):
+            return f"running {kind} {' '.join(f'v{a}' for a in args)}"
         case Reduce(kind, args, _):
             return f"{kind} {' '.join(f'v{a}' for a in args)}"
         case _:
@@ -50,7 +52,7 @@ def index_text(value: Affine) -> str:
     """An index expression as text."""
     parts = []
     for atom, coefficient in value.terms:
-        name = atom if isinstance(atom, str) else _divided(atom)
+        name = atom if isinstance(atom, str) else _named(atom)
         factor = to_text(coefficient)
         factor = f"({factor})" if "+" in factor else factor
         parts.append(name if coefficient == 1 else f"{factor}*{name}")
@@ -59,6 +61,8 @@ def index_text(value: Affine) -> str:
     return " + ".join(parts)
 
 
-def _divided(atom: Quotient | Remainder) -> str:
+def _named(atom: Quotient | Remainder | Data) -> str:
+    if isinstance(atom, Data):
+        return atom.name
     sign = "//" if isinstance(atom, Quotient) else "%"
     return f"(({index_text(atom.of)}) {sign} {to_text(atom.by)})"

@@ -35,6 +35,8 @@ def _once(graph: Graph) -> Graph:
     for op in graph.ops:
         op = _with_body(_renamed(op, replaced))
         b.line = op.line
+        if op.name == "check" and _constant_of(b, op.operands[0]) is True:
+            continue
         value = _simplified(b, op)
         if value is not None:
             replaced[op.result] = value

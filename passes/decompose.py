@@ -7,6 +7,7 @@ A composite becomes `call {callee, site}`; what no decomposition takes stays
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pirol.compiler import dims
@@ -14,6 +15,9 @@ from pirol.compiler.errors import ShapeError, Unsupported
 from pirol.compiler.ir import COMPUTED, Graph, Op, TensorType, Value
 from pirol.prim import Builder, Facts, Unify
 from pirol.prim.decomp import DECOMPOSITIONS, Decomposition, widened
+
+# Ops whose first operand is the shape of their only result.
+SHAPED = ("pd_op.uniform", "pd_op.gaussian", "pd_op.truncated_gaussian_random")
 
 
 def decompose(graph: Graph, facts: Facts) -> Graph:
@@ -31,6 +35,7 @@ class _Decomposer:
         self.b = Builder(facts)
         self.known = facts.substitution()
         self.env: dict[Value, Value] = {}
+        self.seen: dict[Any, Sequence[Value]] = {}  # opaque ops by what they compute
         users = graph.users()
         self.needed = set(graph.results) | {v for v, ops in users.items() if ops}
 
@@ -48,6 +53,9 @@ class _Decomposer:
         self.b.line = op.line
         rule = DECOMPOSITIONS.get(op.name)
         mark = len(self.b.ops)
+        if op.branches:
+            self.env.update(zip(op.results, self.control(op)))
+            return
         try:
             if rule is None:
                 raise Unsupported("Pirol has no decomposition of it")
@@ -97,14 +105,42 @@ class _Decomposer:
         kept = [v for v in found if v is not None]
         body = inner.graph("body", kept)
         attrs = {"callee": op.name, **_plain_attrs(op)}
+        attrs.pop("effect", None)
         call = self.b.op("call", outer, [v.type for v in kept], attrs, body)
         results = iter(call.results)
         return [None if v is None else next(results) for v in found]
 
+    def control(self, op: Op) -> Sequence[Value]:
+        """The op as it is: its branches are programs of their own."""
+        results = tuple(Value(r.type.with_symbols(self.known)) for r in op.results)
+        new = replace(op, operands=tuple(self.operands(op)), results=results)
+        return self.b.add_op(new).results
+
     def opaque(self, op: Op, why: str) -> Sequence[Value]:
         attrs = {"callee": op.name, "why": why, **_plain_attrs(op)}
+        operands = self.operands(op)
+        if "effect" in attrs:
+            types = self.declared(op, operands)
+            return self.b.op("opaque", operands, types, attrs).results
+        facts = sorted((k, repr(v)) for k, v in attrs.items() if k != "site")
+        key = (tuple(operands), tuple(facts))
+        if key not in self.seen:  # one result, and one size that depends on data
+            types = self.declared(op, operands)
+            self.seen[key] = self.b.op("opaque", operands, types, attrs).results
+        return self.seen[key]
+
+    def declared(self, op: Op, operands: Sequence[Value]) -> list[TensorType]:
+        """The results' types as Paddle says, or of the shape that an operand gives."""
         types = [r.type.with_symbols(self.known) for r in op.results]
-        return self.b.op("opaque", self.operands(op), types, attrs).results
+        if op.name not in SHAPED:
+            return types
+        first = nested(op, operands)[0]
+        parts = first if isinstance(first, list) else [first]
+        found = [self.b.known(v) for v in parts]
+        sizes = [size for part in found for size in part or ()]
+        if None in found or len(sizes) != types[0].rank:
+            return types
+        return [TensorType(tuple(sizes), types[0].dtype)]
 
 
 def _plain_attrs(op: Op) -> Mapping[str, Any]:

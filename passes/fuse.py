@@ -77,11 +77,17 @@ class _Fuser:
         self.producers = graph.producers()
         self.users = graph.users()
         self.results = set(graph.results)
-        self.of = {op: _Group([op], op.name in PRIMS) for op in graph.ops}
+        self.of = {op: _Group([op], _fusible(op)) for op in graph.ops}
         for op in graph.ops:
             for source in self.sources(op):
-                self.of[source].feeds.add(self.of[op])
-                self.of[op].needs.add(self.of[source])
+                self.link(source, op)
+        acting = [op for op in graph.ops if op.attrs.get("effect")]
+        for before, op in zip(acting, acting[1:]):
+            self.link(before, op)  # random draws keep their order
+
+    def link(self, first: Op, then: Op) -> None:
+        self.of[first].feeds.add(self.of[then])
+        self.of[then].needs.add(self.of[first])
 
     def sources(self, op: Op) -> list[Op]:
         return [self.producers[v] for v in op.operands if v in self.producers]
@@ -102,7 +108,7 @@ class _Fuser:
     def try_merge(self, a: _Group, b: _Group) -> tuple[str, str] | None:
         for group in (a, b):
             if not group.fusible:
-                return "library", f"{group.ops[0].title} is run by Paddle"
+                return _own_step(group.ops[0])
         if _reaches(a, b):
             return "cycle", "another step lies between them"
         ops = sorted(a.ops + b.ops, key=self.order.__getitem__)
@@ -164,6 +170,16 @@ class _Fuser:
             done.add(first)
             found.append(first)
         return found
+
+
+def _own_step(op: Op) -> tuple[str, str]:
+    if op.name in PRIMS:
+        return "effect", f"{op.name} is a step of its own"
+    return "library", f"{op.title} is run by Paddle"
+
+
+def _fusible(op: Op) -> bool:
+    return op.name in PRIMS and PRIMS[op.name].kind != "effect"
 
 
 def _isolated(body: Graph) -> Graph:

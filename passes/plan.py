@@ -57,7 +57,15 @@ class Write:
     input: int
 
 
-Step = Launch | Opaque | Bind | Write
+@dataclass(frozen=True)
+class Check:
+    """End the call with an error where a bool scalar is false."""
+
+    source: int
+    message: str
+
+
+Step = Launch | Opaque | Bind | Write | Check
 
 
 @dataclass(frozen=True)
@@ -107,6 +115,9 @@ class _Planner:
     def add(self, op: Op) -> None:
         if op.name == "group":
             self.group(op)
+        elif op.name == "check":
+            step = Check(self.ids[op.operands[0]], op.attrs["message"])
+            self.steps.append(step)
         else:
             self.opaque(op)
 
@@ -200,5 +211,5 @@ def _touched(step: Step) -> tuple[int, ...]:
             return (*inputs, *(n for n in outputs if n >= 0))
         case Bind(reads):
             return tuple(n for n, _, _ in reads)
-        case Write(source, _):
+        case Write(source, _) | Check(source, _):
             return (source,)

@@ -5,10 +5,27 @@ fast = pirol.to_static(layer, input_spec=[InputSpec([None, 768])])
 print(pirol.explain(fast))
 """
 
-from pirol.api import explain, to_static
+from pirol.api import (
+    cache_clear,
+    explain,
+    install,
+    load_inference_model,
+    to_static,
+    uninstall,
+)
 from pirol.compiler.errors import PirolError, StrictError
 from pirol.compiler.report import Report
 
 __version__ = "0.1.0"
 
-__all__ = ["PirolError", "Report", "StrictError", "explain", "to_static"]
+__all__ = [
+    "PirolError",
+    "Report",
+    "StrictError",
+    "cache_clear",
+    "explain",
+    "install",
+    "load_inference_model",
+    "to_static",
+    "uninstall",
+]

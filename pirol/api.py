@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from pirol.compiler import cache
 from pirol.compiler.errors import PirolError
 from pirol.compiler.report import Report
+
+Progress = Callable[[str, float], None]
 
 
 def to_static(
@@ -15,14 +19,15 @@ def to_static(
     input_spec: Sequence[Any] | None = None,
     full_graph: bool = True,
     strict: bool = False,
-    progress: Callable[[str, float], None] | None = None,
+    progress: Progress | None = None,
 ) -> Any:
     """Compile a function or Layer; usable as a decorator, with or without arguments.
 
     Args:
-        function: a function, or a paddle.nn.Layer (its forward is compiled in place).
+        function: a function, or a paddle.nn.Layer (its forward is compiled in place),
+            or what paddle.jit.load gave (all its methods are).
         input_spec: paddle.static.InputSpec per input; a None dim is dynamic, and one
-            compile serves all its sizes, 0 and 1 included.
+            compile serves all its sizes, 0 and 1 included. A loaded model has its own.
         full_graph: True captures by AST, False by SOT, as paddle.jit.to_static.
         strict: raise StrictError instead of letting Paddle run what Pirol cannot
             compile. PIROL_STRICT=1 sets it for all.
@@ -34,33 +39,111 @@ def to_static(
     """
     import paddle
 
-    from pirol.compiler.capture.seam import Options, connect
+    from pirol.compiler.capture.options import Options
+    from pirol.compiler.capture.quick import quicken
+    from pirol.compiler.capture.saved import compile_loaded, is_loaded
+    from pirol.compiler.capture.seam import connect
+    from pirol.compiler.capture.sot import own_code
 
     def compile_it(target: Any) -> Any:
         options = Options(strict=strict, progress=progress)
+        if is_loaded(target):
+            compile_loaded(target, options)
+            return target
         lacking = connect()
         if lacking:
             options.fall_back("everything", lacking)
-        return paddle.jit.to_static(
+        made = paddle.jit.to_static(
             target,
             input_spec=input_spec,
             build_strategy=options,
             backend=None,
             full_graph=full_graph,
         )
+        own_code(getattr(made, "forward", made))
+        quicken(getattr(made, "forward", made))
+        return made
 
     return compile_it if function is None else compile_it(function)
+
+
+def install() -> None:
+    """Let `paddle.jit.to_static` with backend="CINN" (its default), and a BuildStrategy
+    with build_cinn_pass=True, mean Pirol from here on. Repeated calls change nothing.
+
+    Raises:
+        PirolError: this Paddle lacks what Pirol needs.
+    """
+    from pirol.compiler.capture import install as seat
+
+    seat.install()
+
+
+def uninstall() -> None:
+    """Undo `install`. What was compiled meanwhile stays as it is."""
+    from pirol.compiler.capture import install as seat
+
+    seat.uninstall()
+
+
+def load_inference_model(
+    path: str | os.PathLike[str],
+    *,
+    strict: bool = False,
+    progress: Progress | None = None,
+) -> Any:
+    """Load and compile a model saved by paddle.jit.save or save_inference_model.
+
+    Args:
+        path: the path given when saving, without `.json` and `.pdiparams`.
+        strict: as for `to_static`.
+        progress: as for `to_static`.
+
+    Returns:
+        A Layer; its inputs may be given by position or by name, as tensors or NumPy
+        arrays. One output comes as itself, several as a list.
+
+    Raises:
+        ValueError: there is no such model.
+        PirolError: it was not saved as a PIR program.
+    """
+    from pirol.compiler.capture import saved
+    from pirol.compiler.capture.options import Options
+
+    options = Options(strict=strict, progress=progress)
+    return saved.load_inference_model(os.fspath(path), options)
+
+
+def cache_clear() -> int:
+    """Remove all kernels from the cache folder on disk; those in use stay in use.
+
+    Returns:
+        How many kernels were removed.
+
+    Raises:
+        OSError: the folder cannot be written.
+        PirolError: it is not the user's own.
+    """
+    return cache.clear()
 
 
 def explain(compiled: Any) -> Report:
     """What became of a compiled function or Layer so far; call it at least once first.
 
+    Args:
+        compiled: what `to_static`, `load_inference_model` or, after `install`,
+            `paddle.jit.to_static` returned.
+
+    Returns:
+        The report; printed, it is a summary.
+
     Raises:
-        PirolError: `compiled` does not come from `pirol.to_static`.
+        PirolError: `compiled` is something else.
     """
     function = getattr(compiled, "forward", compiled)
     kwargs = getattr(function, "_kwargs", {})
     report = getattr(kwargs.get("build_strategy"), "report", None)
+    report = getattr(compiled, "_pirol_report", report)
     if not isinstance(report, Report):
         raise PirolError(
             f"explain: got {type(compiled).__name__}, expected what pirol.to_static "

@@ -1,6 +1,6 @@
 """The primitive set: `PRIMS` by name; importing this package defines them all."""
 
-from pirol.prim import contract, elementwise, movement, reduce
+from pirol.prim import contract, elementwise, indexing, movement, reduce, window
 from pirol.prim.builder import Builder, Facts, Unify
 from pirol.prim.prim import PRIMS, Prim
 
@@ -12,6 +12,8 @@ __all__ = [
     "Unify",
     "contract",
     "elementwise",
+    "indexing",
     "movement",
     "reduce",
+    "window",
 ]

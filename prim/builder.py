@@ -10,14 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from pirol.compiler import dims
 from pirol.compiler.errors import Unsupported
-from pirol.compiler.ir import DTYPES, INTS, Graph, Guard, Op, TensorType, Value
+from pirol.compiler.ir import Graph, Guard, Op, TensorType, Value
+from pirol.prim.contents import LIMIT, Part, contents
 from pirol.prim.prim import ELEMENTWISE, PRIMS
 
-KNOWN_LIMIT = 64  # contents of shape tensors are tracked up to this many elements
+KNOWN_LIMIT = LIMIT
 
 
 class Unify(Exception):
@@ -43,6 +42,8 @@ class Facts:
         """Symbol -> Dim, for the facts that fix a symbol."""
         found: dict[str, Any] = {}
         for guard in self.guards:
+            if guard.kind != "eq":
+                continue
             a, b = (dims.substitute(d, found) for d in (guard.a, guard.b))
             pair = _solved(a, b)
             if pair is not None:
@@ -89,6 +90,7 @@ class Builder:
         self.inputs: list[Value] = []
         self.ops: list[Op] = []
         self.producers: dict[Value, Op] = {}
+        self.contents: dict[Value, list[Any] | None] = {}
 
     def input(self, kind: TensorType) -> Value:
         """A new input of the graph."""
@@ -198,6 +200,20 @@ class Builder:
             raise Unsupported(f"{what}: dims {got} are not equal")
         self.assume(guard)
 
+    def require_at_least(self, a: Any, b: Any, what: str) -> None:
+        """Dims of which a must be >= b; assumes it where the first call's sizes do."""
+        gap = dims.sub(a, b)
+        if gap >= 0 if isinstance(gap, int) else gap.is_nonnegative:
+            return
+        try:
+            holds = dims.evaluate(gap, self.facts.hints) >= 0
+        except KeyError:
+            holds = False
+        if not holds:
+            got = f"{dims.to_text(a)} is below {dims.to_text(b)}"
+            raise Unsupported(f"{what}: {got}, or may be")
+        self.assume(Guard("ge", a, b))
+
     def broadcast_to(self, value: Value, shape: dims.Shape) -> Value:
         """The value in a shape that its own, aligned at the end, broadcasts to."""
         if dims.same_shape(value.shape, shape):
@@ -206,8 +222,29 @@ class Builder:
         if source is not None and source.name == "const":
             return self.one("const", **{**source.attrs, "shape": shape})
         lead = len(shape) - len(value.shape)
+        value = self.relabelled(value, shape[lead:])
         at = tuple(range(lead, len(shape)))
         return self.one("broadcast", value, shape=shape, dims=at)
+
+    def relabelled(self, value: Value, shape: dims.Shape) -> Value:
+        """The value with dims that a guard holds equal to those wanted (or to 1) so
+        written: a guard on min(n, 1) says nothing of n that could be put in for it."""
+        pairs = zip(value.shape, shape)
+        sizes = tuple(self._label(have, size) for have, size in pairs)
+        if dims.same_shape(sizes, value.shape):
+            return value
+        rank = len(sizes)
+        attrs = {"starts": (0,) * rank, "sizes": sizes, "steps": (1,) * rank}
+        return self.one("slice", value, **attrs)
+
+    def _label(self, have: Any, wanted: Any) -> Any:
+        if dims.equal(have, wanted) is True or dims.equal(have, 1) is True:
+            return have
+        for size in (wanted, 1):
+            pair = {Guard("eq", have, size), Guard("eq", size, have)}
+            if not pair.isdisjoint(self.facts.guards):
+                return size
+        return have
 
     def dim(self, size: Any, shape: dims.Shape = ()) -> Value:
         """A dim's value as an int64 constant."""
@@ -220,62 +257,24 @@ class Builder:
         items = [self.dim(s, (1,)) for s in sizes]
         return items[0] if len(items) == 1 else self.one("concat", *items, axis=0)
 
+    def check(self, ok: Value, message: str) -> None:
+        """Leave the call to Paddle where an element of a bool tensor is false."""
+        if ok.type.rank:
+            ok = self.one("reduce_min", ok, axes=tuple(range(ok.type.rank)))
+        where = f" ({self.line})" if self.line else ""
+        self.emit("check", [ok], {"message": message + where})
+
     def known(self, value: Value) -> list[Any] | None:
         """The contents (Dims or numbers, row-major) where they are known, else None."""
-        size = value.type.size
-        if not isinstance(size, int) or size > KNOWN_LIMIT:
-            return None
-        op = self.producers.get(value)
-        if op is None:
-            return self.known_input(value)
-        return _contents(op, size, self.known)
+        found = self._contents(value)
+        parts = found is not None and any(isinstance(item, Part) for item in found)
+        return None if parts else found
 
-
-def _contents(
-    op: Op, size: int, known: Callable[[Value], list[Any] | None]
-) -> list[Any] | None:
-    if op.name == "const":
-        return [op.attrs["value"]] * size
-    parts = [known(v) for v in op.operands]
-    given = [p for p in parts if p is not None]
-    if len(given) < len(parts):
-        return None
-    if op.body is not None:
-        return _body_contents(op.body, given)
-    match op.name:
-        case "reshape":
-            return given[0]
-        case "concat" if op.result.type.rank == 1:
-            return [item for part in given for item in part]
-        case "slice" if op.result.type.rank == 1:
-            (start,), (step,) = op.attrs["starts"], op.attrs["steps"]
-            return given[0][start : start + size * step : step]
-        case "broadcast" if len(given[0]) == 1:
-            return given[0] * size
-        case "cast":
-            return _cast_contents(given[0], op.result.dtype)
-        case "add" | "sub" | "mul" | "max" | "min" if op.result.dtype in INTS:
-            return [_arithmetic(op.name, x, y) for x, y in zip(*given)]
-    return None
-
-
-def _body_contents(body: Graph, given: list[list[Any]]) -> list[Any] | None:
-    env: dict[Value, list[Any] | None] = dict(zip(body.inputs, given))
-    for op in body.ops:
-        size = op.results[0].type.size
-        small = len(op.results) == 1 and isinstance(size, int) and size <= KNOWN_LIMIT
-        found = _contents(op, size, env.get) if small else None
-        env.update(dict.fromkeys(op.results, found))
-    return env[body.outputs[0]] if len(body.outputs) == 1 else None
-
-
-def _arithmetic(name: str, x: Any, y: Any) -> Any:
-    rule = {"max": dims.maximum, "min": dims.minimum}
-    return (rule.get(name) or getattr(dims, name))(x, y)
-
-
-def _cast_contents(items: list[Any], dtype: str) -> list[Any] | None:
-    symbolic = any(not isinstance(i, (int, float, bool)) for i in items)
-    if symbolic:
-        return items if dtype in ("int32", "int64") else None
-    return list(np.array(items).astype(DTYPES[dtype][1]).tolist())
+    def _contents(self, value: Value) -> list[Any] | None:
+        if value not in self.contents:
+            op = self.producers.get(value)
+            if op is not None:
+                self.contents[value] = contents(op, value, self._contents)
+            else:
+                self.contents[value] = self.known_input(value)
+        return self.contents[value]

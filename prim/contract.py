@@ -11,7 +11,7 @@ import numpy as np
 from pirol.compiler.dims import equal
 from pirol.compiler.ir import FLOATS, INTS, TensorType
 from pirol.prim.prim import Attrs, Prim, define, require
-from pirol.prim.reduce import window_extent, window_offsets
+from pirol.prim.window import window_extent, window_offsets
 
 Types = Sequence[TensorType]
 

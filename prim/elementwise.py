@@ -1,6 +1,7 @@
 """Elementwise primitives: arithmetic, elementary functions, compare, select, cast.
 
-All operands have one shape; the Builder inserts the broadcasts. Integers wrap.
+All operands have one shape; the Builder inserts the broadcasts. Integers wrap, and
+idiv and rem by 0 are 0, as in NumPy.
 """
 
 from __future__ import annotations
@@ -135,6 +136,14 @@ _unary(
     FLOATS,
     12,
 )
+_unary(  # one primitive: by parts, its gradient would be 0 * inf far below 0
+    "sigmoid",
+    _typed(lambda x: 1 / (1 + np.exp(-x))),
+    {"float": "(({c})1 / (({c})1 + exp{f}(-{0})))"},
+    lambda b, ct, x, y: b.mul(ct, b.mul(y, b.sub(1.0, y))),
+    FLOATS,
+    14,
+)
 _unary(
     "erf",
     _typed(np.vectorize(math.erf, otypes=[np.float64])),
@@ -143,8 +152,42 @@ _unary(
     FLOATS,
     12,
 )
-_unary("floor", np.floor, _libm("floor"), lambda b, ct, x, y: b.mul(ct, 0.0), FLOATS)
-_unary("not", np.logical_not, {"bool": "(!{0})"}, None, ("bool",))
+_unary(
+    "log1p",
+    np.log1p,
+    _libm("log1p"),
+    lambda b, ct, x, y: b.div(ct, b.add(x, 1.0)),
+    FLOATS,
+    12,
+)
+_unary(
+    "expm1",
+    np.expm1,
+    _libm("expm1"),
+    lambda b, ct, x, y: b.mul(ct, b.add(y, 1.0)),
+    FLOATS,
+    12,
+)
+_unary("sin", np.sin, _libm("sin"), lambda b, ct, x, y: b.mul(ct, b.cos(x)), FLOATS, 12)
+_unary(
+    "cos",
+    np.cos,
+    _libm("cos"),
+    lambda b, ct, x, y: b.neg(b.mul(ct, b.sin(x))),
+    FLOATS,
+    12,
+)
+
+
+def _rounding(name: str, fn: Any, c: str) -> None:
+    _unary(name, fn, _libm(c), lambda b, ct, x, y: b.mul(ct, 0.0), FLOATS)
+
+
+_rounding("floor", np.floor, "floor")
+_rounding("ceil", np.ceil, "ceil")
+_rounding("round", np.rint, "rint")  # half to even
+_rounding("trunc", np.trunc, "trunc")
+_unary("not", np.invert, {"bool": "(!{0})", "int": "(~{0})"}, None, (*INTS, "bool"))
 
 _binary(
     "add",
@@ -189,8 +232,49 @@ _binary(
     _ties,
     ALL,
 )
+
+
+def _pow_vjp(b: Any, ct: Any, x: Any, y: Any, out: Any) -> Sequence[Any]:
+    """0 for x where y is 0, and for y where the power is 0: no 0 * inf."""
+    zero = zeros_like(b, ct)
+    slope = b.mul(y, b.pow(x, b.sub(y, 1.0)))
+    of_x = b.select(b.eq(y, 0.0), zero, b.mul(ct, slope))
+    of_y = b.select(b.eq(out, 0.0), zero, b.mul(ct, b.mul(out, b.log(x))))
+    return of_x, of_y
+
+
+_binary("pow", np.power, {"float": "pow{f}({0}, {1})"}, _pow_vjp, FLOATS, 20)
+_binary(
+    "fmod",
+    np.fmod,
+    {"float": "pr_fmod_{t}({0}, {1})"},
+    lambda b, ct, x, y, out: (ct, b.neg(b.mul(ct, b.trunc(b.div(x, y))))),
+    FLOATS,
+    20,
+)
+
+
+def _whole(fn: Any) -> Any:
+    def run(x: Any, y: Any) -> Any:
+        with np.errstate(divide="ignore", over="ignore"):
+            return fn(x, y)
+
+    return run
+
+
+# Rounded down; the remainder has the divisor's sign.
+_binary(
+    "idiv",
+    _whole(np.floor_divide),
+    {"int": "pr_idiv_{t}({0}, {1})"},
+    None,
+    INTS,
+    6,
+)
+_binary("rem", _whole(np.remainder), {"int": "pr_rem_{t}({0}, {1})"}, None, INTS, 6)
 _binary("and", np.bitwise_and, {"any": "({0} & {1})"}, None, (*INTS, "bool"))
 _binary("or", np.bitwise_or, {"any": "({0} | {1})"}, None, (*INTS, "bool"))
+_binary("xor", np.bitwise_xor, {"any": "({0} ^ {1})"}, None, (*INTS, "bool"))
 
 _compare("eq", np.equal, "==")
 _compare("ne", np.not_equal, "!=")

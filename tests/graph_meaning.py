@@ -21,7 +21,8 @@ WHOLE = ("int64", "int32")
 
 # Rounding errors allowed, in units in the last place. Arithmetic is correctly rounded
 # (0.5) and elementary functions are within 4; one more is for this file's own doubt.
-INEXACT = ("exp", "log", "tanh", "erf")
+INEXACT = ("exp", "log", "tanh", "erf", "log1p", "expm1", "sin", "cos", "pow")
+INEXACT += ("sigmoid",)
 ULPS = dict.fromkeys(INEXACT, 5.0) | {"rsqrt": 2.0}
 # Terms that a float32 sum may add up one by one before a wider total takes them; the
 # error is then at most so many half ulps of sum(|x|).
@@ -124,13 +125,30 @@ def _smaller(a: Array, b: Array) -> Array:
     return np.where((a < b) | (a != a), a, b)
 
 
+def _divided(x: Array, y: Array) -> tuple[Array, Array]:
+    """Quotients rounded down and their remainders, in Python's own integers."""
+    pairs = [divmod(int(a), int(b)) if b else (0, 0) for a, b in zip(x.flat, y.flat)]
+    both = [np.array([p[k] for p in pairs], object) for k in (0, 1)]
+    size = 8 * x.dtype.itemsize
+    wrapped = [(b + 2 ** (size - 1)) % 2**size - 2 ** (size - 1) for b in both]
+    quotient, rest = (w.astype(x.dtype).reshape(x.shape) for w in wrapped)
+    return quotient, rest
+
+
 EXACT: dict[str, Callable[..., Any]] = {
     "neg": lambda x: -x,
     "abs": lambda x: np.where(x < 0, -x, x) if x.dtype.kind == "i" else np.fabs(x),
     "sqrt": np.sqrt,
     "rsqrt": lambda x: np.ones((), x.dtype) / np.sqrt(x),
     "floor": np.floor,
-    "not": lambda x: x ^ True,
+    "ceil": np.ceil,
+    "round": np.rint,
+    "trunc": np.trunc,
+    "fmod": np.fmod,
+    "not": lambda x: ~x,
+    "idiv": lambda x, y: _divided(x, y)[0],
+    "rem": lambda x, y: _divided(x, y)[1],
+    "xor": lambda x, y: x ^ y,
     "add": lambda x, y: x + y,
     "sub": lambda x, y: x - y,
     "mul": lambda x, y: x * y,
@@ -148,7 +166,14 @@ EXACT: dict[str, Callable[..., Any]] = {
     "select": lambda c, x, y: np.choose(c.astype(np.intp), [y, x]),
 }
 COMPARES = ("eq", "ne", "lt", "le", "gt", "ge")
-UNSTABLE = (*COMPARES, "floor")  # a small error of an operand changes the result
+UNSTABLE = (
+    *COMPARES,
+    "floor",
+    "ceil",
+    "round",
+    "trunc",
+    "fmod",
+)  # a small error of an operand changes the result
 
 
 def _positive_only(x: Array, e: Array) -> Any:
@@ -168,6 +193,16 @@ def _div(x: Array, y: Array, e: Array, f: Array) -> tuple[Array, Array, Any]:
     return x / y, (e + np.abs(x / y) * f) / (np.abs(y) - f), doubt
 
 
+def _pow(x: Array, y: Array, e: Array, f: Array) -> tuple[Array, Array, Any]:
+    """By logarithms; what is not sure to be of a positive base is free."""
+    value = np.power(x, y)
+    still = (e == 0) & (f == 0)
+    edge = (x <= e) | np.isinf(x) | np.isinf(y)
+    moved = (np.abs(y) + f) * -np.log1p(-e / x) + np.abs(np.log(x)) * f
+    bound = np.where(still, 0, np.abs(value) * np.expm1(moved))
+    return value, bound, edge & ~still
+
+
 def _erf(x: Array) -> Array:
     return np.array([math.erf(v) for v in x.reshape(-1)], Wide).reshape(x.shape)
 
@@ -182,6 +217,12 @@ SPREAD: dict[str, Callable[..., tuple[Array, Array, Any]]] = {
     "log": lambda x, e: (np.log(x), -np.log1p(-e / x), _positive_only(x, e)),
     "tanh": lambda x, e: (np.tanh(x), e, False),
     "erf": lambda x, e: (_erf(x), e * Wide(1.13), False),
+    "sigmoid": lambda x, e: (1 / (1 + np.exp(-x)), e / 4, False),
+    "log1p": lambda x, e: (np.log1p(x), -np.log1p(-e / (1 + x)), np.abs(1 + x) <= e),
+    "expm1": lambda x, e: (np.expm1(x), np.exp(x) * np.expm1(e), False),
+    "sin": lambda x, e: (np.sin(x), np.minimum(e, 2), False),
+    "cos": lambda x, e: (np.cos(x), np.minimum(e, 2), False),
+    "pow": _pow,
     "add": lambda x, y, e, f: (x + y, e + f, False),
     "sub": lambda x, y, e, f: (x - y, e + f, False),
     "mul": _mul,
@@ -212,6 +253,8 @@ def elementwise(name: str, args: Sequence[Expected]) -> Expected:
             doubt = doubt | np.isinf(free)
         if pole:  # 1 / 0 is inf or -inf
             doubt = doubt | (pairs[-1][0] == 0)
+        if name == "pow" and not args[0].signed:
+            doubt = doubt | (pairs[0][0] == 0)
         ulps = ULPS.get(name, 1.0)
         return _settled(value, bound + ulps * _ulp(value, bound, out), doubt, out)
 
@@ -283,8 +326,8 @@ def _pad(
 def reduced(name: str, x: Expected, axes: Sequence[int]) -> Expected:
     """What a reduction gives."""
     at = tuple(axes)
-    if name == "reduce_sum":
-        return _total(x, at)
+    if name in ("reduce_sum", "reduce_prod"):
+        return (_total if name == "reduce_sum" else _product)(x, at)
     join = _larger if name == "reduce_max" else _smaller
     value = _folded(x.value, at, join, _bound_of(x.value.dtype, name == "reduce_max"))
     kept = x.dtype not in FLOATS or not at
@@ -317,6 +360,28 @@ def _folded(x: Array, axes: tuple[int, ...], join: Any, start: Any) -> Array:
     return np.asarray(total[..., 0], x.dtype)
 
 
+def _product(x: Expected, axes: tuple[int, ...]) -> Expected:
+    if x.dtype not in FLOATS:
+        with np.errstate(all="ignore"):
+            one = dtype_of(x.dtype).type(1)
+            return Expected(x.dtype, _folded(x.value, axes, np.multiply, one))
+    value, bound = x.wide()
+    if not axes:
+        return Expected(x.dtype, value, bound, signed=False)
+    info = np.finfo(dtype_of(x.dtype))
+    terms = math.prod(x.value.shape[k] for k in axes)
+    with np.errstate(all="ignore"):
+        total = np.asarray(value.prod(axis=axes))
+        size = np.abs(value)
+        # In another order a part of the product may leave the dtype's range.
+        least = np.where(size > 0, np.minimum(size - bound, 1), 1).prod(axis=axes)
+        most = np.where(np.isinf(size), 1, np.maximum(size + bound, 1)).prod(axis=axes)
+        doubt = (least < info.tiny * 2) | (most > info.max / 2)
+        doubt |= np.isinf(bound).any(axis=axes)
+        error = (size + bound).prod(axis=axes) * Wide(1 + info.eps) ** terms
+        return _settled(total, error - np.abs(total), doubt, x.dtype)
+
+
 def _total(x: Expected, axes: tuple[int, ...]) -> Expected:
     if x.dtype not in FLOATS:
         kind = dtype_of(x.dtype)
@@ -339,6 +404,43 @@ def _total(x: Expected, axes: tuple[int, ...]) -> Expected:
         return _settled(total, np.asarray(error), doubt, x.dtype)
 
 
+def running(x: Expected, axis: int) -> Expected:
+    """What cumsum gives: each element the sum of those up to it, taken one by one."""
+    count = x.value.shape[axis]
+    before = np.tril(np.ones((count, count), bool))  # [to, from]
+
+    def spread(a: Array, _: Any) -> Array:
+        rows = np.moveaxis(a, axis, -1)[..., None, :]
+        return np.asarray(np.where(before, rows, a.dtype.type(0)))
+
+    total = _total(moved(x, spread), (x.value.ndim,))
+    return moved(total, lambda a, _: np.moveaxis(a, -1, axis))
+
+
+def window_total(x: Expected, shape: Sequence[int], **at: Any) -> Expected:
+    """What window_sum gives."""
+    taps = list(np.ndindex(*at["window"]))
+
+    def spread(a: Array, _: Any) -> Array:
+        out = np.zeros((*shape, len(taps)), a.dtype)
+        for to in np.ndindex(*shape):
+            for k, tap in enumerate(taps):
+                place = _place_of(to, tap, **at)
+                if all(0 <= p < n for p, n in zip(place, a.shape)):
+                    out[(*to, k)] = a[place]
+        return out
+
+    return _total(moved(x, spread), (len(shape),))
+
+
+def _place_of(
+    to: Sequence[int], tap: Sequence[int], *, window: Any, strides: Any, padding: Any,
+    dilation: Any,
+) -> tuple[int, ...]:  # fmt: skip
+    each = zip(to, tap, strides, padding, dilation)
+    return tuple(a * s - p[0] + t * d for a, t, s, p, d in each)
+
+
 def windowed(
     x: Array, window: Any, strides: Any, padding: Any, dilation: Any
 ) -> tuple[Array, Array]:
@@ -352,10 +454,10 @@ def windowed(
     index = np.full(shape, -1, np.int64)
     for at in np.ndindex(*shape):
         for tap in np.ndindex(*window):
-            place = tuple(
-                a * s - p[0] + t * d
-                for a, s, p, t, d in zip(at, strides, padding, tap, dilation)
-            )
+            place = _place_of(
+                at, tap, window=window, strides=strides, padding=padding,
+                dilation=dilation,
+            )  # fmt: skip
             if not all(0 <= p < n for p, n in zip(place, x.shape)):
                 continue
             new, old = x[place], best[at]

@@ -24,6 +24,8 @@ from graph_meaning import (
     elementwise,
     moved,
     reduced,
+    running,
+    window_total,
     windowed,
 )
 
@@ -284,29 +286,75 @@ class Sketch:
         return self._item(value, sizes, all(i.exact for i in items), run)
 
     def reduce(self, name: str, x: Item, axes: Sequence[int]) -> Item:
-        """reduce_sum, reduce_max or reduce_min; the axes are dropped."""
+        """A reduction by its name; the axes are dropped."""
         value = getattr(self.b, name)(x.value, axes=tuple(axes))
         sizes = [s for k, s in enumerate(x.sizes) if k not in axes]
-        exact = x.exact and not (name == "reduce_sum" and x.dtype in FLOATS)
+        rounded = name in ("reduce_sum", "reduce_prod") and x.dtype in FLOATS
+        exact = x.exact and not rounded
         return self._item(
             value, sizes, exact, lambda env: reduced(name, x.at(env), axes)
         )
+
+    def reverse(self, x: Item, axes: Sequence[int]) -> Item:
+        """The axes counted from their ends."""
+        value = self.b.reverse(x.value, axes=tuple(axes))
+
+        def turn(a: Array, _: Any) -> Array:
+            for k in axes:
+                a = np.take(a, np.arange(a.shape[k])[::-1], axis=k)
+            return a
+
+        return self._item(value, x.sizes, x.exact, lambda env: moved(x.at(env), turn))
+
+    def gather(
+        self, x: Item, indices: Sequence[Item], sizes: Sequence[Size], at: Sequence[int]
+    ) -> Item:
+        """Elements of x at coordinates from the place (at >= 0) or from an index."""
+        value = self.b.gather(
+            x.value, *(i.value for i in indices), shape=_dims(sizes), dims=tuple(at)
+        )
+
+        def run(env: Env) -> Expected:
+            shape, grid = env.shape(sizes), np.indices(env.shape(sizes))
+            rest = iter([i.at(env).value for i in indices])
+            drawn = [grid[k] if k >= 0 else next(rest) for k in at]
+
+            def pick(a: Array, _: Any) -> Array:
+                if not a.size:
+                    return np.zeros(shape, a.dtype)
+                ends = zip(drawn, a.shape)
+                places = [np.maximum(np.minimum(p, n - 1), 0) for p, n in ends]
+                return _picked(a, shape, places)
+
+            return moved(x.at(env), pick)
+
+        return self._item(value, sizes, x.exact, run)
+
+    def cumsum(self, x: Item, axis: int) -> Item:
+        """Sums up to each element."""
+        value = self.b.cumsum(x.value, axis=axis)
+        exact = x.exact and x.dtype not in FLOATS
+        return self._item(value, x.sizes, exact, lambda env: running(x.at(env), axis))
+
+    def window_sum(
+        self, x: Item, window: Any, strides: Any, padding: Any, dilation: Any
+    ) -> Item:
+        """The sum of each window."""
+        given, sizes = _windows(x, window, strides, padding, dilation)
+        value = self.b.window_sum(x.value, **given)
+        exact = x.exact and x.dtype not in FLOATS
+
+        def run(env: Env) -> Expected:
+            return window_total(x.at(env), env.shape(sizes), **given)
+
+        return self._item(value, sizes, exact, run)
 
     def window_max(
         self, x: Item, window: Any, strides: Any, padding: Any, dilation: Any
     ) -> tuple[Item, Item]:
         """The largest value of each window, and its flat index."""
-        given = {
-            "window": tuple(window),
-            "strides": tuple(strides),
-            "padding": tuple(padding),
-            "dilation": tuple(dilation),
-        }
+        given, sizes = _windows(x, window, strides, padding, dilation)
         values = self.b.window_max(x.value, **given)
-        sizes = [
-            (n + (p[0] + p[1]) - (d * (k - 1) + 1)) // s + 1
-            for n, k, s, p, d in zip(x.sizes, window, strides, padding, dilation)
-        ]
 
         def run(env: Env) -> tuple[Array, Array]:
             source = x.at(env)
@@ -329,6 +377,23 @@ class Sketch:
         """The graph that returns these items."""
         graph = prune(self.b.graph(name, [o.value for o in outputs]))
         return Case(graph, tuple(self.inputs), tuple(outputs))
+
+
+def _windows(
+    x: Item, window: Any, strides: Any, padding: Any, dilation: Any
+) -> tuple[dict[str, Any], list[Size]]:
+    """The attributes of a windowed primitive, and the sizes of its result."""
+    given = {
+        "window": tuple(window),
+        "strides": tuple(strides),
+        "padding": tuple(padding),
+        "dilation": tuple(dilation),
+    }
+    sizes = [
+        (n + (p[0] + p[1]) - (d * (k - 1) + 1)) // s + 1
+        for n, k, s, p, d in zip(x.sizes, window, strides, padding, dilation)
+    ]
+    return given, sizes
 
 
 def _joined(parts: Sequence[Array], axis: int) -> Array:

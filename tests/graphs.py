@@ -27,14 +27,17 @@ NUMBERS = {
     "bool": (True, False),
 }
 UNARY = {
-    "float": ("neg", "abs", "exp", "log", "sqrt", "rsqrt", "tanh", "erf", "floor"),
-    "int": ("neg", "abs"),
+    "float": (
+        *("neg", "abs", "exp", "log", "sqrt", "rsqrt", "tanh", "erf", "floor", "ceil"),
+        *("round", "trunc", "log1p", "expm1", "sin", "cos", "sigmoid"),
+    ),
+    "int": ("neg", "abs", "not"),
     "bool": ("not",),
 }
 BINARY = {
-    "float": ("add", "sub", "mul", "div", "max", "min"),
-    "int": ("add", "sub", "mul", "max", "min", "and", "or"),
-    "bool": ("and", "or", "max", "min"),
+    "float": ("add", "sub", "mul", "div", "max", "min", "pow", "fmod"),
+    "int": ("add", "sub", "mul", "max", "min", "and", "or", "xor", "idiv", "rem"),
+    "bool": ("and", "or", "xor", "max", "min"),
 }
 
 
@@ -43,6 +46,10 @@ def class_of(dtype: str) -> str:
     if dtype == "bool":
         return "bool"
     return "float" if dtype in FLOATS else "int"
+
+
+def _same(a: Sequence[Size], b: Sequence[Size]) -> bool:
+    return dims.same_shape(_dims(a), _dims(b))
 
 
 def symbol_sizes() -> st.SearchStrategy[dict[str, int]]:
@@ -115,7 +122,9 @@ class _Drawing:
         if x is None:
             return
         name = self.one(BINARY[class_of(x.dtype)])
-        pair = [x, self.mate(x, x.dtype)]
+        if name in UNSTABLE and not x.exact:
+            return
+        pair = [x, self.mate(x, x.dtype, exact=name in UNSTABLE)]
         if self.draw(st.booleans()):
             pair.reverse()
         self.add(self.sketch.apply(name, *pair))
@@ -223,6 +232,36 @@ class _Drawing:
         cuts = [self.cut(s) for s in x.sizes]
         self.add(self.sketch.slice(x, *zip(*cuts)))
 
+    def reverse(self) -> None:
+        x = self.pick(lambda i: i.rank > 0)
+        if x is not None:
+            some = st.sets(st.integers(0, x.rank - 1), min_size=1)
+            self.add(self.sketch.reverse(x, sorted(self.draw(some))))
+
+    def gather(self) -> None:
+        """One axis by an index: counted, drawn from the pool, or an input."""
+        x = self.pick(lambda i: i.rank > 0)
+        if x is None:
+            return
+        axis = self.draw(st.integers(0, x.rank - 1))
+        sizes = [*x.sizes[:axis], self.known_size(), *x.sizes[axis + 1 :]]
+        found = [i for i in self.pool if i.dtype == "int64" and i.exact]
+        found = [i for i in found if i.rank == len(sizes) and _same(i.sizes, sizes)]
+        if found and self.draw(st.booleans()):
+            index = self.one(found)
+        else:
+            index = self.sketch.iota(
+                self.draw(st.integers(0, x.rank - 1)), sizes, "int64"
+            )
+        at = [-1 if k == axis else k for k in range(x.rank)]
+        if self.small(sizes):
+            self.add(self.sketch.gather(x, [index], sizes, at))
+
+    def cumsum(self) -> None:
+        x = self.pick(lambda i: i.rank > 0 and i.dtype != "bool")
+        if x is not None:
+            self.add(self.sketch.cumsum(x, self.draw(st.integers(0, x.rank - 1))))
+
     def cut(self, size: Size) -> tuple[Size, Size, int]:
         """(start, size, step) that stay within the size, whatever the symbols."""
         match self.draw(st.integers(0, 3)):
@@ -279,7 +318,8 @@ class _Drawing:
             some = st.sets(st.integers(0, x.rank - 1), min_size=1)
             axes = sorted(self.draw(some))
         names = ["reduce_max", "reduce_min"]
-        names += ["reduce_sum"] * (x.dtype != "bool")
+        if x.dtype != "bool":
+            names += ["reduce_sum", "reduce_prod"]
         return self.sketch.reduce(self.one(names), x, axes)
 
     def rows(self) -> None:
@@ -291,7 +331,10 @@ class _Drawing:
         kept = [k for k in range(x.rank) if k not in axes]
         for _ in range(self.draw(st.integers(1, 2))):
             back = self.sketch.broadcast(self.reduced(x, axes), x.sizes, kept)
-            x = self.sketch.apply(self.one(BINARY[class_of(x.dtype)]), x, back)
+            names = BINARY[class_of(x.dtype)]
+            if not (x.exact and back.exact):
+                names = tuple(n for n in names if n not in UNSTABLE)
+            x = self.sketch.apply(self.one(names), x, back)
             name = self.one(UNARY[class_of(x.dtype)])
             if x.exact or name not in UNSTABLE:
                 x = self.sketch.apply(name, x)
@@ -302,7 +345,10 @@ class _Drawing:
         if x is None:
             return
         each = [self.one_window(s) for s in x.sizes]
-        self.add(*self.sketch.window_max(x, *zip(*each)))
+        if self.draw(st.booleans()):
+            self.add(self.sketch.window_sum(x, *zip(*each)))
+        else:
+            self.add(*self.sketch.window_max(x, *zip(*each)))
 
     def one_window(self, size: Size) -> tuple[int, int, tuple[int, int], int]:
         """(window, stride, padding, dilation) of a dim, with an extent >= 0."""
@@ -320,7 +366,7 @@ class _Drawing:
 _STEPS = (
     *("unary", "unary", "binary", "binary", "compare", "select", "cast", "create"),
     *("reshape", "reshape", "transpose", "broadcast", "slice", "pad", "concat"),
-    *("reduce", "rows", "rows", "window"),
+    *("reduce", "rows", "rows", "window", "reverse", "gather", "cumsum"),
 )
 
 

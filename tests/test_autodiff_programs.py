@@ -28,7 +28,7 @@ from pirol.compiler.autodiff import vjp
 from pirol.compiler.interpreter import interpret
 from pirol.compiler.ir import Graph, Guard, TensorType, Value
 from pirol.prim import Builder
-from pirol.prim.decomp import nn, pointwise
+from pirol.prim.decomp import activations, nn, norms, reductions
 
 Shape = tuple[int, ...]
 
@@ -65,7 +65,7 @@ def spread_out(b: Builder, x: Value, y: Value, z: Value) -> Any:
 SYMBOLIC: list[tuple[str, Callable[..., Any], list[TensorType]]] = [
     ("broadcast", spread_out, [f64(N), f64(M, N), f64(1)]),
     ("add", lambda b, x, y: b.add(x, y), [f64(M, N), f64(1, N)]),
-    ("mean", lambda b, x: nn.mean_of(b, x, (0, 2)), [f64(N, 3, M)]),
+    ("mean", lambda b, x: reductions.mean_of(b, x, (0, 2)), [f64(N, 3, M)]),
     ("reduce_sum", lambda b, x: b.reduce_sum(x, axes=(1,)), [f64(M, N)]),
     ("reduce_max", lambda b, x: b.reduce_max(x, axes=(1,)), [f64(M, N)]),
     ("slice", strided, [f64(N, M)]),
@@ -77,7 +77,7 @@ SYMBOLIC: list[tuple[str, Callable[..., Any], list[TensorType]]] = [
     ("dot_general", products_of, [f64(N, 3), f64(3, M)]),
     ("window_max", pooled, [f64(M, N)]),
     ("conv", convolved, [f64(M, 4, N), f64(2, 2, 3)]),
-    ("softmax", lambda b, x: nn.softmax(b, x, axis=-1), [f64(M, N)]),
+    ("softmax", lambda b, x: norms.softmax(b, x, axis=-1), [f64(M, N)]),
     ("unused", lambda b, x, y: b.exp(x), [f64(N), f64(M, N)]),
 ]  # fmt: skip
 
@@ -119,12 +119,12 @@ def test_guards_stay_with_the_graph() -> None:
 
 
 def normed(b: Builder, x: Value, scale: Value, bias: Value) -> Any:
-    return nn.layer_norm(b, x, scale, bias, epsilon=1e-5, begin_norm_axis=1)[0]
+    return norms.layer_norm(b, x, scale, bias, epsilon=1e-5, begin_norm_axis=1)[0]
 
 
 def batch_normed(b: Builder, *operands: Value) -> Any:
     how = dict(is_test=True, use_global_stats=False, trainable_statistics=False)
-    return nn.batch_norm(b, *operands, epsilon=1e-5, data_format="NCHW", **how)[0]
+    return norms.batch_norm(b, *operands, epsilon=1e-5, data_format="NCHW", **how)[0]
 
 
 def multiplied(x: bool = False, y: bool = False) -> Callable[..., Any]:
@@ -148,19 +148,19 @@ def pool(kind: str, whole: bool) -> Callable[..., Any]:
 
 DECOMPOSED: dict[str, list[Sample]] = {
     "softmax": [
-        *samples(lambda b, x: nn.softmax(b, x, axis=-1), ((3, 7),), ((1, 1),)),
-        *samples(lambda b, x: nn.softmax(b, x, axis=0), ((5, 1, 2),), ((3, 0),)),
+        *samples(lambda b, x: norms.softmax(b, x, axis=-1), ((3, 7),), ((1, 1),)),
+        *samples(lambda b, x: norms.softmax(b, x, axis=0), ((5, 1, 2),), ((3, 0),)),
     ],
     "layer_norm": samples(
         normed, ((3, 7), (7,), (7,)), ((2, 3, 5), (15,), (15,)), ((0, 3), (3,), (3,))
     ),
-    "gelu": samples(lambda b, x: pointwise.gelu(b, x, approximate=False), ((3, 7),)),
+    "gelu": samples(lambda b, x: activations.gelu(b, x, approximate=False), ((3, 7),)),
     "gelu_tanh": samples(
-        lambda b, x: pointwise.gelu(b, x, approximate=True), ((3, 7),), ((1,),)
+        lambda b, x: activations.gelu(b, x, approximate=True), ((3, 7),), ((1,),)
     ),
-    "sigmoid": samples(pointwise.sigmoid, ((7,),)),
-    "silu": samples(pointwise.silu, ((7,),)),
-    "relu": samples(pointwise.relu, ((7,),), draw="apart"),
+    "sigmoid": samples(activations.sigmoid, ((7,),)),
+    "silu": samples(activations.silu, ((7,),)),
+    "relu": samples(activations.relu, ((7,),), draw="apart"),
     "batch_norm": samples(
         batch_normed, ((2, 3, 2, 5), (3,), (3,), (3,), (3,)), draw="positive"
     ),
@@ -181,16 +181,17 @@ DECOMPOSED: dict[str, list[Sample]] = {
         *samples(pool("avg", True), ((2, 3, 4, 5),)),
     ],
     "mean": [
-        *samples(lambda b, x: nn.mean_(b, x, (0,), keepdim=True), ((3, 5),)),
-        *samples(lambda b, x: nn.mean_(b, x, (), keepdim=False), ((3, 1, 5),)),
+        *samples(lambda b, x: reductions.mean_(b, x, (0,), keepdim=True), ((3, 5),)),
+        *samples(lambda b, x: reductions.mean_(b, x, (), keepdim=False), ((3, 1, 5),)),
     ],
     "sum": [
         *samples(
-            lambda b, x: nn.sum_(b, x, (-1,), keepdim=True, dtype="undefined"),
+            lambda b, x: reductions.sum_(b, x, (-1,), keepdim=True, dtype="undefined"),
             ((3, 5),), ((1, 0),),
         ),
         *samples(
-            lambda b, x: nn.sum_(b, x, (), keepdim=False, dtype="undefined"), ((2, 5),)
+            lambda b, x: reductions.sum_(b, x, (), keepdim=False, dtype="undefined"),
+            ((2, 5),),
         ),
     ],
 }  # fmt: skip

@@ -14,7 +14,7 @@ import pytest
 
 import pirol
 from pirol.compiler.capture import seam
-from pirol.compiler.capture.seam import PirolWarning
+from pirol.compiler.capture.options import PirolWarning
 from pirol.compiler.errors import BuildError
 from pirol.kernels import build
 

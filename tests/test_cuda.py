@@ -16,7 +16,7 @@ from pirol.kernels.nest import Nest
 from pirol.kernels.nvrtc import available, compile_cubin
 from pirol.kernels.render import CUDA, render
 from pirol.prim import Builder
-from pirol.prim.decomp import nn, pointwise
+from pirol.prim.decomp import activations, norms
 
 ROWS, WIDTH = 5, 131
 
@@ -29,11 +29,11 @@ def make(run: Callable[..., Any], *shapes: tuple[int, ...]) -> Graph:
 
 
 def bias_gelu(b: Builder, x: Any, bias: Any) -> Any:
-    return pointwise.gelu(b, b.add(x, bias), approximate=False)
+    return activations.gelu(b, b.add(x, bias), approximate=False)
 
 
 def layer_norm(b: Builder, x: Any, scale: Any, bias: Any) -> Any:
-    return nn.layer_norm(b, x, scale, bias, epsilon=1e-5, begin_norm_axis=1)
+    return norms.layer_norm(b, x, scale, bias, epsilon=1e-5, begin_norm_axis=1)
 
 
 def column_squares(b: Builder, x: Any) -> Any:
@@ -49,7 +49,7 @@ def pool(b: Builder, x: Any) -> Any:
 
 CASES: dict[str, Graph] = {
     "bias_gelu": make(bias_gelu, (ROWS, WIDTH), (WIDTH,)),
-    "softmax": make(lambda b, x: nn.softmax(b, x, axis=-1), (ROWS, WIDTH)),
+    "softmax": make(lambda b, x: norms.softmax(b, x, axis=-1), (ROWS, WIDTH)),
     "layer_norm": make(layer_norm, (ROWS, WIDTH), (WIDTH,), (WIDTH,)),
     "column_squares": make(column_squares, (WIDTH, ROWS)),
     "pool": make(pool, (2, 9, 17)),

@@ -15,6 +15,7 @@ from decomposition_runs import SEEN, SHAPES, check, data, run
 from paddle.static import InputSpec
 
 import pirol
+from pirol.compiler.interpreter import interpret
 from pirol.prim.decomp import DECOMPOSITIONS
 
 
@@ -191,7 +192,8 @@ def test_layers_of_an_image() -> None:
 
 # Ops that these programs hold; each test_decompositions*.py file lists its own.
 LISTED = (
-    "abs add assign_value batch_norm_ cast concat conv2d depthwise_conv2d divide "
+    "abs add assign_value batch_norm_ cast concat conv2d conv3d bmm "
+    "depthwise_conv2d divide "
     "dropout equal erf exp expand flatten floor full full_int_array full_like gelu "
     "greater_equal greater_than layer_norm less_equal less_than log logical_and "
     "logical_not logical_or matmul max maximum mean min minimum multiply not_equal "
@@ -200,6 +202,31 @@ LISTED = (
     "where"
 )
 OPS = frozenset(LISTED.split())
+
+
+def convolved(x: Any, w: Any, v: Any, u: Any) -> Any:
+    return (
+        F.conv2d(x, w, stride=2, padding="SAME"), F.conv2d(x, w, padding="VALID"),
+        F.conv2d(x, w, stride=[1, 2], padding=[1, 0, 2, 1], dilation=2),
+        F.conv2d(x.transpose([0, 2, 3, 1]), w, padding=1, data_format="NHWC"),
+        F.conv3d(v, u, stride=2, padding=1, groups=2), F.conv1d(x[:, :, 0], w[:, :, 0]),
+        paddle.bmm(x[:, 0], x[:, 1].transpose([0, 2, 1])),
+    )  # fmt: skip
+
+
+def test_convolutions() -> None:
+    """Paddle's library runs them; the interpreter has the bodies."""
+    shapes: list[Any] = [[2, 3, 9, 8], [4, 3, 3, 3], [1, 4, 5, 6, 7], [2, 2, 3, 3, 3]]
+    specs = [InputSpec([None, *shapes[0][1:]]), *map(InputSpec, shapes[1:])]
+    fast = pirol.to_static(convolved, input_spec=specs, strict=True)
+    tensors = [paddle.randn(s) for s in shapes]
+    ours, theirs = fast(*tensors), convolved(*tensors)
+    stages = pirol.explain(fast).stages
+    SEEN.update(op.name.removeprefix("pd_op.") for op in stages["capture"].ops)
+    bodies = interpret(stages["decompose"], [t.numpy() for t in tensors])
+    for k, (a, b, c) in enumerate(zip(ours, theirs, bodies)):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(c, b.numpy(), rtol=1e-4, atol=1e-4, err_msg=str(k))
 
 
 def test_the_ops_listed_were_run() -> None:

@@ -17,11 +17,17 @@ RANKS = (
     ("pirol.compiler.autodiff", "pirol.compiler.interpreter", "pirol.compiler.verify"),
     ("pirol.passes",),
     ("pirol.kernels",),
-    ("pirol.compiler.pipeline", "pirol.compiler.runtime", "pirol.compiler._native"),
+    (
+        "pirol.compiler.pipeline",
+        "pirol.compiler.runtime",
+        "pirol.compiler._native",
+        "pirol.compiler.cache",
+    ),
     ("pirol.compiler.report",),
     ("pirol.compiler.capture",),
     ("pirol", "pirol.api"),
     ("pirol.bench",),
+    ("pirol.__main__",),
 )
 LATE = {("pirol.compiler.ir", "pirol.compiler.text")}  # Graph.__str__ prints
 

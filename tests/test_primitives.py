@@ -132,6 +132,50 @@ def slices(s: Sketch, dtype: str) -> Outputs:
     }
 
 
+def reverses(s: Sketch, dtype: str) -> Outputs:
+    x, static = s.input(shape_of("n", "m"), dtype), s.input(shape_of(3, 34), dtype)
+    return {
+        "reverse: rows": s.reverse(x, (0,)),
+        "reverse: columns": s.reverse(x, (1,)),
+        "reverse: both": s.reverse(static, (0, 1)),
+        "reverse: of a reshape": s.reshape(s.reverse(static, (1,)), shape_of(17, 6)),
+    }
+
+
+def gathers(s: Sketch, dtype: str) -> Outputs:
+    """By indices within and outside the dim, which are clamped."""
+    n, m = shape_of("n", "m")
+    x, static = s.input([n, m], dtype), s.input(shape_of(4, 33), dtype)
+    line, none = s.input([n], "int64"), s.input([fixed(0), m], dtype)
+    square = s.input([n, m], "int64")
+    rows = s.broadcast(line, [n, fixed(33)], (0,))
+    twice = s.apply("add", x, x) if dtype != "bool" else s.apply("or", x, x)
+    return {
+        "gather: rows": s.gather(static, [rows], shape_of("n", 33), (-1, 1)),
+        "gather: along columns": s.gather(x, [square], [n, m], (0, -1)),
+        "gather: points": s.gather(static, [square, square], [n, m], (-1, -1)),
+        "gather: of a sum": s.gather(twice, [square], [n, m], (-1, 1)),
+        "gather: turned": s.gather(s.transpose(x, (1, 0)), [square], [n, m], (1, -1)),
+        "gather: from nothing": s.gather(none, [square], [n, m], (-1, 1)),
+    }
+
+
+def scans(s: Sketch, dtype: str) -> Outputs:
+    if dtype == "bool":
+        return {}
+    x, static = s.input(shape_of("n", "m"), dtype), s.input(shape_of(3, 70), dtype)
+    cube, line = s.input(shape_of("m", 3, "n"), dtype), s.input(shape_of("n"), dtype)
+    total = s.broadcast(s.reduce("reduce_max", s.cumsum(x, 1), (1,)), x.sizes, (0,))
+    return {
+        "cumsum: columns": s.cumsum(x, 1),
+        "cumsum: rows": s.cumsum(x, 0),
+        "cumsum: middle": s.cumsum(cube, 1),
+        "cumsum: one line": s.cumsum(line, 0),
+        "cumsum: static": s.cumsum(static, 1),
+        "cumsum: and its largest": s.apply("max", s.cumsum(x, 1), total),
+    }
+
+
 def fill_of(dtype: str) -> Any:
     return {"float": -np.inf, "int": -7, "bool": True}[class_of(dtype)]
 
@@ -173,12 +217,12 @@ def concats(s: Sketch, dtype: str) -> Outputs:
     }
 
 
-REDUCES = ("reduce_sum", "reduce_max", "reduce_min")
+REDUCES = ("reduce_sum", "reduce_prod", "reduce_max", "reduce_min")
 
 
 def over(s: Sketch, x: Item, axes: Sequence[int]) -> Outputs:
     where = f"axes {list(axes)} of {x.value.type}"
-    names = REDUCES[x.dtype == "bool" :]
+    names = REDUCES[2 * (x.dtype == "bool") :]
     return {f"{name}: {where}": s.reduce(name, x, axes) for name in names}
 
 
@@ -213,6 +257,7 @@ def windows(s: Sketch, dtype: str) -> Outputs:
     for name, sample in samples.items():
         best, index = s.window_max(*sample)
         outputs |= {f"window_max: {name}": best, f"window_max: index, {name}": index}
+        outputs[f"window_sum: {name}"] = s.window_sum(*sample)
     return outputs
 
 
@@ -224,6 +269,9 @@ FAMILIES: dict[str, Family] = {
     "transposes": transposes,
     "broadcasts": broadcasts,
     "slices": slices,
+    "reverses": reverses,
+    "gathers": gathers,
+    "scans": scans,
     "pads": pads,
     "concats": concats,
     "rows": reduces("n", "m", axes=[(1,), (0,), (0, 1)]),
@@ -234,7 +282,8 @@ FAMILIES: dict[str, Family] = {
     "windows": windows,
 }
 ONE_KERNEL = ("scalars", "casts")  # the samples have one shape
-WHO = [(f, d) for f in FAMILIES for d in KINDS if (f, d) != ("windows", "bool")]
+NUMBERS_ONLY = ("windows", "scans")
+WHO = [(f, d) for f in FAMILIES for d in KINDS if f not in NUMBERS_ONLY or d != "bool"]
 each = pytest.mark.parametrize(("family", "dtype"), WHO)
 SIZES: tuple[Sizes, ...] = (
     {"n": 0, "m": 3},
@@ -347,7 +396,7 @@ def test_cuda(family: str, dtype: str) -> None:
 
 
 LOWERED = ("elementwise", "compare", "select", "cast", "creation", "movement")
-LOWERED += ("reduce", "window")
+LOWERED += ("reduce", "window", "scan")
 
 
 def accepts(name: str, dtype: str) -> bool:
@@ -375,5 +424,5 @@ def test_no_primitive_is_left_out(dtype: str) -> None:
     for name, prim in PRIMS.items():
         plain = prim.kind in ("elementwise", "compare", "reduce")
         if prim.kind in LOWERED and (accepts(name, dtype) if plain else True):
-            missing = name not in found and (name, dtype) != ("window_max", "bool")
-            assert not missing, f"{name} on {dtype} has no sample"
+            numbers = prim.kind in ("window", "scan") and dtype == "bool"
+            assert name in found or numbers, f"{name} on {dtype} has no sample"

@@ -115,7 +115,7 @@ def reductions(name: str, draw: str = "normal") -> Iterator[Sample]:
         )
 
 
-def windows() -> Iterator[Sample]:
+def windows(name: str, draw: str = "normal") -> Iterator[Sample]:
     places: list[Any] = [
         # shape, window, strides, padding, dilation
         ((7,), (2,), (2,), ((0, 0),), (1,)),
@@ -131,7 +131,9 @@ def windows() -> Iterator[Sample]:
     ]  # fmt: skip
     for shape, window, strides, padding, dilation in places:
         at = dict(window=window, strides=strides, padding=padding, dilation=dilation)
-        yield Sample(lambda b, x, at=at: b.window_max(x, **at), (f64(*shape),), "apart")
+        yield Sample(
+            lambda b, x, at=at: getattr(b, name)(x, **at), (f64(*shape),), draw
+        )
 
 
 def products() -> Iterator[Sample]:
@@ -259,11 +261,21 @@ SAMPLES: dict[str, list[Sample]] = {
     "rsqrt": unary("rsqrt", "positive"),
     "tanh": unary("tanh"),
     "erf": unary("erf"),
+    "sigmoid": unary("sigmoid"),
+    "log1p": unary("log1p", "positive"),
+    "expm1": unary("expm1"),
+    "sin": unary("sin"),
+    "cos": unary("cos"),
     "floor": unary("floor", "apart"),
+    "ceil": unary("ceil", "apart"),
+    "round": unary("round", "apart"),
+    "trunc": unary("trunc", "apart"),
     "add": binary("add"),
     "sub": binary("sub"),
     "mul": binary("mul"),
     "div": binary("div", "positive"),
+    "pow": binary("pow", "positive"),
+    "fmod": binary("fmod", "apart"),
     "max": binary("max", "apart") + binary("max", "ties"),
     "min": binary("min", "apart") + binary("min", "ties"),
     "select": chosen(),
@@ -287,9 +299,19 @@ SAMPLES: dict[str, list[Sample]] = {
         *samples(joined(1), ((2, 3), (2, 1), (2, 7)), ((0, 2), (0, 3))),
     ],
     "reduce_sum": list(reductions("reduce_sum")),
+    "reduce_prod": list(reductions("reduce_prod", "positive")),
     "reduce_max": list(reductions("reduce_max", "apart")),
     "reduce_min": list(reductions("reduce_min", "apart")),
-    "window_max": list(windows()),
+    "window_max": list(windows("window_max", "apart")),
+    "window_sum": list(windows("window_sum")),
+    "reverse": [
+        *samples(lambda b, x: b.reverse(x, axes=(0, 1)), ((2, 3),), ((0, 2),)),
+        *samples(lambda b, x: b.reverse(x, axes=(1,)), ((2, 5, 3),)),
+    ],
+    "cumsum": [
+        *samples(lambda b, x: b.cumsum(x, axis=0), ((5,),), ((0,),), ((3, 2),)),
+        *samples(lambda b, x: b.cumsum(x, axis=1), ((2, 7, 3),)),
+    ],
     "dot_general": list(products()),
     "conv": list(convolutions("conv")),
     "conv_input_grad": list(convolutions("conv_input_grad")),

@@ -7,7 +7,8 @@ that returns its results as a list.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import paddle
@@ -18,36 +19,35 @@ from paddle.jit.dy2static.pir_partial_program import PartialProgramLayer
 
 from pirol.compiler.capture.reader import Program
 from pirol.compiler.errors import Unsupported
-from pirol.compiler.ir import Op
+from pirol.compiler.ir import Graph, Op
 
+WINDOW = ("strides", "paddings", "padding_algorithm")
 # Attributes in the order of `_C_ops` arguments; a wrong count would crash Paddle, so
 # only signatures checked by hand are here.
 DIRECT = {
     "pd_op.matmul": ("transpose_x", "transpose_y"),
-    "pd_op.conv2d": (
-        "strides",
-        "paddings",
-        "padding_algorithm",
-        "dilations",
-        "groups",
-        "data_format",
-    ),
-    "pd_op.depthwise_conv2d": (
-        "strides",
-        "paddings",
-        "padding_algorithm",
-        "groups",
-        "dilations",
-        "data_format",
-    ),
+    "pd_op.bmm": (),
+    "pd_op.conv2d": (*WINDOW, "dilations", "groups", "data_format"),
+    "pd_op.conv3d": (*WINDOW, "groups", "dilations", "data_format"),
+    "pd_op.depthwise_conv2d": (*WINDOW, "groups", "dilations", "data_format"),
 }
 _names = itertools.count()
 
 
-def caller(program: Program) -> Callable[[Op], Callable[..., Any]]:
-    """How Paddle runs an opaque op or claimed call of the program."""
+Branch = Callable[[Sequence[Any]], list[Any]]
+
+
+def caller(
+    program: Program, branch: Callable[[Graph], Branch]
+) -> Callable[[Op], Callable[..., Any]]:
+    """How an opaque op, claimed call or control op of the program is run.
+
+    All are Paddle's but the branches of control ops, which `branch` compiles.
+    """
 
     def of(op: Op) -> Callable[..., Any]:
+        if op.branches:
+            return _control(op, [branch(g) for g in op.branches])
         site = program.sites[op.attrs["site"]]
         if site.name() in DIRECT:
             return _direct(site)
@@ -57,6 +57,20 @@ def caller(program: Program) -> Callable[[Op], Callable[..., Any]]:
         return made
 
     return of
+
+
+def _control(op: Op, branches: Sequence[Branch]) -> Callable[..., Any]:
+    if op.name == "pd_op.if":
+        return lambda goes, *tensors: branches[0 if goes else 1](tensors)
+    count = len(op.results)
+
+    def loop(goes: Any, *tensors: Any) -> list[Any]:
+        values, fixed = list(tensors[:count]), tensors[count:]
+        while goes:
+            goes, *values = branches[0]([*values, *fixed])
+        return values
+
+    return loop
 
 
 def _direct(site: Any) -> Callable[..., Any]:
@@ -100,7 +114,14 @@ def _as_program(site: Any) -> Callable[..., Any]:
                 outputs += list(paddle._C_ops.builtin_split(made)) if vector else [made]
     layer = PartialProgramLayer(program, inputs, [outputs], ([], []))
     layer.training = False
-    return lambda *tensors: layer.sot_call([tensors[k] for k in places])
+    # Paddle's executor runs a program for one thread at a time.
+    lock = threading.RLock()
+
+    def run(*tensors: Any) -> Any:
+        with lock:
+            return layer.sot_call([tensors[k] for k in places])
+
+    return run
 
 
 def _flat(site: Any, combines: list[Any]) -> list[Any]:

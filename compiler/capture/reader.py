@@ -19,6 +19,7 @@ from paddle.autograd.backward_utils import ValueDict
 from pirol.compiler.dims import symbol
 from pirol.compiler.errors import Unsupported
 from pirol.compiler.ir import DTYPES, Graph, Op, TensorType, Value
+from pirol.prim.builder import KNOWN_LIMIT
 from pirol.prim.decomp import DECOMPOSITIONS
 
 # In-place ops: result number -> the operand number whose memory it is.
@@ -26,9 +27,25 @@ INPLACE = {
     "pd_op.assign_out_": {0: 1},
     "pd_op.batch_norm_": {1: 1, 2: 2},
 }
+# Ops that make constants, or compute with shapes: a branch makes them for itself.
+REPEATED = {
+    f"pd_op.{name}"
+    for name in ("full", "full_int_array", "assign_value", "shape64", "slice")
+}
+# Ops that draw random numbers or act otherwise: all run, in the program's order.
+_ACTS = (
+    "assert bernoulli binomial dirichlet dropout exponential_ gaussian"
+    " gaussian_inplace_ gumbel_softmax multinomial poisson print randint randperm rrelu"
+    " standard_gamma truncated_gaussian_random uniform uniform_inplace_ top_p_sampling"
+)
+EFFECTS = {f"pd_op.{name}" for name in _ACTS.split()}
 SKIPPED_ATTRS = ("op_callstack", "struct_name", "stop_gradient", "place")
 _FRAME = re.compile(r'File "(.+)", line (\d+)')
-_HIDDEN = (str(Path(paddle.__file__).parent), sysconfig.get_paths()["stdlib"])
+_HIDDEN = (
+    str(Path(paddle.__file__).parent),
+    str(Path(__file__).parent),
+    sysconfig.get_paths()["stdlib"],
+)
 
 
 @dataclass
@@ -47,23 +64,36 @@ class Program:
 
 def read(program: Any, inputs: Sequence[Any], outputs: Sequence[Any]) -> Program:
     """Import a PIR program; `inputs` are its Values in the order of the tensors."""
-    return _Reader(program).read(inputs, outputs)
+    return _Reader(_Shared(program)).read(inputs, outputs)
+
+
+@dataclass
+class _Shared:
+    """What the readers of a program's blocks have in common."""
+
+    program: Any
+    sites: list[Any] = field(default_factory=list)
+    symbols: int = 0
 
 
 @dataclass
 class _Reader:
-    program: Any
+    """Reads one block; `parent` reads the block around it, whose values it may use."""
+
+    shared: _Shared
+    parent: _Reader | None = None
     env: Any = field(default_factory=ValueDict)
     ops: list[Op] = field(default_factory=list)
-    sites: list[Any] = field(default_factory=list)
-    symbols: int = 0
+    made: dict[Value, tuple[Any, Op]] = field(default_factory=dict)  # by PIR op
+    taken: dict[Value, Value] = field(default_factory=dict)  # the parent's -> ours
+    names: Any = field(default_factory=ValueDict)  # PIR values taken -> ours
 
     def read(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> Program:
         used = [k for k, v in enumerate(inputs) if not paddle.pir.is_fake_value(v)]
         given = [Value(self.type(inputs[k], "s")) for k in used]
         for k, value in zip(used, given):
             self.env[inputs[k]] = value
-        for op in self.program.global_block().ops:
+        for op in self.shared.program.global_block().ops:
             self.op(op)
         results = tuple(self.env[v] for v in outputs)
         latest = [self.env[inputs[k]] for k in used]
@@ -73,7 +103,37 @@ class _Reader:
             if new is not old
         )
         graph = Graph("program", tuple(given), tuple(self.ops), results, writes)
-        return Program(graph, self.sites, used, self.program)
+        return Program(graph, self.shared.sites, used, self.shared.program)
+
+    def of(self, value: Any) -> Any:
+        """Our Value (a list for a vector) of a PIR value of this block or around it."""
+        if value not in self.env:
+            assert self.parent is not None
+            outer = self.parent.of(value)
+            many = isinstance(outer, list)
+            self.env[value] = [*map(self.take, outer)] if many else self.take(outer)
+            if value not in self.names:
+                self.names[value] = self.env[value]
+        return self.env[value]
+
+    def take(self, outer: Value) -> Value:
+        """A value of the block around this one: made again if small, else an input."""
+        assert self.parent is not None
+        maker = self.parent.repeatable(outer)
+        if maker is not None:
+            self.op(maker)
+            return self.env[maker.result(0)]  # type: ignore[no-any-return]
+        return self.taken.setdefault(outer, Value(outer.type))
+
+    def repeatable(self, value: Value) -> Any:
+        """The op that made a small constant or part of a shape, if its operands are
+        what they were; else None."""
+        op, made = self.made.get(value, (None, None))
+        if made is None or op.name() not in REPEATED or len(made.results) != 1:
+            return None
+        same = [*map(self.of, _sources(op))] == [*made.operands]
+        size = value.type.size
+        return op if same and isinstance(size, int) and size <= KNOWN_LIMIT else None
 
     def type(self, value: Any, letter: str) -> TensorType:
         shape = []
@@ -82,31 +142,35 @@ class _Reader:
         return TensorType(tuple(shape), dtype_name(value.dtype))
 
     def symbol(self, letter: str) -> Any:
-        self.symbols += 1
-        return symbol(f"{letter}{self.symbols - 1}")
+        self.shared.symbols += 1
+        return symbol(f"{letter}{self.shared.symbols - 1}")
 
     def op(self, op: Any) -> None:
         match op.name():
             case "builtin.parameter" | "pd_op.data" | "builtin.shadow_output":
                 return
             case "builtin.combine":
-                self.env[op.result(0)] = [self.env[s] for s in _sources(op)]
+                self.env[op.result(0)] = [self.of(s) for s in _sources(op)]
             case "builtin.split":
                 (whole,) = _sources(op)
-                for result, part in zip(op.results(), self.env[whole]):
+                for result, part in zip(op.results(), self.of(whole)):
                     self.env[result] = part
             case "builtin.slice":
                 whole = op.operands()[0].source()
-                self.env[op.result(0)] = self.env[whole][op.attrs()["index"]]
+                self.env[op.result(0)] = self.of(whole)[op.attrs()["index"]]
+            case "pd_op.if" | "pd_op.while":
+                control(self, op)
             case _:
                 self.plain(op)
 
     def plain(self, op: Any) -> None:
         name, aliases = self.functional(op)
         if list(op.blocks()):
-            raise Unsupported(f"control flow ({name}) is not compiled yet")
+            raise Unsupported(f"control flow by {name} is not compiled")
         operands, layout = self.operands(op)
-        attrs = {"site": len(self.sites), "layout": layout, **_attrs(op)}
+        attrs = {"site": len(self.shared.sites), "layout": layout, **_attrs(op)}
+        if name in EFFECTS:
+            attrs["effect"] = True
         if name == "pd_op.assign_value":
             operands, attrs["layout"] = [], ()
         results = [r for r in op.results() if r.initialized()]
@@ -114,12 +178,17 @@ class _Reader:
         new = Op(
             name, tuple(operands), attrs, tuple(map(Value, types)), None, _line(op)
         )
-        self.ops.append(new)
-        self.sites.append(op)
+        self.append(new, op)
         self.define(results, list(new.results))
         for result, operand in aliases.items():
             if op.result(result).initialized():
                 self.env[op.operands()[operand].source()] = self.env[op.result(result)]
+
+    def append(self, new: Op, op: Any) -> None:
+        """Add an op; `op` is the PIR op that it stands for."""
+        self.ops.append(new)
+        self.shared.sites.append(op)
+        self.made.update(dict.fromkeys(new.results, (op, new)))
 
     def functional(self, op: Any) -> tuple[str, dict[int, int]]:
         """The op's name, and which results take the place of which operands."""
@@ -131,9 +200,6 @@ class _Reader:
         if name == "pd_op.assign_out_":
             return "pd_op.assign", INPLACE[name]
         if name in INPLACE:
-            frozen = op.attrs().get("is_test") or op.attrs().get("use_global_stats")
-            if not frozen:
-                raise Unsupported(f"{name} in training writes its statistics")
             return name, INPLACE[name]
         if name[:-1] in DECOMPOSITIONS and len(op.results()) == 1:
             return name[:-1], {0: 0}
@@ -147,7 +213,7 @@ class _Reader:
             if not source.initialized():
                 layout.append(-2)
                 continue
-            value = self.env[source]
+            value = self.of(source)
             many = isinstance(value, list)
             layout.append(len(value) if many else -1)
             found += value if many else [value]
@@ -169,6 +235,70 @@ class _Reader:
             else:
                 size = len(vector.as_list())
                 self.env[result] = [values.pop(0) for _ in range(size)]
+
+
+def control(outer: _Reader, op: Any) -> None:
+    """Read `if` or `while`: each block a graph, what it uses from outside an input."""
+    loop = op.name() == "pd_op.while"
+    blocks = [op.as_while_op().body()] if loop else _two_blocks(op)
+    inner = [_Reader(outer.shared, outer) for _ in blocks]
+    args = [_read_block(r, b) for r, b in zip(inner, blocks)]
+    results = [[r.of(v) for v in _sources(b.ops[-1])] for r, b in zip(inner, blocks)]
+    written = _written(inner)
+    if loop and written:
+        raise Unsupported("a loop's body writes to a tensor outside it")
+    for reader, found in zip(inner, results):
+        found += [reader.of(v) for v in written]
+    taken = list(dict.fromkeys(v for r in inner for v in r.taken))
+    branches = [
+        Graph(
+            "branch",
+            (*first, *(r.taken.get(v) or Value(v.type) for v in taken)),
+            tuple(r.ops),
+            tuple(found),
+        )
+        for r, first, found in zip(inner, args, results)
+    ]
+    operands = [outer.of(s) for s in _sources(op)] + taken
+    types = [t for r in op.results() for t in outer.types(r)]
+    types += [outer.of(v).type for v in written]
+    attrs: dict[str, Any] = {"site": len(outer.shared.sites)}
+    if any(o.attrs.get("effect") for b in branches for o in b.walk()):
+        attrs["effect"] = True
+    values = tuple(map(Value, types))
+    new = Op(
+        op.name(), tuple(operands), attrs, values, None, _line(op), tuple(branches)
+    )
+    outer.append(new, op)
+    outer.define(op.results(), list(values))
+    for value, result in zip(written, values[len(values) - len(written) :]):
+        outer.env[value] = result
+
+
+def _two_blocks(op: Any) -> list[Any]:
+    found = op.as_if_op()
+    return [found.true_block(), found.false_block()]
+
+
+def _read_block(reader: _Reader, block: Any) -> list[Value]:
+    """Read a block's ops; its arguments' Values."""
+    found = []
+    for arg in block.args():
+        reader.env[arg] = Value(reader.type(arg, "s"))
+        found.append(reader.env[arg])
+    for op in block.ops[:-1]:
+        reader.op(op)
+    return found
+
+
+def _written(readers: Sequence[_Reader]) -> list[Any]:
+    """The PIR values from outside that some block gave another value."""
+    found = ValueDict()
+    for reader in readers:
+        for value, at_first in reader.names.items():
+            if reader.env[value] is not at_first and not isinstance(at_first, list):
+                found[value] = True
+    return [value for value, _ in found.items()]
 
 
 class _Typed:

@@ -305,12 +305,24 @@ static int check_write(Check *check, const WriteStep *write) {
     return 0;
 }
 
+static int check_check(Check *check, const CheckStep *step) {
+    const TensorSpec *type = &check->plan->buffers[step->source].type;
+    if (use_buffer(check, step->source)) return -1;
+    if (type->bits != 8 || type->dims.count != 0)
+        return fail("steps[%d]: buffer %d is no bool scalar", check->step,
+                    step->source);
+    int root = check->plan->buffers[step->source].root;
+    check->plan->buffers[root].read_flat = true;
+    return 0;
+}
+
 static int check_step(Check *check, Step *step) {
     switch (step->kind) {
         case LAUNCH: return check_launch(check, &step->launch);
         case OPAQUE: return check_opaque(check, &step->opaque);
         case BIND: return check_bind(check, &step->bind);
-        default: return check_write(check, &step->write);
+        case WRITE: return check_write(check, &step->write);
+        default: return check_check(check, &step->check);
     }
 }
 

@@ -8,23 +8,37 @@
 enum { KEPT = 6 };
 
 struct Pool {
-    pthread_mutex_t lock;
     int count;
     Block *kept[KEPT];
 };
 
+/* One for all pools, held for a few instructions: a fork waits for it, so that the
+   child, which has no thread that could give it back, finds it free. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void hold(void) {
+    pthread_mutex_lock(&lock);
+}
+
+static void release(void) {
+    pthread_mutex_unlock(&lock);
+}
+
+static void watch_forks(void) {
+    pthread_atfork(hold, release, release);
+}
+
 _Static_assert(sizeof(Block) <= ALIGNMENT, "the header lies before the data");
 
 Pool *pool_new(void) {
-    Pool *pool = calloc(1, sizeof *pool);
-    if (pool) pthread_mutex_init(&pool->lock, NULL);
-    return pool;
+    pthread_once(&once, watch_forks);
+    return calloc(1, sizeof(Pool));
 }
 
 void pool_free(Pool *pool) {
     if (!pool) return;
     for (int i = 0; i < pool->count; i++) free(pool->kept[i]);
-    pthread_mutex_destroy(&pool->lock);
     free(pool);
 }
 
@@ -64,16 +78,16 @@ static Block *block_new(size_t size) {
 }
 
 Block *block_take(Pool *pool, size_t size) {
-    pthread_mutex_lock(&pool->lock);
+    hold();
     Block *block = take_kept(pool, size);
-    pthread_mutex_unlock(&pool->lock);
+    release();
     return block ? block : block_new(size);
 }
 
 void block_give(Pool *pool, Block *block) {
     if (!block) return;
-    pthread_mutex_lock(&pool->lock);
+    hold();
     Block *spare = keep(pool, block);
-    pthread_mutex_unlock(&pool->lock);
+    release();
     free(spare);
 }

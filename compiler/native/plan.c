@@ -27,9 +27,11 @@ static int plan_clear(Plan *plan) {
     int count = plan->steps ? plan->n_steps : 0;
     plan->n_steps = plan->outputs.count = 0;
     for (int i = 0; i < count; i++) {
-        if (plan->steps[i].kind != OPAQUE) continue;
-        Py_CLEAR(plan->steps[i].opaque.callable);
-        Py_CLEAR(plan->steps[i].opaque.name);
+        Step *step = &plan->steps[i];
+        if (step->kind == CHECK) Py_CLEAR(step->check.message);
+        if (step->kind != OPAQUE) continue;
+        Py_CLEAR(step->opaque.callable);
+        Py_CLEAR(step->opaque.name);
     }
     Py_CLEAR(plan->keep);
     spare_clear(plan);

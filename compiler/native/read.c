@@ -265,20 +265,29 @@ static int read_write(Plan *plan, Where where, PyObject *object, WriteStep *step
     return read_int(where, items[2], "input", 0, plan->n_inputs, &step->input);
 }
 
+static int read_check(Plan *plan, Where where, PyObject *object, CheckStep *step) {
+    PyObject **items = read_tuple(where, object, 3);
+    if (!items) return -1;
+    if (!PyUnicode_Check(items[2])) return fail_object(where, "a message", items[2]);
+    step->message = Py_NewRef(items[2]);
+    return read_int(where, items[1], "buffer", 0, plan->n_buffers, &step->source);
+}
+
 static int read_step(Plan *plan, Where where, PyObject *object) {
-    static const char *const names[] = {"launch", "opaque", "bind", "write"};
+    static const char *const names[] = {"launch", "opaque", "bind", "write", "check"};
     Step *step = &plan->steps[where.index];
     int count, kind;
     PyObject **items = read_items(where, object, &count);
     if (!items) return -1;
     if (!count) return fail(where, "an empty step");
-    if (read_kind(where, items[0], names, 4, &kind)) return -1;
+    if (read_kind(where, items[0], names, 5, &kind)) return -1;
     step->kind = (StepKind)kind;
     switch (step->kind) {
         case LAUNCH: return read_launch(plan, where, object, &step->launch);
         case OPAQUE: return read_opaque(plan, where, object, &step->opaque);
         case BIND: return read_bind(plan, where, object, &step->bind);
-        default: return read_write(plan, where, object, &step->write);
+        case WRITE: return read_write(plan, where, object, &step->write);
+        default: return read_check(plan, where, object, &step->check);
     }
 }
 

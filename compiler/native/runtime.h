@@ -148,7 +148,7 @@ typedef struct {
     Dim a, b;
 } Guard;
 
-typedef enum { LAUNCH, OPAQUE, BIND, WRITE } StepKind;
+typedef enum { LAUNCH, OPAQUE, BIND, WRITE, CHECK } StepKind;
 
 typedef struct {
     Kernel kernel;
@@ -179,12 +179,18 @@ typedef struct {
 } WriteStep;
 
 typedef struct {
+    int source; /* a bool scalar; the call ends where it is false */
+    PyObject *message;
+} CheckStep;
+
+typedef struct {
     StepKind kind;
     union {
         LaunchStep launch;
         OpaqueStep opaque;
         BindStep bind;
         WriteStep write;
+        CheckStep check;
     };
 } Step;
 

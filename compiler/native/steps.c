@@ -1,9 +1,9 @@
-/* The steps of a call. Launches and writes in a row run without the GIL. */
+/* The steps of a call. Launches, writes and checks in a row run without the GIL. */
 #include <string.h>
 
 #include "runtime.h"
 
-typedef enum { DONE, NO_MEMORY, SIZES_DIFFER } Status;
+typedef enum { DONE, NO_MEMORY, SIZES_DIFFER, FALSE_CHECK } Status;
 
 static bool ensure_scratch(Call *call, size_t bytes) {
     if (call->scratch && call->scratch->size >= bytes) return true;
@@ -61,10 +61,17 @@ static Status run_write(Call *call, const WriteStep *write) {
     return DONE;
 }
 
-static int raise(Status status, int step) {
+static Status run_check(const Call *call, const CheckStep *check) {
+    const char *ok = call->buffers[check->source].data;
+    return *ok ? DONE : FALSE_CHECK;
+}
+
+static int raise(const Plan *plan, Status status, int step) {
     if (status == DONE) return 0;
     if (status == NO_MEMORY)
         PyErr_NoMemory();
+    else if (status == FALSE_CHECK)
+        PyErr_SetObject(PyExc_RuntimeError, plan->steps[step].check.message);
     else
         PyErr_Format(PyExc_RuntimeError, "step %d writes another number of items",
                      step);
@@ -72,7 +79,7 @@ static int raise(Status status, int step) {
 }
 
 static bool is_native(StepKind kind) {
-    return kind == LAUNCH || kind == WRITE;
+    return kind == LAUNCH || kind == WRITE || kind == CHECK;
 }
 
 /* The tensors that steps [begin, end) are the first to use. */
@@ -90,18 +97,24 @@ static void drop_tensors(Call *call, int begin, int end) {
         spare_give(call, drops->ids[i]);
 }
 
+static Status run_one(Call *call, const Step *step) {
+    switch (step->kind) {
+        case LAUNCH: return run_launch(call, &step->launch);
+        case CHECK: return run_check(call, &step->check);
+        default: return run_write(call, &step->write);
+    }
+}
+
 static int run_native(Call *call, int begin, int end) {
     Status status = DONE;
     int step = begin;
     Py_BEGIN_ALLOW_THREADS;
     for (; step < end; step++) {
-        const Step *at = &call->plan->steps[step];
-        status = at->kind == LAUNCH ? run_launch(call, &at->launch)
-                                    : run_write(call, &at->write);
+        status = run_one(call, &call->plan->steps[step]);
         if (status != DONE) break;
     }
     Py_END_ALLOW_THREADS;
-    return raise(status, step);
+    return raise(call->plan, status, step);
 }
 
 static int run_some(Call *call, int begin, int end) {

@@ -17,10 +17,20 @@ PR_SIMD float expf(float);
 PR_SIMD float logf(float);
 PR_SIMD float tanhf(float);
 PR_SIMD float erff(float);
+PR_SIMD float log1pf(float);
+PR_SIMD float expm1f(float);
+PR_SIMD float sinf(float);
+PR_SIMD float cosf(float);
+PR_SIMD float powf(float, float);
 PR_SIMD double exp(double);
 PR_SIMD double log(double);
 PR_SIMD double tanh(double);
 PR_SIMD double erf(double);
+PR_SIMD double log1p(double);
+PR_SIMD double expm1(double);
+PR_SIMD double sin(double);
+PR_SIMD double cos(double);
+PR_SIMD double pow(double, double);
 #endif
 
 /* The larger value, as `a > b ? a : b`, but NaN if either is NaN. */
@@ -29,6 +39,44 @@ PR_SIMD double erf(double);
   PR_DEVICE T pr_min_##t(T a, T b) { return (a < b || a != a) ? a : b; }
 PR_EXTREMES(float, f32)
 PR_EXTREMES(double, f64)
+
+/* libm's fmod divides bit by bit. Here one fma gives a - q * b exactly while q, which
+   may be one too large, is exact itself: below LIMIT. */
+#define PR_FMOD(T, t, s, LIMIT)                                                \
+  PR_DEVICE T pr_fmod_##t(T a, T b) {                                          \
+    const T q = trunc##s(a / b), size = fabs##s(b);                            \
+    if (!(fabs##s(q) < LIMIT && size < PR_INF_##t)) return fmod##s(a, b);      \
+    const T r = fma##s(-q, b, a);                                              \
+    const T back = (T)((r != 0) & ((r < 0) != (a < 0)));                       \
+    return copysign##s(fabs##s(back * size - fabs##s(r)), a);                  \
+  }
+PR_FMOD(float, f32, f, 0x1p22f)
+PR_FMOD(double, f64, , 0x1p51)
+
+/* Division rounded down, and its remainder. Nothing traps: by 0 gives 0, and the
+   lowest number by -1 wraps. `quotient` cuts off, of a divisor that is safe. */
+#define PR_DIVISION(T, U, t, quotient)                                         \
+  PR_DEVICE T pr_idiv_##t(T a, T b) {                                          \
+    const T by = (b == 0 || b == -1) ? 1 : b;                                  \
+    const T q = quotient(T, a, by);                                            \
+    const T r = (T)(a - q * by);                                               \
+    const T down = (T)(q - ((r != 0) & ((r < 0) != (by < 0))));                \
+    return b == 0 ? 0 : b == -1 ? (T)((U)0 - (U)a) : down;                     \
+  }                                                                            \
+  PR_DEVICE T pr_rem_##t(T a, T b) {                                           \
+    const T by = (b == 0 || b == -1) ? 1 : b;                                  \
+    const T r = (T)(a - quotient(T, a, by) * by);                              \
+    return (T)(r + (((r != 0) & ((r < 0) != (by < 0))) ? by : 0));             \
+  }
+#define PR_WHOLE(T, a, b) ((T)((a) / (b)))
+/* Exact up to 32 bits, and there are instructions for several at once. */
+#define PR_BY_DOUBLE(T, a, b)                                                  \
+  (__builtin_constant_p(b) ? (T)((a) / (b)) : (T)((double)(a) / (double)(b)))
+PR_DIVISION(signed char, unsigned, i8, PR_BY_DOUBLE)
+PR_DIVISION(unsigned char, unsigned, u8, PR_BY_DOUBLE)
+PR_DIVISION(short, unsigned, i16, PR_BY_DOUBLE)
+PR_DIVISION(int, unsigned, i32, PR_BY_DOUBLE)
+PR_DIVISION(int64_t, uint64_t, i64, PR_WHOLE)
 
 /* How the lanes' copies of an accumulator are joined. */
 #define PR_PRAGMA(text) _Pragma(#text)
@@ -39,5 +87,92 @@ PR_EXTREMES(double, f64)
       pr_min_##t(omp_out, omp_in)) initializer(omp_priv = high))
 PR_REDUCTION(float, f32, -PR_INF_f32, PR_INF_f32)
 PR_REDUCTION(double, f64, -PR_INF_f64, PR_INF_f64)
+
+typedef uint8_t __attribute__((may_alias)) pr_u1;
+typedef uint16_t __attribute__((may_alias)) pr_u2;
+typedef uint32_t __attribute__((may_alias)) pr_u4;
+typedef uint64_t __attribute__((may_alias)) pr_u8;
+
+/* to[i * 64 + j] = from[i + j * step], for i < high (at most 16), j < wide (64):
+   squares of 8 or 4 by shuffles of registers, the rest one by one. */
+#define PR_TURN_ONE(N, T)                                                      \
+  PR_DEVICE void pr_turn_##N(void *to, const void *from, int64_t step,         \
+                             int64_t wide, int64_t high) {                     \
+    T *restrict tile = (T *)to;                                                \
+    const T *restrict x = (const T *)from;                                     \
+    const int64_t w = wide < 64 ? wide : 64, h = high < 16 ? high : 16;        \
+    const int64_t fw = PR_SQUARES_##N(w), fh = fw ? PR_SQUARES_##N(h) : 0;     \
+    for (int64_t j = 0; j < fw; j += PR_SIDE_##N)                              \
+      for (int64_t i = 0; i < fh; i += PR_SIDE_##N)                            \
+        pr_square_##N(tile + i * 64 + j, x + i + j * step, step);              \
+    for (int64_t j = 0; j < w; ++j)                                            \
+      for (int64_t i = j < fw ? fh : 0; i < h; ++i)                            \
+        tile[i * 64 + j] = x[i + j * step];                                    \
+  }
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define PR_SHUFFLES
+#endif
+#endif
+#define PR_SIDE_1 1
+#define PR_SIDE_2 1
+#define PR_SQUARES_1(n) 0
+#define PR_SQUARES_2(n) 0
+#define pr_square_1(to, from, step) (void)0
+#define pr_square_2(to, from, step) (void)0
+#ifdef PR_SHUFFLES
+#define PR_SIDE_4 8
+#define PR_SIDE_8 4
+#define PR_SQUARES_4(n) ((n) & ~7)
+#define PR_SQUARES_8(n) ((n) & ~3)
+typedef uint32_t pr_v8 __attribute__((vector_size(32), aligned(4), may_alias));
+typedef uint64_t pr_v4 __attribute__((vector_size(32), aligned(8), may_alias));
+#define PR_MIX8(to, a, b, ...) const pr_v8 to = __builtin_shufflevector(a, b, __VA_ARGS__)
+#define PR_PAIR8(lo, hi, a, b)                                                 \
+  PR_MIX8(lo, a, b, 0, 8, 1, 9, 4, 12, 5, 13);                                 \
+  PR_MIX8(hi, a, b, 2, 10, 3, 11, 6, 14, 7, 15)
+#define PR_QUAD8(lo, hi, a, b)                                                 \
+  PR_MIX8(lo, a, b, 0, 1, 8, 9, 4, 5, 12, 13);                                 \
+  PR_MIX8(hi, a, b, 2, 3, 10, 11, 6, 7, 14, 15)
+#define PR_OUT8(k, a, b)                                                       \
+  PR_MIX8(lo##k, a, b, 0, 1, 2, 3, 8, 9, 10, 11);                              \
+  PR_MIX8(hi##k, a, b, 4, 5, 6, 7, 12, 13, 14, 15);                            \
+  *(pr_v8 *)(to + k * 64) = lo##k;                                             \
+  *(pr_v8 *)(to + (k + 4) * 64) = hi##k
+PR_DEVICE void pr_square_4(pr_u4 *to, const pr_u4 *from, int64_t step) {
+#define PR_ROW(k) (*(const pr_v8 *)(from + (k) * step))
+  PR_PAIR8(a0, a1, PR_ROW(0), PR_ROW(1));
+  PR_PAIR8(a2, a3, PR_ROW(2), PR_ROW(3));
+  PR_PAIR8(a4, a5, PR_ROW(4), PR_ROW(5));
+  PR_PAIR8(a6, a7, PR_ROW(6), PR_ROW(7));
+#undef PR_ROW
+  PR_QUAD8(b0, b1, a0, a2);
+  PR_QUAD8(b2, b3, a1, a3);
+  PR_QUAD8(b4, b5, a4, a6);
+  PR_QUAD8(b6, b7, a5, a7);
+  PR_OUT8(0, b0, b4);
+  PR_OUT8(1, b1, b5);
+  PR_OUT8(2, b2, b6);
+  PR_OUT8(3, b3, b7);
+}
+PR_DEVICE void pr_square_8(pr_u8 *to, const pr_u8 *from, int64_t step) {
+  for (int i = 0; i < 4; ++i) {
+    const pr_v4 row = {from[i], from[i + step], from[i + 2 * step],
+                       from[i + 3 * step]};
+    *(pr_v4 *)(to + i * 64) = row;
+  }
+}
+#else
+#define PR_SIDE_4 1
+#define PR_SIDE_8 1
+#define PR_SQUARES_4(n) 0
+#define PR_SQUARES_8(n) 0
+#define pr_square_4(to, from, step) (void)0
+#define pr_square_8(to, from, step) (void)0
+#endif
+PR_TURN_ONE(1, pr_u1)
+PR_TURN_ONE(2, pr_u2)
+PR_TURN_ONE(4, pr_u4)
+PR_TURN_ONE(8, pr_u8)
 
 #endif

@@ -11,3 +11,26 @@
   PR_DEVICE T pr_min_##t(T a, T b) { return (a < b || a != a) ? a : b; }
 PR_EXTREMES(float, f32)
 PR_EXTREMES(double, f64)
+
+PR_DEVICE float pr_fmod_f32(float a, float b) { return fmodf(a, b); }
+PR_DEVICE double pr_fmod_f64(double a, double b) { return fmod(a, b); }
+
+// Division rounded down, and its remainder; by 0 gives 0, the lowest by -1 wraps.
+#define PR_DIVISION(T, U, t)                                                   \
+  PR_DEVICE T pr_idiv_##t(T a, T b) {                                          \
+    const T by = (b == 0 || b == -1) ? 1 : b;                                  \
+    const T q = (T)(a / by);                                                   \
+    const T r = (T)(a - q * by);                                               \
+    const T down = (T)(q - ((r != 0) & ((r < 0) != (by < 0))));                \
+    return b == 0 ? 0 : b == -1 ? (T)((U)0 - (U)a) : down;                     \
+  }                                                                            \
+  PR_DEVICE T pr_rem_##t(T a, T b) {                                           \
+    const T by = (b == 0 || b == -1) ? 1 : b;                                  \
+    const T r = (T)(a - (T)(a / by) * by);                                     \
+    return (T)(r + (((r != 0) & ((r < 0) != (by < 0))) ? by : 0));             \
+  }
+PR_DIVISION(signed char, unsigned, i8)
+PR_DIVISION(unsigned char, unsigned, u8)
+PR_DIVISION(short, unsigned, i16)
+PR_DIVISION(int, unsigned, i32)
+PR_DIVISION(long long, unsigned long long, i64)

@@ -1,6 +1,22 @@
 """Paddle's composite ops as primitives; importing this package registers them all."""
 
-from pirol.prim.decomp import nn, pointwise, shape
+from pirol.prim.decomp import (
+    activations,
+    bounds,
+    creation,
+    indexing,
+    losses,
+    nn,
+    norms,
+    padding,
+    pointwise,
+    pooling,
+    putting,
+    reductions,
+    resize,
+    shape,
+    slicing,
+)
 from pirol.prim.decomp.registry import (
     DECOMPOSITIONS,
     Decomposition,
@@ -11,9 +27,21 @@ from pirol.prim.decomp.registry import (
 __all__ = [
     "DECOMPOSITIONS",
     "Decomposition",
+    "activations",
+    "bounds",
+    "creation",
     "decomposes",
+    "indexing",
+    "losses",
     "nn",
+    "norms",
+    "padding",
     "pointwise",
+    "pooling",
+    "putting",
+    "reductions",
+    "resize",
     "shape",
+    "slicing",
     "widened",
 ]

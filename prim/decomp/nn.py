@@ -1,4 +1,4 @@
-"""Paddle's layers: softmax, norms, reductions, matmul, convolution, pooling."""
+"""Paddle's layers of products: matmul and convolution."""
 
 from __future__ import annotations
 
@@ -6,144 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from pirol.compiler import dims
-from pirol.compiler.ir import FLOATS, Value
+from pirol.compiler.dims import Dim
+from pirol.compiler.ir import Value
 from pirol.prim.builder import Builder
-from pirol.prim.decomp.registry import axis_in, decomposes, ints, need
-
-
-def keepdim(b: Builder, reduced: Value, like: Value, axes: Sequence[int]) -> Value:
-    """The reduced value in the operand's shape, its axes broadcast."""
-    kept = tuple(k for k in range(like.type.rank) if k not in axes)
-    result: Value = b.broadcast(reduced, shape=like.shape, dims=kept)
-    return result
-
-
-@decomposes("pd_op.softmax", compute_in="float32")
-def softmax(b: Builder, x: Value, *, axis: int) -> Any:
-    """exp(x - max) / sum(exp(x - max)); stable for large x."""
-    need(x.dtype in FLOATS, f"softmax of {x.dtype}")
-    if x.type.rank == 0:
-        return b.const(value=1.0, shape=(), dtype=x.dtype)
-    axes = (axis_in(axis, x.type.rank, "softmax"),)
-    e = b.exp(b.sub(x, keepdim(b, b.reduce_max(x, axes=axes), x, axes)))
-    return b.div(e, keepdim(b, b.reduce_sum(e, axes=axes), x, axes))
-
-
-def mean_of(b: Builder, x: Value, axes: Sequence[int]) -> Value:
-    """The mean over axes."""
-    count = dims.product(x.shape[a] for a in axes)
-    total = b.reduce_sum(x, axes=tuple(axes))
-    size = b.const(value=count, shape=total.shape, dtype=x.dtype)
-    result: Value = b.div(total, size)
-    return result
-
-
-@decomposes("pd_op.layer_norm", compute_in="float32")
-def layer_norm(
-    b: Builder,
-    x: Value,
-    scale: Value | None,
-    bias: Value | None,
-    *,
-    epsilon: float,
-    begin_norm_axis: int,
-) -> Any:
-    """(x - mean) / sqrt(var + epsilon) * scale + bias, and the mean and variance."""
-    axes = tuple(range(begin_norm_axis, x.type.rank))
-    mean = mean_of(b, x, axes)
-    centred = b.sub(x, keepdim(b, mean, x, axes))
-    variance = mean_of(b, b.mul(centred, centred), axes)
-    y = b.mul(centred, keepdim(b, b.rsqrt(b.add(variance, epsilon)), x, axes))
-    tail = x.shape[begin_norm_axis:]
-    if scale is not None:
-        y = b.mul(y, b.reshape(scale, shape=tail))
-    if bias is not None:
-        y = b.add(y, b.reshape(bias, shape=tail))
-    return y, mean, variance
-
-
-@decomposes("pd_op.batch_norm_", "pd_op.batch_norm", compute_in="float32")
-def batch_norm(
-    b: Builder,
-    x: Value,
-    mean: Value,
-    variance: Value,
-    scale: Value | None,
-    bias: Value | None,
-    *,
-    is_test: bool,
-    use_global_stats: bool,
-    trainable_statistics: bool,
-    epsilon: float,
-    data_format: str,
-) -> Any:
-    """In inference: (x - mean) / sqrt(variance + epsilon) * scale + bias a channel."""
-    frozen = (is_test and not trainable_statistics) or use_global_stats
-    need(frozen, "batch_norm in training updates its statistics")
-    channel = 1 if data_format.startswith("NC") else x.type.rank - 1
-
-    def spread(value: Value) -> Value:
-        result: Value = b.broadcast(value, shape=x.shape, dims=(channel,))
-        return result
-
-    factor = b.rsqrt(b.add(variance, epsilon))
-    if scale is not None:
-        factor = b.mul(factor, scale)
-    y = b.mul(b.sub(x, spread(mean)), spread(factor))
-    if bias is not None:
-        y = b.add(y, spread(bias))
-    return y, mean, variance, None, None, None
-
-
-def _reduced(b: Builder, x: Value, axes: Sequence[int], keep: bool, name: str) -> Any:
-    at = sorted({axis_in(int(a), x.type.rank, name) for a in axes})
-    over = tuple(at or range(x.type.rank))
-    result = getattr(b, name)(x, axes=over)
-    return _kept(b, result, x, over) if keep else result
-
-
-def _kept(b: Builder, value: Value, x: Value, axes: Sequence[int]) -> Any:
-    shape = tuple(1 if k in axes else d for k, d in enumerate(x.shape))
-    return b.reshape(value, shape=shape)
-
-
-@decomposes("pd_op.sum", compute_in="float32")
-def sum_(b: Builder, x: Value, axis: Any, *, keepdim: bool, dtype: str) -> Any:
-    """The sum over axes (all, where none is named); bool and int32 add up as int64."""
-    kind = dtype if dtype != "undefined" else x.dtype
-    if dtype == "undefined" and x.dtype in ("bool", "int32"):
-        kind = "int64"
-    need(kind not in ("complex64", "complex128", "bool"), f"sum of {kind}")
-    x = b.cast(x, dtype=kind)
-    return _reduced(b, x, ints(b, axis, "axis"), keepdim, "reduce_sum")
-
-
-@decomposes("pd_op.mean", compute_in="float32")
-def mean_(b: Builder, x: Value, axis: Any = (), *, keepdim: bool) -> Any:
-    """The mean over axes (all, where none is named)."""
-    need(x.dtype in FLOATS, f"mean of {x.dtype}")
-    named = sorted(axis_in(int(a), x.type.rank, "mean") for a in ints(b, axis, "axis"))
-    axes = tuple(named or range(x.type.rank))
-    result = mean_of(b, x, axes)
-    return _kept(b, result, x, axes) if keepdim else result
-
-
-def _extreme(name: str) -> None:
-    @decomposes(f"pd_op.{name}")
-    def run(b: Builder, x: Value, axis: Any, *, keepdim: bool) -> Any:
-        axes = ints(b, axis, "axis")
-        over = [axis_in(int(a), x.type.rank, name) for a in axes] or range(x.type.rank)
-        empty = any(not _positive(x.shape[a]) for a in over)
-        need(not empty, f"{name} over an axis that may be empty")
-        return _reduced(b, x, axes, keepdim, f"reduce_{name}")
-
-
-def _positive(dim: Any) -> bool:
-    return dim > 0 if isinstance(dim, int) else True
-
-
-_extreme("max")
-_extreme("min")
+from pirol.prim.decomp.registry import decomposes, need
 
 
 @decomposes("pd_op.matmul")
@@ -172,8 +38,14 @@ def matmul(
     return b.reshape(product, shape=(*lead, *ends))
 
 
-@decomposes("pd_op.conv2d", "pd_op.depthwise_conv2d")
-def conv2d(
+@decomposes("pd_op.bmm")
+def bmm(b: Builder, x: Value, y: Value) -> Any:
+    """Matrix products of two batches of the same size."""
+    return matmul(b, x, y, transpose_x=False, transpose_y=False)
+
+
+@decomposes("pd_op.conv2d", "pd_op.depthwise_conv2d", "pd_op.conv3d")
+def conv(
     b: Builder,
     x: Value,
     w: Value,
@@ -185,17 +57,47 @@ def conv2d(
     groups: int,
     data_format: str,
 ) -> Any:
-    """x [N, C, H, W] with w [O, C / groups, h, w]."""
-    need(padding_algorithm == "EXPLICIT", f"padding {padding_algorithm}")
-    need(data_format == "NCHW", f"data format {data_format}")
-    return b.conv(
+    """x [N, C, ...], or channels last, with w [O, C / groups, ...]."""
+    rank = x.type.rank
+    last = not data_format.startswith("NC")
+    if last:
+        x = b.transpose(x, perm=(0, rank - 1, *range(1, rank - 1)))
+    size = w.shape[2:]
+    axes = tuple(range(2, rank))
+    pad = window_padding(x, axes, size, strides, paddings, padding_algorithm)
+    fixed = padding_algorithm == "SAME"
+    y = b.conv(
         x,
         w,
         strides=tuple(strides),
-        padding=pairs(paddings, 2),
-        dilation=tuple(dilations),
+        padding=tuple(pad),
+        dilation=(1,) * (rank - 2) if fixed else tuple(dilations),
         groups=groups,
     )
+    return b.transpose(y, perm=(0, *range(2, rank), 1)) if last else y
+
+
+def window_padding(
+    x: Value,
+    axes: Sequence[int],
+    size: Sequence[Dim],
+    strides: Sequence[int],
+    paddings: Sequence[int],
+    algorithm: str,
+) -> list[tuple[Dim, Dim]]:
+    """(low, high) for each spatial dim, as Paddle's padding algorithms have it."""
+    if algorithm == "VALID":
+        return [(0, 0)] * len(axes)
+    if algorithm == "EXPLICIT":
+        return list(pairs(paddings, len(axes)))
+    found: list[tuple[Dim, Dim]] = []
+    for axis, k, s in zip(axes, size, strides):
+        extent = x.shape[axis]
+        last = dims.mul(dims.sub(dims.floordiv(dims.add(extent, s - 1), s), 1), s)
+        both = dims.maximum(dims.sub(dims.add(last, k), extent), 0)
+        low = dims.floordiv(both, 2)
+        found.append((low, dims.sub(both, low)))
+    return found
 
 
 def pairs(paddings: Sequence[int], rank: int) -> tuple[tuple[int, int], ...]:
@@ -203,41 +105,3 @@ def pairs(paddings: Sequence[int], rank: int) -> tuple[tuple[int, int], ...]:
     if len(paddings) == rank:
         return tuple((p, p) for p in paddings)
     return tuple((paddings[2 * k], paddings[2 * k + 1]) for k in range(rank))
-
-
-@decomposes("pd_op.pool2d")
-def pool2d(
-    b: Builder,
-    x: Value,
-    kernel_size: Any,
-    *,
-    strides: Sequence[int],
-    paddings: Sequence[int],
-    ceil_mode: bool,
-    data_format: str,
-    pooling_type: str,
-    global_pooling: bool,
-    adaptive: bool,
-    padding_algorithm: str,
-) -> Any:
-    """Max-pooling, and pooling of the whole plane, of [N, C, H, W]."""
-    need(data_format == "NCHW", f"data format {data_format}")
-    size = ints(b, kernel_size, "kernel_size")
-    if global_pooling or (adaptive and size == [1, 1]):
-        return _whole_plane(b, x, pooling_type)
-    need(not adaptive, "adaptive pooling to more than one place")
-    need(pooling_type == "max", "average pooling by windows")
-    need(padding_algorithm == "EXPLICIT" and not ceil_mode, "padding not explicit")
-    value, _ = b.window_max(
-        x,
-        window=(1, 1, *size),
-        strides=(1, 1, *strides),
-        padding=((0, 0), (0, 0), *pairs(paddings, 2)),
-        dilation=(1, 1, 1, 1),
-    )
-    return value
-
-
-def _whole_plane(b: Builder, x: Value, kind: str) -> Any:
-    value = b.reduce_max(x, axes=(2, 3)) if kind == "max" else mean_of(b, x, (2, 3))
-    return b.reshape(value, shape=(*x.shape[:2], 1, 1))

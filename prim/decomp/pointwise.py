@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from pirol.compiler.ir import FLOATS, Value
+import numpy as np
+
+from pirol.compiler import dims
+from pirol.compiler.ir import FLOATS, INTS, Value
 from pirol.prim.builder import Builder
 from pirol.prim.decomp.registry import decomposes, need, number
 
-SQRT_HALF = 0.7071067811865476
-SQRT_2_OVER_PI = 0.7978845608028654
+NUMBERS = (*FLOATS, *INTS)
 
 
 def _one_dtype(x: Value, y: Value) -> None:
@@ -21,11 +24,14 @@ def _binary(name: str, prim: str, floats_only: bool = False) -> None:
     def run(b: Builder, x: Value, y: Value) -> Any:
         _one_dtype(x, y)
         need(not floats_only or x.dtype in FLOATS, f"{name} of {x.dtype}")
-        need(x.dtype != "bool" or prim in BOOL_PRIMS, f"{name} of bool")
-        return getattr(b, prim)(x, y)
+        need(x.dtype != "bool" or prim in OF_BOOL, f"{name} of bool")
+        chosen = OF_BOOL[prim] if x.dtype == "bool" else prim
+        return getattr(b, chosen)(x, y)
 
 
-BOOL_PRIMS = ("eq", "ne", "lt", "le", "gt", "ge", "max", "min")
+# What a binary primitive is on bools.
+OF_BOOL = {p: p for p in ("eq", "ne", "lt", "le", "gt", "ge", "max", "min")}
+OF_BOOL |= {"add": "or_", "mul": "and_"}
 
 for _name, _prim in {
     "add": "add",
@@ -65,8 +71,231 @@ def _unary(name: str) -> None:
         return getattr(b, name)(x)
 
 
-for _name in ("exp", "log", "sqrt", "rsqrt", "tanh", "erf", "floor"):
+for _name in ("exp", "log", "sqrt", "rsqrt", "tanh", "erf", "sin", "cos"):
     _unary(_name)
+for _name in ("log1p", "expm1"):
+    _unary(_name)
+
+
+def _rounding(name: str) -> None:
+    @decomposes(f"pd_op.{name}", compute_in="float32")
+    def run(b: Builder, x: Value) -> Any:
+        need(x.dtype != "bool", f"{name} of bool")
+        return getattr(b, name)(x) if x.dtype in FLOATS else x
+
+
+for _name in ("floor", "ceil", "trunc"):
+    _rounding(_name)
+
+
+@decomposes("pd_op.round", compute_in="float32")
+def round_(b: Builder, x: Value, *, decimals: int) -> Any:
+    """x to so many decimals (fewer than 0: to tens, hundreds..), a half to even."""
+    need(x.dtype in NUMBERS, f"round of {x.dtype}")
+    if x.dtype not in FLOATS:
+        need(decimals == 0, "round of integers to decimals")
+        return x
+    if decimals == 0:
+        return b.round(x)
+    there, back = ("mul", "div") if decimals > 0 else ("div", "mul")
+    step = 10.0 ** abs(decimals)
+    whole = getattr(b, back)(b.round(getattr(b, there)(x, step)), step)
+    return b.select(_finite(b, x), whole, x)
+
+
+def _finite(b: Builder, x: Value) -> Any:
+    return b.lt(b.abs(x), math.inf)
+
+
+def _about(name: str, of_integers: bool, prim: str, bound: float) -> None:
+    """isnan, isinf and isfinite: a comparison of |x|, and a constant for integers."""
+
+    @decomposes(f"pd_op.{name}", compute_in="float32")
+    def run(b: Builder, x: Value) -> Any:
+        need(x.dtype in NUMBERS, f"{name} of {x.dtype}")
+        if x.dtype not in FLOATS:
+            return b.const(value=of_integers, shape=x.shape, dtype="bool")
+        size = b.abs(x)
+        return getattr(b, prim)(size, size if math.isnan(bound) else bound)
+
+
+_about("isnan", False, "ne", math.nan)
+_about("isinf", False, "eq", math.inf)
+_about("isfinite", True, "lt", math.inf)
+
+
+@decomposes("pd_op.sign", compute_in="float32")
+def sign(b: Builder, x: Value) -> Any:
+    """1, -1, 0 for both zeros, and NaN."""
+    need(x.dtype in NUMBERS, f"sign of {x.dtype}")
+    one = b.const(value=1, shape=x.shape, dtype=x.dtype)
+    below = b.select(b.lt(x, 0), b.neg(one), b.abs(x))
+    return b.select(b.gt(x, 0), one, below)
+
+
+@decomposes("pd_op.full_batch_size_like")
+def number_like(
+    b: Builder, x: Value, *, shape: Any, dtype: str, value: float, input_dim_idx: int,
+    output_dim_idx: int,
+) -> Any:  # fmt: skip
+    """The number that Paddle writes out in x's shape for `2.0 ** x` and `3 / x`."""
+    same = len(shape) == x.type.rank and input_dim_idx == output_dim_idx
+    need(same, "full_batch_size_like in another shape")
+    known = zip(shape, x.shape)
+    whole = all(d < 0 or dims.equal(d, size) is not False for d, size in known)
+    need(whole, "full_batch_size_like in another shape")
+    item = value if dtype in FLOATS else int(value)
+    return b.const(value=item, shape=x.shape, dtype=dtype)
+
+
+@decomposes("pd_op.reciprocal", compute_in="float32")
+def reciprocal(b: Builder, x: Value) -> Any:
+    """1 / x"""
+    need(x.dtype in FLOATS, f"reciprocal of {x.dtype}")
+    return b.div(1.0, x)
+
+
+@decomposes("pd_op.add_n", compute_in="float32")
+def add_n(b: Builder, inputs: list[Value]) -> Any:
+    """The sum of the tensors, from the first on."""
+    need(all(v.dtype in NUMBERS for v in inputs), "add_n of bools")
+    total = inputs[0]
+    for value in inputs[1:]:
+        _one_dtype(total, value)
+        total = b.add(total, value)
+    return total
+
+
+@decomposes("pd_op.floor_divide", compute_in="float32")
+def floor_divide(b: Builder, x: Value, y: Value) -> Any:
+    """x / y rounded down, as Python's //; of integers by 0, Paddle is left to raise."""
+    _one_dtype(x, y)
+    need(x.dtype in NUMBERS, f"floor_divide of {x.dtype}")
+    if x.dtype not in FLOATS:
+        _divisor_is_not_zero(b, y)
+        return b.idiv(x, y)
+    rest = b.fmod(x, y)
+    quotient = b.div(b.sub(x, rest), y)
+    one = b.cast(_other_sign(b, rest, y), dtype=x.dtype)
+    quotient = b.sub(quotient, one)  # whole, but for its own rounding
+    whole = b.floor(quotient)
+    over = b.gt(b.sub(quotient, whole), 0.5)
+    whole = b.add(whole, b.cast(over, dtype=x.dtype))
+    plain = b.div(x, y)
+    whole = b.select(b.eq(whole, 0.0), b.mul(plain, 0.0), whole)
+    return b.select(b.eq(y, 0.0), plain, whole)
+
+
+@decomposes("pd_op.remainder", compute_in="float32")
+def remainder(b: Builder, x: Value, y: Value) -> Any:
+    """x - y * floor(x / y), exact, with y's sign; of integers by 0, Paddle raises."""
+    _one_dtype(x, y)
+    need(x.dtype in NUMBERS, f"remainder of {x.dtype}")
+    if x.dtype not in FLOATS:
+        _divisor_is_not_zero(b, y)
+        return b.rem(x, y)
+    rest = b.fmod(x, y)
+    return b.select(_other_sign(b, rest, y), b.add(rest, y), rest)
+
+
+def _other_sign(b: Builder, rest: Value, y: Value) -> Any:
+    return b.and_(b.ne(rest, 0.0), b.ne(b.lt(rest, 0.0), b.lt(y, 0.0)))
+
+
+def _divisor_is_not_zero(b: Builder, y: Value) -> None:
+    known = b.known(y)
+    if known is None:
+        b.check(b.ne(y, 0), "a divisor is 0")
+    else:
+        sure = [isinstance(d, int) or d.is_positive for d in known]
+        need(all(sure) and 0 not in known, "a divisor may be 0")
+
+
+@decomposes("pd_op.pow", compute_in="float32")
+def pow_(b: Builder, x: Value, *, y: float) -> Any:
+    """x ** y; an integer's exponent is cut off to an integer."""
+    need(x.dtype in NUMBERS, f"pow of {x.dtype}")
+    return power(b, x, y)
+
+
+@decomposes("pd_op.elementwise_pow", compute_in="float32")
+def elementwise_pow(b: Builder, x: Value, y: Value) -> Any:
+    """x ** y; integers by one known number only."""
+    _one_dtype(x, y)
+    need(x.dtype in NUMBERS, f"elementwise_pow of {x.dtype}")
+    known = b.known(y)
+    if known is not None and len(known) == 1 and isinstance(known[0], (int, float)):
+        shape = b.broadcast_shape(x.shape, y.shape)
+        return power(b, b.broadcast_to(x, shape), known[0])
+    need(x.dtype in FLOATS, "integers to the power of a tensor")
+    return b.pow(x, y)
+
+
+def power(b: Builder, x: Value, exponent: float) -> Any:
+    """x ** exponent, by multiplying and roots where that has pow's special values."""
+    if x.dtype not in FLOATS:
+        need(0 <= exponent < 2**31, f"integers to the power of {exponent}")
+        return _multiplied(b, x, int(exponent))
+    if exponent in (0, 1, 2, 3, 4):
+        return _multiplied(b, x, int(exponent))
+    if exponent == -1:
+        return b.div(1.0, x)
+    if exponent in (0.5, -0.5):
+        # pow(-0.0, 0.5) is 0.0 and pow(-inf, 0.5) is inf.
+        root = b.add(b.sqrt(x), 0.0)
+        root = b.select(b.eq(x, -math.inf), b.abs(x), root)
+        return root if exponent > 0 else b.div(1.0, root)
+    return b.pow(x, float(exponent))
+
+
+def _multiplied(b: Builder, x: Value, times: int) -> Value:
+    """x * x * .. by squaring."""
+    found: Value | None = None
+    while times:
+        if times % 2:
+            found = x if found is None else b.mul(found, x)
+        times //= 2
+        x = b.mul(x, x) if times else x
+    return b.const(value=1, shape=x.shape, dtype=x.dtype) if found is None else found
+
+
+@decomposes("pd_op.clip", compute_in="float32")
+def clip(b: Builder, x: Value, low: Value, high: Value) -> Any:
+    """low where x < low, high where x > high, else x; NaN stays."""
+    need(x.dtype in NUMBERS, f"clip of {x.dtype}")
+    least, most = _scalar(b, low, x), _scalar(b, high, x)
+    if isinstance(least, Value) or isinstance(most, Value):
+        ends = [_as_value(b, end, x) for end in (least, most)]
+        b.check(b.le(*ends), "clip's min is over its max")
+    else:
+        need(least <= most, f"clip to {least}..{most}")
+    below = b.select(b.lt(x, least), _as_value(b, least, x), x)
+    return b.select(b.gt(x, most), _as_value(b, most, x), below)
+
+
+def _as_value(b: Builder, number: Any, like: Value) -> Any:
+    if isinstance(number, Value):
+        return number
+    return b.const(value=number, shape=(), dtype=like.dtype)
+
+
+def _scalar(b: Builder, value: Value, like: Value) -> Any:
+    """A scalar operand in the dtype of `like`: its number where known, or a Value."""
+    known = b.known(value)
+    if known is None or not isinstance(known[0], (int, float)):
+        return b.cast(b.reshape(value, shape=()), dtype=like.dtype)
+    if like.dtype in FLOATS:
+        return float(known[0])
+    bounds = np.iinfo(like.dtype)
+    return max(bounds.min, min(bounds.max, int(known[0])))
+
+
+@decomposes("pd_op.masked_fill")
+def masked_fill(b: Builder, x: Value, mask: Value, value: Value) -> Any:
+    """The value where the mask holds, else x; all broadcast together."""
+    need(mask.dtype == "bool", f"a mask of {mask.dtype}")
+    _one_dtype(x, value)
+    return b.select(mask, value, x)
 
 
 @decomposes("pd_op.abs")
@@ -79,40 +308,6 @@ def absolute(b: Builder, x: Value) -> Any:
 def square(b: Builder, x: Value) -> Any:
     """x * x"""
     return b.mul(x, x)
-
-
-@decomposes("pd_op.sigmoid", compute_in="float32")
-def sigmoid(b: Builder, x: Value) -> Any:
-    """1 / (1 + exp(-x))"""
-    return b.div(1.0, b.add(1.0, b.exp(b.neg(x))))
-
-
-@decomposes("pd_op.silu", compute_in="float32")
-def silu(b: Builder, x: Value) -> Any:
-    """x * sigmoid(x)"""
-    return b.div(x, b.add(1.0, b.exp(b.neg(x))))
-
-
-@decomposes("pd_op.relu")
-def relu(b: Builder, x: Value) -> Any:
-    """x where x > 0, else 0; 0 for NaN, as Paddle."""
-    return b.select(b.gt(x, 0), x, _zeros(b, x))
-
-
-def _zeros(b: Builder, x: Value) -> Value:
-    result: Value = b.const(value=0, shape=x.shape, dtype=x.dtype)
-    return result
-
-
-@decomposes("pd_op.gelu", compute_in="float32")
-def gelu(b: Builder, x: Value, *, approximate: bool) -> Any:
-    """x * Phi(x); approximate: Phi by tanh."""
-    if approximate:
-        cubic = b.add(x, b.mul(0.044715, b.mul(x, b.mul(x, x))))
-        phi = b.add(1.0, b.tanh(b.mul(SQRT_2_OVER_PI, cubic)))
-    else:
-        phi = b.add(1.0, b.erf(b.mul(x, SQRT_HALF)))
-    return b.mul(b.mul(x, 0.5), phi)
 
 
 @decomposes("pd_op.scale", compute_in="float32")
@@ -153,24 +348,38 @@ def where(b: Builder, condition: Value, x: Value, y: Value) -> Any:
     return b.select(condition, x, y)
 
 
-@decomposes("pd_op.logical_and", "pd_op.bitwise_and")
-def logical_and(b: Builder, x: Value, y: Value) -> Any:
-    """x and y, both bool."""
-    need(x.dtype == y.dtype == "bool", "logical_and of numbers")
-    return b.and_(x, y)
+def _logic(name: str, prim: str) -> None:
+    @decomposes(f"pd_op.logical_{name}")
+    def logical(b: Builder, x: Value, y: Value) -> Any:
+        return getattr(b, prim)(_holds(b, x), _holds(b, y))
+
+    @decomposes(f"pd_op.bitwise_{name}")
+    def bitwise(b: Builder, x: Value, y: Value) -> Any:
+        _one_dtype(x, y)
+        need(x.dtype not in FLOATS, f"bitwise_{name} of {x.dtype}")
+        return getattr(b, prim)(x, y)
 
 
-@decomposes("pd_op.logical_or", "pd_op.bitwise_or")
-def logical_or(b: Builder, x: Value, y: Value) -> Any:
-    """x or y, both bool."""
-    need(x.dtype == y.dtype == "bool", "logical_or of numbers")
-    return b.or_(x, y)
+def _holds(b: Builder, x: Value) -> Any:
+    """x as a truth: anything but 0, so NaN too."""
+    return x if x.dtype == "bool" else b.ne(x, 0)
 
 
-@decomposes("pd_op.logical_not", "pd_op.bitwise_not")
+_logic("and", "and_")
+_logic("or", "or_")
+_logic("xor", "xor")
+
+
+@decomposes("pd_op.logical_not")
 def logical_not(b: Builder, x: Value) -> Any:
-    """not x, of bool."""
-    need(x.dtype == "bool", "logical_not of numbers")
+    """Whether x is false, or 0."""
+    return b.not_(_holds(b, x))
+
+
+@decomposes("pd_op.bitwise_not")
+def bitwise_not(b: Builder, x: Value) -> Any:
+    """All bits turned; not x, of bool."""
+    need(x.dtype not in FLOATS, f"bitwise_not of {x.dtype}")
     return b.not_(x)
 
 

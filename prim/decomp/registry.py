@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,20 +36,24 @@ DECOMPOSITIONS: dict[str, Decomposition] = {}
 
 
 def decomposes(
-    *names: str, compute_in: str | None = None, composite: bool = True
+    *names: str,
+    compute_in: str | None = None,
+    composite: bool = True,
+    keywords: Sequence[str] = (),
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a decomposition; a second one of an op is an error.
 
-    compute_in: the dtype in which float16 and bfloat16 operands are computed.
+    compute_in: the dtype in which float16 and bfloat16 operands are computed;
+    keywords: attributes to pass besides those that the function names.
     """
 
     def register(run: Callable[..., Any]) -> Callable[..., Any]:
         kinds = inspect.signature(run).parameters.values()
-        words = frozenset(p.name for p in kinds if p.kind is p.KEYWORD_ONLY)
+        words = {p.name for p in kinds if p.kind is p.KEYWORD_ONLY} | {*keywords}
         for name in names:
             if name in DECOMPOSITIONS:
                 raise ValueError(f"{name} is decomposed twice")
-            entry = Decomposition(name, run, words, composite, compute_in)
+            entry = Decomposition(name, run, frozenset(words), composite, compute_in)
             DECOMPOSITIONS[name] = entry
         return run
 

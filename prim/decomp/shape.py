@@ -1,64 +1,18 @@
-"""Paddle ops that make tensors or move their elements; sizes may be symbolic."""
+"""Paddle ops that give a tensor another shape, join and part; sizes may be symbolic."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from pirol.compiler import dims
 from pirol.compiler.dims import Shape
 from pirol.compiler.errors import Unsupported
-from pirol.compiler.ir import Value
-from pirol.prim.builder import KNOWN_LIMIT, Builder
+from pirol.compiler.ir import Guard, Value
+from pirol.prim.builder import Builder
+from pirol.prim.decomp.bounds import cut, dropped
 from pirol.prim.decomp.registry import axis_in, decomposes, ints, need, number
-
-
-@decomposes("pd_op.full", composite=False)
-def full(b: Builder, *, shape: Shape, value: Any, dtype: str) -> Any:
-    """A tensor of one number."""
-    need(not isinstance(value, str), "a number given as text")
-    return b.const(value=_typed(value, dtype), shape=shape, dtype=dtype)
-
-
-def _typed(value: Any, dtype: str) -> Any:
-    if dtype == "bool":
-        return bool(value)
-    if dtype.startswith(("int", "uint")):
-        return int(value)
-    return value
-
-
-@decomposes("pd_op.full_like", composite=False)
-def full_like(b: Builder, x: Value, value: Value, *, dtype: str) -> Any:
-    """A tensor of one number, in the shape of x; dtype "" is x's."""
-    kind = dtype if dtype != "undefined" else x.dtype
-    item = _typed(number(b, value, "value"), kind)
-    return b.const(value=item, shape=x.shape, dtype=kind)
-
-
-@decomposes("pd_op.full_int_array", composite=False)
-def full_int_array(b: Builder, *, value: Sequence[int], dtype: str) -> Any:
-    """An integer vector."""
-    return (
-        b.vector(list(value))
-        if dtype == "int64"
-        else b.cast(b.vector(list(value)), dtype=dtype)
-    )
-
-
-@decomposes("pd_op.assign_value", composite=False)
-def assign_value(b: Builder, *, shape: Shape, values: Sequence[Any], dtype: str) -> Any:
-    """A small constant tensor."""
-    need(0 < len(values) <= KNOWN_LIMIT, f"a constant of {len(values)} elements")
-    items = [b.const(value=_typed(v, dtype), shape=(1,), dtype=dtype) for v in values]
-    flat = items[0] if len(items) == 1 else b.concat(*items, axis=0)
-    return b.reshape(flat, shape=shape)
-
-
-@decomposes("pd_op.shape64", "pd_op.shape", composite=False)
-def shape_of(b: Builder, x: Value) -> Any:
-    """The dims of x as int64."""
-    return b.vector(list(x.shape))
 
 
 @decomposes("pd_op.assign", "pd_op.share_data", composite=False)
@@ -105,12 +59,13 @@ def flatten(b: Builder, x: Value, *, start_axis: int, stop_axis: int) -> Any:
 @decomposes("pd_op.squeeze", composite=False)
 def squeeze(b: Builder, x: Value, axis: Any) -> Any:
     """Without the named dims of size 1 (all such, where none is named)."""
-    named = [axis_in(a, x.type.rank, "squeeze") for a in ints(b, axis, "axis")]
-    ones = [k for k, d in enumerate(x.shape) if dims.equal(d, 1) is True]
-    unsure = [k for k in named if k not in ones and dims.equal(x.shape[k], 1) is None]
-    need(not unsure and (named != [] or _static(x.shape)), "squeeze of an unknown dim")
-    gone = [k for k in ones if not named or k in named]
-    return b.reshape(x, shape=tuple(d for k, d in enumerate(x.shape) if k not in gone))
+    named = {axis_in(a, x.type.rank, "squeeze") for a in ints(b, axis, "axis")}
+    need(bool(named) or _static(x.shape), "squeeze of all dims, some unknown")
+    unsure = {k for k in named if dims.equal(x.shape[k], 1) is None}
+    shape = tuple(1 if k in unsure else d for k, d in enumerate(x.shape))
+    x = _sized(b, "squeeze", x, shape)
+    ones = {k for k, d in enumerate(x.shape) if dims.equal(d, 1) is True}
+    return dropped(b, x, ones & named if named else ones)
 
 
 def _static(shape: Shape) -> bool:
@@ -139,14 +94,79 @@ def expand(b: Builder, x: Value, shape: Any) -> Any:
     wanted = ints(b, shape, "the shape")
     lead = len(wanted) - x.type.rank
     need(lead >= 0, "expand to fewer dims")
-    sizes = [
-        x.shape[k - lead] if isinstance(s, int) and s == -1 else s
-        for k, s in enumerate(wanted)
-    ]
-    for have, size in zip(x.shape, sizes[lead:]):
-        if dims.equal(have, 1) is not True:
-            b.require_equal(have, size, "expand")
-    return b.broadcast_to(x, tuple(sizes))
+    sizes = []
+    for k, size in enumerate(wanted):
+        keep = isinstance(size, int) and size == -1
+        need(not keep or k >= lead, "expand: -1 keeps no dim")
+        sizes.append(x.shape[k - lead] if keep else size)
+    return expanded(b, x, tuple(sizes), "expand")
+
+
+def expanded(b: Builder, x: Value, shape: Shape, what: str) -> Value:
+    """x broadcast; assumes the dims equal, or 1, as they are in the first call."""
+    need(len(shape) >= x.type.rank, f"{what}: fewer dims than {x.type}")
+    for have, size in zip(x.shape, shape[len(shape) - x.type.rank :]):
+        if dims.equal(have, 1) is True or dims.equal(have, size) is True:
+            continue
+        guard = b.facts.decide(have, size)
+        if guard not in (Guard("eq", have, size), Guard("eq", have, 1)):
+            to = ", ".join(map(dims.to_text, shape))
+            raise Unsupported(f"{what}: {x.type} does not broadcast to [{to}]")
+        assert guard is not None
+        b.assume(guard)
+    return b.broadcast_to(x, shape)
+
+
+@decomposes("pd_op.expand_as", composite=False)
+def expand_as(
+    b: Builder, x: Value, y: Value | None, *, target_shape: Sequence[int]
+) -> Any:
+    """x broadcast to the shape of y."""
+    return expanded(b, x, y.shape if y is not None else tuple(target_shape), "expand")
+
+
+@decomposes("pd_op.broadcast_tensors", composite=False)
+def broadcast_tensors(b: Builder, parts: list[Value]) -> Any:
+    """All tensors in their common shape."""
+    return tuple(b.broadcast_together(parts))
+
+
+@decomposes("pd_op.meshgrid", composite=False)
+def meshgrid(b: Builder, parts: list[Value]) -> Any:
+    """Each vector along its own dim of a grid of them all; a scalar is a vector."""
+    shape = tuple(v.type.size for v in parts)
+    lines = [b.reshape(v, shape=(v.type.size,)) for v in parts]
+    return tuple(b.broadcast(v, shape=shape, dims=(k,)) for k, v in enumerate(lines))
+
+
+@decomposes("pd_op.tile", composite=False)
+def tile(b: Builder, x: Value, times: Any) -> Any:
+    """x repeated `times` along each dim, as wholes."""
+    counts = ints(b, times, "the repeat times")
+    rank = max(len(counts), x.type.rank)
+    counts = [1] * (rank - len(counts)) + counts
+    sizes = (1,) * (rank - x.type.rank) + x.shape
+    split = [d for pair in zip(counts, sizes) for d in pair]
+    at = tuple(range(2 * (rank - x.type.rank) + 1, 2 * rank, 2))
+    wide = b.broadcast(x, shape=tuple(split), dims=at)
+    return b.reshape(wide, shape=tuple(map(dims.mul, counts, sizes)))
+
+
+@decomposes("pd_op.repeat_interleave", composite=False)
+def repeat_interleave(b: Builder, x: Value, *, repeats: int, axis: int) -> Any:
+    """Each element `repeats` times, one beside the other."""
+    return repeated(b, x, axis_in(axis, x.type.rank, "repeat_interleave"), repeats)
+
+
+def repeated(b: Builder, x: Value, axis: int, times: Any) -> Value:
+    """Each place of one axis `times` times, one beside the other."""
+    rest = x.shape[axis + 1 :]
+    shape = (*x.shape[: axis + 1], times, *rest)
+    at = tuple(k for k in range(len(shape)) if k != axis + 1)
+    wide = b.broadcast(x, shape=shape, dims=at)
+    size = dims.mul(x.shape[axis], times)
+    result: Value = b.reshape(wide, shape=(*x.shape[:axis], size, *rest))
+    return result
 
 
 @decomposes("pd_op.concat", composite=False)
@@ -154,30 +174,28 @@ def concat(b: Builder, parts: list[Value], axis: Value) -> Any:
     """The tensors one behind the other."""
     at = axis_in(int(number(b, axis, "axis")), parts[0].type.rank, "concat")
     need(len({v.dtype for v in parts}) == 1, "concat of several dtypes")
-    for part in parts[1:]:
-        for k, (a, c) in enumerate(zip(parts[0].shape, part.shape)):
-            if k != at:
-                b.require_equal(a, c, "concat")
-    return b.concat(*parts, axis=at)
+    need(len({v.type.rank for v in parts}) == 1, "concat of several ranks")
+    shape = parts[0].shape
+    wanted = ((*shape[:at], v.shape[at], *shape[at + 1 :]) for v in parts)
+    return b.concat(*map(partial(_sized, b, "concat"), parts, wanted), axis=at)
+
+
+def _sized(b: Builder, what: str, x: Value, shape: Shape) -> Value:
+    """x, whose dims must be those of the shape."""
+    for have, size in zip(x.shape, shape):
+        b.require_equal(have, size, what)
+    return b.relabelled(x, shape)
 
 
 @decomposes("pd_op.stack", composite=False)
 def stack(b: Builder, parts: list[Value], *, axis: int) -> Any:
     """The tensors along a new dim."""
     at = axis_in(axis, parts[0].type.rank + 1, "stack")
+    need(len({v.dtype for v in parts}) == 1, "stack of several dtypes")
+    need(len({v.type.rank for v in parts}) == 1, "stack of several ranks")
+    parts = [_sized(b, "stack", v, parts[0].shape) for v in parts]
     shape = (*parts[0].shape[:at], 1, *parts[0].shape[at:])
     return b.concat(*(b.reshape(v, shape=shape) for v in parts), axis=at)
-
-
-def cut(b: Builder, x: Value, axis: int, start: Any, size: Any, step: int = 1) -> Any:
-    """`size` elements of one axis from `start` on."""
-    rank = x.type.rank
-    return b.slice(
-        x,
-        starts=tuple(start if k == axis else 0 for k in range(rank)),
-        sizes=tuple(size if k == axis else d for k, d in enumerate(x.shape)),
-        steps=tuple(step if k == axis else 1 for k in range(rank)),
-    )
 
 
 @decomposes("pd_op.split_with_num", composite=False)
@@ -185,7 +203,7 @@ def split_with_num(b: Builder, x: Value, axis: Value, *, num: int) -> Any:
     """`num` equal parts."""
     at = axis_in(int(number(b, axis, "axis")), x.type.rank, "split")
     size = dims.floordiv(x.shape[at], num)
-    need(dims.equal(dims.mul(size, num), x.shape[at]) is True, "uneven split")
+    b.require_equal(dims.mul(size, num), x.shape[at], "an uneven split")
     return tuple(cut(b, x, at, dims.mul(size, k), size) for k in range(num))
 
 
@@ -201,47 +219,67 @@ def split(b: Builder, x: Value, sections: Any, axis: Value) -> Any:
         sizes[sizes.index(-1)] = dims.sub(x.shape[at], dims.add(rest, 1))
     starts: list[Any] = [0]
     for size in sizes:
+        b.require_at_least(size, 0, "split")
         starts.append(dims.add(starts[-1], size))
     b.require_equal(starts[-1], x.shape[at], "split")
     return tuple(cut(b, x, at, a, n) for a, n in zip(starts, sizes))
 
 
-@decomposes("pd_op.slice", composite=False)
-def slice_(
-    b: Builder,
-    x: Value,
-    starts: Any,
-    ends: Any,
-    *,
-    axes: Sequence[int],
-    decrease_axis: Sequence[int],
+def _unstacked(b: Builder, x: Value, axis: int, count: Any) -> Any:
+    b.require_equal(x.shape[axis], count, "unstack")
+    return tuple(dropped(b, cut(b, x, axis, k, 1), (axis,)) for k in range(count))
+
+
+@decomposes("pd_op.unstack", composite=False)
+def unstack(b: Builder, x: Value, *, axis: int, num: int) -> Any:
+    """The `num` slices of one axis."""
+    return _unstacked(b, x, axis_in(axis, x.type.rank, "unstack"), num)
+
+
+@decomposes("pd_op.unbind", composite=False)
+def unbind(b: Builder, x: Value, *, axis: int) -> Any:
+    """The slices of one axis."""
+    at = axis_in(axis, x.type.rank, "unbind")
+    count = x.shape[at]
+    need(isinstance(count, int), "unbind of an unknown dim")
+    return _unstacked(b, x, at, count)
+
+
+@decomposes("pd_op.pixel_shuffle", composite=False)
+def pixel_shuffle(
+    b: Builder, x: Value, *, upscale_factor: int, data_format: str
 ) -> Any:
-    """x[start:end] on the named axes, clamped as Python does; then dims dropped."""
-    low, high = ints(b, starts, "starts"), ints(b, ends, "ends")
-    for axis, start, end in zip(axes, low, high):
-        at = axis_in(axis, x.type.rank, "slice")
-        first, last = (_clamped(v, x.shape[at]) for v in (start, end))
-        size = dims.maximum(dims.sub(last, first), 0)
-        if axis in decrease_axis:
-            need(isinstance(start, int), "an index known only when the program runs")
-            size = 1
-        x = cut(b, x, at, first, size)
-    dropped = [axis_in(a, x.type.rank, "slice") for a in decrease_axis]
-    return b.reshape(
-        x, shape=tuple(d for k, d in enumerate(x.shape) if k not in dropped)
-    )
+    """[N, C*r*r, H, W] -> [N, C, H*r, W*r]; for NHWC alike."""
+    r = upscale_factor
+    need(data_format == "NCHW", f"pixel_shuffle of {data_format}")
+    n, c, h, w = x.shape
+    parts = b.reshape(x, shape=(n, dims.floordiv(c, r * r), r, r, h, w))
+    mixed = b.transpose(parts, perm=(0, 1, 4, 2, 5, 3))
+    size = (n, dims.floordiv(c, r * r), dims.mul(h, r), dims.mul(w, r))
+    return b.reshape(mixed, shape=size)
 
 
-def _clamped(place: Any, size: Any) -> Any:
-    if isinstance(place, int) and place < 0:
-        place = dims.add(place, size)
-        return dims.maximum(place, 0) if isinstance(size, int) else _unsure(place)
-    if isinstance(place, int) and place >= 2**31 - 1:
-        return size
-    if isinstance(place, int) and place == 0:
-        return 0
-    return dims.minimum(place, size)
+@decomposes("pd_op.pixel_unshuffle", composite=False)
+def pixel_unshuffle(
+    b: Builder, x: Value, *, downscale_factor: int, data_format: str
+) -> Any:
+    """[N, C, H*r, W*r] -> [N, C*r*r, H, W]."""
+    r = downscale_factor
+    need(data_format == "NCHW", f"pixel_unshuffle of {data_format}")
+    n, c, height, width = x.shape
+    h, w = dims.floordiv(height, r), dims.floordiv(width, r)
+    b.require_equal(dims.mul(h, r), height, "pixel_unshuffle")
+    b.require_equal(dims.mul(w, r), width, "pixel_unshuffle")
+    parts = b.reshape(x, shape=(n, c, h, r, w, r))
+    mixed = b.transpose(parts, perm=(0, 1, 3, 5, 2, 4))
+    return b.reshape(mixed, shape=(n, dims.mul(c, r * r), h, w))
 
 
-def _unsure(place: Any) -> Any:
-    return dims.maximum(place, 0)
+@decomposes("pd_op.channel_shuffle", composite=False)
+def channel_shuffle(b: Builder, x: Value, *, groups: int, data_format: str) -> Any:
+    """The channels of `groups` groups, one of each in turn."""
+    need(data_format == "NCHW", f"channel_shuffle of {data_format}")
+    n, c, *rest = x.shape
+    parts = b.reshape(x, shape=(n, groups, dims.floordiv(c, groups), *rest))
+    order = (0, 2, 1, *range(3, 3 + len(rest)))
+    return b.reshape(b.transpose(parts, perm=order), shape=x.shape)

@@ -321,3 +321,18 @@ def test_plans_are_collected(kernels):
     del callback
     gc.collect()
     assert not any(ref() for ref in alive)
+
+
+# ---- checks ----
+
+
+def test_a_false_check_ends_the_call():
+    p = plan(
+        inputs=[(6, 8, [])],
+        buffers=[("input", 0, 6, 8, [])],
+        steps=[("check", 0, "an index is out of range")],
+    )
+    assert p.run([paddle.to_tensor(True)]) == []
+    with pytest.raises(RuntimeError, match="an index is out of range"):
+        p.run([paddle.to_tensor(False)])
+    assert p.run([paddle.to_tensor(True)]) == []

@@ -60,6 +60,12 @@ BAD_SPECS = {
         buffers=[("input", 0, *F32, [4])],
         steps=[("write", 0, 0)],
     ),
+    "is no bool scalar": dict(
+        inputs=[(*F32, [4])],
+        buffers=[("input", 0, *F32, [4])],
+        steps=[("check", 0, "")],
+    ),
+    "expected a message": dict(steps=[("check", 0, 0)]),
     "the kernel has no address": dict(steps=[("launch", 0, [], [], 1, 1, 0)]),
     "unknown kind": dict(steps=[("call", 0)]),
     "expected 7 items": dict(steps=[("launch", 0)]),

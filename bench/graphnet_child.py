@@ -1,0 +1,179 @@
+"""One GraphNet sample, in a process of its own: compiled, compared, timed, traced.
+
+    python -m pirol.bench.graphnet_child REQUEST      (a JSON object)
+
+Lines of JSON on stdout: {"stage": NAME} as it goes, {"found": {...}} at the end. What
+kills this process leaves the last stage for the parent (graphnet_run.py) to report.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import paddle
+from paddle.base import core
+
+from pirol.bench import coverage, score
+from pirol.bench.demo import medians
+from pirol.bench.graphnet import Run, agrees, load, relative_l2
+from pirol.bench.graphnet_folder import load_folder
+from pirol.compiler.capture.native import threads
+
+SEED = 2026
+BUDGET = 1.0  # seconds of timed rounds
+ROUNDS = (5, 50)
+Found = dict[str, Any]
+Tell = Callable[[str], None]
+
+
+def read(request: Found) -> Any:
+    """The sample that the parent asked for."""
+    path = Path(request["path"])
+    return load_folder(path, request["name"]) if path.is_dir() else load(path)
+
+
+def seeded(run: Run, tensors: Sequence[Any]) -> tuple[list[Any], float]:
+    """A run from a known state of the random generator, and its seconds."""
+    paddle.seed(SEED)
+    start = time.perf_counter()
+    found = run(tensors)
+    return found, time.perf_counter() - start
+
+
+def measure(sample: Any, gflop_limit: float, tell: Tell) -> Found:
+    """All that is to be known of a sample; `tell` is given each stage's name."""
+    tell("paddle")
+    start = time.perf_counter()
+    theirs = sample.paddles()
+    made = time.perf_counter() - start
+    expected, seconds = seeded(theirs, sample.draw())
+    found: Found = {"paddle_first": made + seconds}
+    tell("compile")
+    start = time.perf_counter()
+    ours, report = sample.pirols()
+    made = time.perf_counter() - start
+    tell("runtime")
+    outputs, seconds = seeded(ours, sample.draw())
+    found |= {"pirol_first": made + seconds, **compared(outputs, expected)}
+    del outputs, expected
+    tell("time")
+    program = sample.program()
+    found["gflop"] = coverage.gflop(program)
+    found |= timed(ours, theirs, sample, found["gflop"] <= gflop_limit)
+    tell("trace")
+    inputs = sample.draw()
+    found |= traced(lambda: ours(inputs), program)
+    fallbacks = dict.fromkeys(map(str, report.fallbacks))
+    return found | {"fallbacks": list(fallbacks), "plans": report.compiles}
+
+
+def compared(ours: Sequence[Any], theirs: Sequence[Any]) -> Found:
+    """Verdict, largest relative L2, and the level at which all outputs are right."""
+    why = agrees(ours, theirs)
+    same = len(ours) == len(theirs) and all(
+        a.dtype == b.dtype and list(a.shape) == list(b.shape)
+        for a, b in zip(ours, theirs)
+    )
+    found: Found = {"verdict": "wrong" if why else "right", "why": why}
+    if not same:
+        return found | {"error": None, "level": None}
+    pairs = [(_array(a), _array(b), _name(a.dtype)) for a, b in zip(ours, theirs)]
+    error = max((relative_l2(a, b) for a, b, _ in pairs), default=0.0)
+    level = score.worst([score.level(*pair) for pair in pairs])
+    return found | {"error": error, "level": level}
+
+
+def _array(tensor: Any) -> Any:
+    wide = tensor.astype("float32") if _name(tensor.dtype) == "bfloat16" else tensor
+    return wide.numpy()
+
+
+def _name(dtype: Any) -> str:
+    return str(dtype).rsplit(".", 1)[-1]
+
+
+def timed(ours: Run, theirs: Run, sample: Any, often: bool) -> Found:
+    """Median milliseconds of both, taken in turn on inputs of their own."""
+    mine, other = sample.draw(), sample.draw()
+    runs = [lambda: ours(mine), lambda: theirs(other)]
+    rounds = 1
+    if often:
+        start = time.perf_counter()
+        medians(runs, 1)
+        rounds = int(BUDGET / (time.perf_counter() - start))
+        rounds = min(max(rounds, ROUNDS[0]), ROUNDS[1])
+    pirol_ms, paddle_ms = medians(runs, rounds)
+    times = {"pirol_ms": pirol_ms, "paddle_ms": paddle_ms, "rounds": rounds}
+    return times | {"speedup": paddle_ms / pirol_ms}
+
+
+def traced(call: Callable[[], Any], program: Any) -> Found:
+    """Coverage, and what it was made from."""
+    launched = coverage.launches(call)
+    compute = coverage.compute_ops(program)
+    dropouts = coverage.training_dropouts(program)
+    part = coverage.coverage(launched, compute, dropouts)
+    return {"coverage": part, "ops": compute, "launches": dict(launched)}
+
+
+def first_call(sample: Any, tell: Tell) -> Found:
+    """Seconds of the first call alone, for a cache that is filled."""
+    tell("compile")
+    start = time.perf_counter()
+    ours, _ = sample.pirols()
+    made = time.perf_counter() - start
+    tell("runtime")
+    return {"pirol_warm": made + seeded(ours, sample.draw())[1]}
+
+
+def answer(request: Found, tell: Tell) -> Found:
+    """Do what was asked; an exception is a finding, too."""
+    stages = ["load"]
+
+    def enter(stage: str) -> None:
+        stages.append(stage)
+        tell(stage)
+
+    try:
+        sample = read(request)
+        core.set_num_threads(threads())
+        if request.get("warm"):
+            return first_call(sample, enter)
+        return measure(sample, request["gflop"], enter)
+    except Exception as error:
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+        return {"failed": stages[-1], "why": why}
+
+
+def _first_to_go() -> None:
+    """Where memory runs out, the kernel ends this process and not its parent."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def main() -> None:
+    """Answer the request on the command line."""
+    _first_to_go()
+    # What libraries print on stdout must not be taken for an answer.
+    lines: TextIO = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def say(line: Found) -> None:
+        print(json.dumps(line), file=lines, flush=True)
+
+    request = json.loads(sys.argv[1])
+    say({"found": answer(request, lambda stage: say({"stage": stage}))})
+    # Paddle's and OpenMP's threads at exit are no part of what is measured.
+    lines.close()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""GraphNet's own form of a sample: a folder with Python files, run as they are.
+
+`model.py` has `class GraphModule(paddle.nn.Layer)`, whose forward takes the inputs by
+name; `input_meta.py` and `weight_meta.py` have a class of facts for each input.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import paddle
+
+import pirol
+from pirol.bench.graphnet import Graph, Run
+from pirol.compiler.report import Report
+
+FACTS = ("name", "shape", "dtype", "min_val", "max_val", "mean", "std", "data")
+DEFAULTS: dict[str, Any] = {"dtype": "float32", "min_val": 0, "max_val": 2}
+
+
+@dataclass(frozen=True)
+class Folder(Graph):
+    """A sample whose program is a Layer of the dataset."""
+
+    module: Any
+
+    def paddles(self) -> Run:
+        """The Layer as Paddle's to_static runs it."""
+        return _flat(paddle.jit.to_static(self.fresh(), full_graph=True, backend=None))
+
+    def pirols(self) -> tuple[Run, Report]:
+        """The Layer compiled by Pirol, and the report of it."""
+        layer = pirol.to_static(self.fresh())
+        return _flat(layer), pirol.explain(layer)
+
+    def program(self) -> Any:
+        """The PIR program as captured."""
+        spec = [paddle.static.InputSpec(e["shape"], e["dtype"]) for e in self.inputs]
+        layer = paddle.jit.to_static(self.fresh(), spec, full_graph=True, backend=None)
+        return layer.forward.concrete_program.main_program
+
+    def fresh(self) -> Any:
+        """A new GraphModule, for inference."""
+        layer = self.module()
+        layer.eval()
+        return layer
+
+
+def _flat(layer: Any) -> Run:
+    def run(tensors: Any) -> list[Any]:
+        with paddle.no_grad():
+            found = layer(*tensors)
+        return [t for t in paddle.utils.flatten(found) if t is not None]
+
+    return run
+
+
+def load_folder(path: Path, name: str) -> Folder:
+    """Read a sample's folder; runs the Python files in it.
+
+    Raises:
+        ValueError: an input of forward has no facts.
+    """
+    module = _module(path / "model.py").GraphModule
+    facts: dict[str, dict[str, Any]] = {}
+    for file in ("weight_meta.py", "input_meta.py"):
+        if (path / file).exists():
+            facts |= {e["name"]: e for e in _entries(_module(path / file))}
+    names = [n for n in inspect.signature(module.forward).parameters if n != "self"]
+    missing = [n for n in names if n not in facts]
+    if missing:
+        raise ValueError(f"{path}: no facts about {', '.join(missing)}")
+    return Folder(name, [facts[n] for n in names], module)
+
+
+def _module(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"graphnet_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    module.__dict__["paddle"] = paddle  # some samples use it without importing it
+    sys.modules[spec.name] = module  # where capture looks for sources
+    spec.loader.exec_module(module)
+    return module
+
+
+def _entries(module: ModuleType) -> list[dict[str, Any]]:
+    classes = [c for c in vars(module).values() if inspect.isclass(c)]
+    return [_entry(c) for c in classes if hasattr(c, "name")]
+
+
+def _entry(facts: Any) -> dict[str, Any]:
+    found = {k: getattr(facts, k, DEFAULTS.get(k)) for k in FACTS}
+    found["shape"] = [1 if d is None else d for d in found["shape"] or []]
+    return found

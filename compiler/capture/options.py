@@ -1,0 +1,41 @@
+"""What a user asked of `pirol.to_static`, and the report of what came of it."""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+import paddle
+
+from pirol.compiler.errors import StrictError
+from pirol.compiler.pipeline import Progress
+from pirol.compiler.report import Report
+
+
+class PirolWarning(UserWarning):
+    """Something runs as Paddle runs it, and not compiled by Pirol."""
+
+
+class Options(paddle.static.BuildStrategy):  # type: ignore[misc]
+    """What a user asked of `pirol.to_static`, and the report of what came of it."""
+
+    def __init__(
+        self, *, strict: bool = False, progress: Progress | None = None
+    ) -> None:
+        super().__init__()
+        self.strict = strict or os.environ.get("PIROL_STRICT", "") not in ("", "0")
+        self.progress = progress
+        self.report = Report()
+
+    def fall_back(self, op: str, why: str, line: str = "") -> None:
+        """Note that Paddle runs something: raise if strict, else warn once."""
+        first = self.report.fall_back(op, why, line)
+        if self.strict:
+            where = f" at {line}" if line else ""
+            raise StrictError(
+                f"{op}{where}: Pirol cannot compile it ({why}); expected a compiled "
+                "program under strict; drop strict=True to let Paddle run it"
+            )
+        if first and len(self.report.fallbacks) == 1:
+            text = f"Paddle runs {op}: {why}; pirol.explain(...) lists all such"
+            warnings.warn(text, PirolWarning, stacklevel=2)

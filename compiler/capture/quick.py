@@ -1,0 +1,60 @@
+"""The short way into a compiled function: to the plan, past Paddle's own key and guard.
+
+A call of tensors alone that Paddle's way has served once is tried on the same program
+layer's plans, which check dtypes and shapes natively; what they do not take, or what
+may need gradients, goes Paddle's way again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import paddle
+from paddle.base import core
+from paddle.base.framework import global_var
+from paddle.jit.dy2static.program_translator import ASTStaticFunction
+
+from pirol.compiler.capture.seam import CompiledLayer, last_served
+
+MOST = 4  # program layers tried one after the other for one count of arguments
+_TENSORS = (core.eager.Tensor, paddle.base.framework.EagerParamBase)
+
+
+class QuickFunction(ASTStaticFunction):  # type: ignore[misc]
+    """A StaticFunction that knows which program layers have served its calls."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As StaticFunction: the outputs of the function."""
+        known = self.__dict__.get("_pirol_layers")
+        if known is None:
+            known = self.__dict__["_pirol_layers"] = {}
+        instance = self._class_instance
+        owner = self if instance is None else instance()
+        training = self._training if instance is None else owner.training
+        layers = known.get((len(args), training))
+        if layers and not kwargs and self._program_trans.enable_to_static:
+            tracer = global_var._dygraph_tracer_
+            if tracer is not None and tracer._amp_level == _O0:
+                for layer in layers:
+                    found = layer.quick(args, training and tracer._has_grad)
+                    if found is not None:
+                        return found[0]
+        last_served.layer = None
+        result = super().__call__(*args, **kwargs)
+        served = last_served.layer
+        if served is not None and not kwargs and all(type(a) in _TENSORS for a in args):
+            self._remember(known.setdefault((len(args), training), []), served)
+        return result
+
+    def _remember(self, layers: list[CompiledLayer], served: CompiledLayer) -> None:
+        if served not in layers and len(layers) < MOST and served.may_be_quick():
+            layers.append(served)
+
+
+_O0 = core.AmpLevel.O0
+
+
+def quicken(function: Any) -> None:
+    """Give a StaticFunction the short way; what SOT made stays as it is."""
+    if type(function) is ASTStaticFunction:
+        function.__class__ = QuickFunction

@@ -1,0 +1,37 @@
+"""The command line: `python -m pirol bench graphnet|peers|demo ...`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+BENCHES = {
+    "graphnet": "pirol.bench.graphnet_run",
+    "peers": "pirol.bench.peers",
+    "demo": "pirol.bench.demo",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser; a bench parses what follows its name itself."""
+    top = argparse.ArgumentParser(
+        prog="python -m pirol", description="Pirol compiles PaddlePaddle programs."
+    )
+    commands = top.add_subparsers(dest="command", required=True)
+    bench = commands.add_parser("bench", help="time and check compiled programs")
+    bench.add_argument("name", choices=BENCHES, help="NAME --help says more")
+    bench.add_argument("rest", nargs=argparse.REMAINDER, help="passed on")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; its exit status."""
+    chosen = parser().parse_args(arguments)
+    status: int = importlib.import_module(BENCHES[chosen.name]).main(chosen.rest)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,267 @@
+"""Pooling over spatial dims (windows, whole planes, adaptive bins), and cumsum."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from pirol.compiler import dims
+from pirol.compiler.dims import Dim, Shape
+from pirol.compiler.ir import FLOATS, Value
+from pirol.prim.builder import Builder
+from pirol.prim.decomp.nn import window_padding
+from pirol.prim.decomp.registry import axis_in, decomposes, ints, need, number
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """Windows over the dims `axes` of x; `pad` is (low, high) for each."""
+
+    axes: tuple[int, ...]
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    pad: tuple[tuple[Dim, Dim], ...]
+
+    def attrs(self, rank: int) -> dict[str, Any]:
+        """The attributes of a windowed primitive: no window on the other dims."""
+
+        def spread(given: Sequence[Any], other: Any) -> tuple[Any, ...]:
+            found = dict(zip(self.axes, given))
+            return tuple(found.get(k, other) for k in range(rank))
+
+        return {
+            "window": spread(self.size, 1),
+            "strides": spread(self.stride, 1),
+            "padding": spread(self.pad, (0, 0)),
+            "dilation": (1,) * rank,
+        }
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How to pool, as Paddle's attributes say it."""
+
+    strides: Sequence[int]
+    paddings: Sequence[int]
+    ceil_mode: bool
+    exclusive: bool
+    data_format: str
+    pooling_type: str
+    global_pooling: bool
+    adaptive: bool
+    padding_algorithm: str
+
+
+KIND = tuple(f.name for f in fields(_Kind))
+
+
+@decomposes("pd_op.pool2d", compute_in="float32", keywords=KIND)
+def pool2d(b: Builder, x: Value, kernel_size: Any, **kind: Any) -> Any:
+    """Windows of an operand's size over 2 dims; see `_pooled`."""
+    return _pooled(b, x, ints(b, kernel_size, "kernel_size"), _Kind(**kind))
+
+
+@decomposes("pd_op.pool3d", compute_in="float32", keywords=KIND)
+def pool3d(b: Builder, x: Value, *, kernel_size: Sequence[int], **kind: Any) -> Any:
+    """Windows over 3 dims; see `_pooled`."""
+    return _pooled(b, x, list(kernel_size), _Kind(**kind))
+
+
+def _pooled(b: Builder, x: Value, size: list[Any], kind: _Kind) -> Any:
+    """The largest or the mean value of windows of the spatial dims.
+
+    exclusive: the mean is over the elements inside x, else also over the padding.
+    """
+    need(x.dtype in FLOATS, f"pooling of {x.dtype}")
+    first = 2 if kind.data_format.startswith("NC") else 1
+    axes = tuple(range(first, first + x.type.rank - 2))
+    if kind.global_pooling or (kind.adaptive and size == [1] * len(axes)):
+        return _whole_plane(b, x, axes, kind.pooling_type)
+    if kind.adaptive:
+        return _adaptive(b, x, axes, size, kind.pooling_type)
+    strides = tuple(kind.strides)
+    pad = window_padding(x, axes, size, strides, kind.paddings, kind.padding_algorithm)
+    extra = [s - 1 if kind.ceil_mode else 0 for s in strides]
+    ends = tuple((lo, dims.add(hi, e)) for (lo, hi), e in zip(pad, extra))
+    windows = _Windows(axes, tuple(size), strides, ends)
+    if kind.pooling_type == "max":
+        value, _ = b.window_max(x, **windows.attrs(x.type.rank))
+        return value
+    total = b.window_sum(x, **windows.attrs(x.type.rank))
+    return b.div(total, _counts(b, x, total, windows, kind.exclusive))
+
+
+@decomposes("pd_op.max_pool2d_with_index", "pd_op.max_pool3d_with_index")
+def max_pool_with_index(
+    b: Builder,
+    x: Value,
+    *,
+    kernel_size: Sequence[int],
+    strides: Sequence[int],
+    paddings: Sequence[int],
+    global_pooling: bool,
+    adaptive: bool,
+    ceil_mode: bool,
+) -> Any:
+    """The largest value of each window, and its place in the plane (not of bins)."""
+    need(x.dtype in FLOATS, f"pooling of {x.dtype}")
+    axes = tuple(range(2, x.type.rank))
+    if adaptive:
+        return _adaptive(b, x, axes, kernel_size, "max"), None
+    if global_pooling:
+        return _whole_plane(b, x, axes, "max"), None
+    pad = [(p, p + (s - 1 if ceil_mode else 0)) for p, s in zip(paddings, strides)]
+    windows = _Windows(axes, tuple(kernel_size), tuple(strides), tuple(pad))
+    value, index = b.window_max(x, **windows.attrs(x.type.rank))
+    plane = dims.product(x.shape[k] for k in axes)
+    return value, b.cast(b.rem(index, _number(b, plane, index)), dtype="int32")
+
+
+def _whole_plane(b: Builder, x: Value, axes: tuple[int, ...], kind: str) -> Any:
+    count = dims.product(x.shape[k] for k in axes)
+    shape = tuple(1 if k in axes else d for k, d in enumerate(x.shape))
+    if kind == "max":
+        return b.reshape(b.reduce_max(x, axes=axes), shape=shape)
+    total = b.reduce_sum(x, axes=axes)
+    size = b.const(value=count, shape=total.shape, dtype=x.dtype)
+    return b.reshape(b.div(total, size), shape=shape)
+
+
+def _counts(
+    b: Builder, x: Value, total: Value, windows: _Windows, exclusive: bool
+) -> Value:
+    """How many elements each window's mean is over."""
+    known, rest = 1, None
+    each = zip(windows.axes, windows.size, windows.stride, windows.pad)
+    for axis, size, stride, (low, high) in each:
+        extent = x.shape[axis]
+        if dims.equal(high, 0) is True and (not exclusive or low == 0):
+            known *= size
+            continue
+        place = b.iota(axis=axis, shape=total.shape, dtype="int64")
+        start = b.sub(b.mul(place, stride), _number(b, low, total))
+        limit = extent if exclusive else dims.add(extent, low)
+        end = b.min(b.add(start, size), _number(b, limit, total))
+        if exclusive:
+            start = b.max(start, 0)
+        here = b.sub(end, start)
+        rest = here if rest is None else b.mul(rest, here)
+    if rest is None:
+        result: Value = b.const(value=float(known), shape=total.shape, dtype=x.dtype)
+        return result
+    result = b.cast(b.mul(rest, known), dtype=x.dtype)
+    return result
+
+
+def _number(b: Builder, value: Dim, like: Value) -> Value:
+    return b.dim(value, like.shape)
+
+
+def _adaptive(
+    b: Builder, x: Value, axes: tuple[int, ...], size: Sequence[Any], kind: str
+) -> Any:
+    """Bins that cover each spatial dim as evenly as they can."""
+    extents = [x.shape[k] for k in axes]
+    even = [dims.floordiv(n, o) for n, o in zip(extents, size)]
+    if all(dims.equal(dims.mul(w, o), n) for w, o, n in zip(even, size, extents)):
+        return _even_bins(b, x, axes, size, even, kind)
+    return _uneven_bins(b, x, axes, size, kind)
+
+
+def _even_bins(
+    b: Builder,
+    x: Value,
+    axes: tuple[int, ...],
+    size: Sequence[Any],
+    widths: Sequence[Dim],
+    kind: str,
+) -> Any:
+    shape: list[Dim] = []
+    inner: list[int] = []
+    for k, extent in enumerate(x.shape):
+        if k not in axes:
+            shape.append(extent)
+            continue
+        at = axes.index(k)
+        shape += [size[at], widths[at]]
+        inner.append(len(shape) - 1)
+    bins = b.reshape(x, shape=tuple(shape))
+    if kind == "max":
+        return b.reduce_max(bins, axes=tuple(inner))
+    total = b.reduce_sum(bins, axes=tuple(inner))
+    count = b.const(value=dims.product(widths), shape=total.shape, dtype=x.dtype)
+    return b.div(total, count)
+
+
+def _uneven_bins(
+    b: Builder, x: Value, axes: tuple[int, ...], size: Sequence[Any], kind: str
+) -> Any:
+    """Bin i of o over n elements is [i * n // o, ((i + 1) * n + o - 1) // o)."""
+    out = tuple(size[axes.index(k)] if k in axes else d for k, d in enumerate(x.shape))
+    taps = tuple(
+        dims.add(dims.floordiv(dims.add(x.shape[k], o - 1), o), 1)
+        for k, o in zip(axes, size)
+    )
+    shape, rank = (*out, *taps), x.type.rank
+    places, inside, count = [], None, None
+    for j, (axis, o) in enumerate(zip(axes, size)):
+        start, end = _bin(b, axis, o, x.shape[axis], shape)
+        place = b.add(start, b.iota(axis=rank + j, shape=shape, dtype="int64"))
+        here = b.lt(place, end)
+        places.append(place)
+        inside = here if inside is None else b.and_(inside, here)
+        start, end = _bin(b, axis, o, x.shape[axis], out)
+        width = b.sub(end, start)
+        count = width if count is None else b.mul(count, width)
+    at = tuple(-1 if k in axes else k for k in range(rank))
+    found = b.gather(x, *places, shape=shape, dims=at)
+    over = tuple(range(rank, rank + len(axes)))
+    if kind == "max":
+        return b.reduce_max(b.select(inside, found, _lowest(b, found)), axes=over)
+    total = b.reduce_sum(b.select(inside, found, 0.0), axes=over)
+    return b.div(total, b.cast(count, dtype=x.dtype))
+
+
+def _bin(
+    b: Builder, axis: int, bins: Any, extent: Dim, shape: Shape
+) -> tuple[Value, Value]:
+    """First element of each bin along an axis of `shape`, and the one behind it."""
+    scaled = b.mul(b.iota(axis=axis, shape=shape, dtype="int64"), b.dim(extent, shape))
+    last = b.add(scaled, b.dim(dims.add(extent, bins - 1), shape))
+    return b.idiv(scaled, bins), b.idiv(last, bins)
+
+
+def _lowest(b: Builder, like: Value) -> Value:
+    value: Value = b.const(value=float("-inf"), shape=like.shape, dtype=like.dtype)
+    return value
+
+
+@decomposes("pd_op.cumsum", compute_in="float32")
+def cumsum(
+    b: Builder, x: Value, axis: Value, *, flatten: bool, exclusive: bool, reverse: bool
+) -> Any:
+    """Sums along an axis up to each element; exclusive: before it, reverse: from it."""
+    need(x.dtype != "bool", "cumsum of bool")
+    if flatten:
+        x = b.reshape(x, shape=(x.type.size,))
+    if x.type.rank == 0:
+        return x
+    at = axis_in(int(number(b, axis, "axis")), x.type.rank, "cumsum")
+    if reverse:
+        x = b.reverse(x, axes=(at,))
+    total = b.cumsum(x, axis=at)
+    if exclusive:
+        total = _shifted(b, total, at)
+    return b.reverse(total, axes=(at,)) if reverse else total
+
+
+def _shifted(b: Builder, x: Value, axis: int) -> Value:
+    """x moved on by one along an axis, the last dropped, 0 at the first."""
+    rank = x.type.rank
+    low = tuple(int(k == axis) for k in range(rank))
+    none = (0,) * rank
+    padded = b.pad(x, low=low, high=none, interior=none, value=0)
+    ones = (1,) * rank
+    result: Value = b.slice(padded, starts=none, sizes=x.shape, steps=ones)
+    return result

@@ -1,0 +1,160 @@
+"""Paddle's reductions: sums, means, extremes, products, norms of vectors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from pirol.compiler import dims
+from pirol.compiler.ir import FLOATS, Value
+from pirol.prim.builder import Builder
+from pirol.prim.decomp.pointwise import power
+from pirol.prim.decomp.registry import axis_in, decomposes, ints, need
+
+
+def spread(b: Builder, reduced: Value, like: Value, axes: Sequence[int]) -> Value:
+    """The reduced value in the operand's shape, its axes broadcast."""
+    kept = tuple(k for k in range(like.type.rank) if k not in axes)
+    result: Value = b.broadcast(reduced, shape=like.shape, dims=kept)
+    return result
+
+
+def mean_of(b: Builder, x: Value, axes: Sequence[int]) -> Value:
+    """The mean over axes."""
+    count = dims.product(x.shape[a] for a in axes)
+    total = b.reduce_sum(x, axes=tuple(axes))
+    size = b.const(value=count, shape=total.shape, dtype=x.dtype)
+    result: Value = b.div(total, size)
+    return result
+
+
+def _reduced(b: Builder, x: Value, axes: Sequence[int], keep: bool, name: str) -> Any:
+    over = _named(x, axes, name)
+    result = getattr(b, name)(x, axes=over)
+    return _kept(b, result, x, over) if keep else result
+
+
+def _named(x: Value, axes: Sequence[int], name: str) -> tuple[int, ...]:
+    """The axes counted from the front and sorted; all where none is named."""
+    if not x.type.rank:
+        return ()
+    at = sorted({axis_in(int(a), x.type.rank, name) for a in axes})
+    return tuple(at or range(x.type.rank))
+
+
+def _kept(b: Builder, value: Value, x: Value, axes: Sequence[int]) -> Any:
+    shape = tuple(1 if k in axes else d for k, d in enumerate(x.shape))
+    return b.reshape(value, shape=shape)
+
+
+@decomposes("pd_op.sum", compute_in="float32")
+def sum_(b: Builder, x: Value, axis: Any, *, keepdim: bool, dtype: str) -> Any:
+    """The sum over axes (all, where none is named); bool and int32 add up as int64."""
+    kind = dtype if dtype != "undefined" else x.dtype
+    if dtype == "undefined" and x.dtype in ("bool", "int32"):
+        kind = "int64"
+    need(kind not in ("complex64", "complex128", "bool"), f"sum of {kind}")
+    x = b.cast(x, dtype=kind)
+    return _reduced(b, x, ints(b, axis, "axis"), keepdim, "reduce_sum")
+
+
+@decomposes("pd_op.mean", compute_in="float32")
+def mean_(b: Builder, x: Value, axis: Any = (), *, keepdim: bool) -> Any:
+    """The mean over axes (all, where none is named)."""
+    need(x.dtype in FLOATS, f"mean of {x.dtype}")
+    axes = _named(x, ints(b, axis, "axis"), "mean")
+    result = mean_of(b, x, axes)
+    return _kept(b, result, x, axes) if keepdim else result
+
+
+def _extreme(name: str) -> None:
+    @decomposes(f"pd_op.{name}")
+    def of_operand(b: Builder, x: Value, axis: Any, *, keepdim: bool) -> Any:
+        return _ends(b, x, ints(b, axis, "axis"), keepdim, name)
+
+    @decomposes(f"pd_op.a{name}")
+    def of_attr(b: Builder, x: Value, *, axis: Sequence[int], keepdim: bool) -> Any:
+        return _ends(b, x, axis, keepdim, name)
+
+
+def _ends(b: Builder, x: Value, axes: Sequence[int], keep: bool, name: str) -> Any:
+    need(_some(x, _named(x, axes, name)), f"{name} over an axis of no elements")
+    return _reduced(b, x, axes, keep, f"reduce_{name}")
+
+
+def _some(x: Value, axes: Sequence[int]) -> bool:
+    return all(dims.equal(x.shape[a], 0) is not True for a in axes)
+
+
+_extreme("max")
+_extreme("min")
+
+
+@decomposes("pd_op.mean_all", compute_in="float32")
+def mean_all(b: Builder, x: Value) -> Any:
+    """The mean of all elements."""
+    return mean_(b, x, keepdim=False)
+
+
+@decomposes("pd_op.prod", compute_in="float32")
+def prod(b: Builder, x: Value, axis: Any, *, keepdim: bool, reduce_all: bool) -> Any:
+    """The product over axes; float32 is multiplied up in float64."""
+    axes = [] if reduce_all else ints(b, axis, "axis")
+    need(x.dtype != "bool", "prod of bool")
+    wide = b.cast(x, dtype="float64") if x.dtype == "float32" else x
+    return b.cast(_reduced(b, wide, axes, keepdim, "reduce_prod"), dtype=x.dtype)
+
+
+def _truth(name: str, prim: str) -> None:
+    @decomposes(f"pd_op.{name}")
+    def run(b: Builder, x: Value, *, axis: Sequence[int], keepdim: bool) -> Any:
+        need(x.dtype == "bool", f"{name} of {x.dtype}, whose result Paddle misnames")
+        return _reduced(b, x, axis, keepdim, prim)
+
+
+_truth("any", "reduce_max")
+_truth("all", "reduce_min")
+
+
+@decomposes("pd_op.logsumexp", compute_in="float32")
+def logsumexp(
+    b: Builder, x: Value, *, axis: Sequence[int], keepdim: bool, reduce_all: bool
+) -> Any:
+    """log(sum(exp(x))), of what is left when the largest is taken out."""
+    need(x.dtype in FLOATS, f"logsumexp of {x.dtype}")
+    axes = _named(x, [] if reduce_all else axis, "logsumexp")
+    top = b.reduce_max(x, axes=axes)
+    e = b.exp(b.sub(x, spread(b, top, x, axes)))
+    result = b.add(top, b.log(b.reduce_sum(e, axes=axes)))
+    return _kept(b, result, x, axes) if keepdim else result
+
+
+@decomposes("pd_op.p_norm", compute_in="float32")
+def p_norm(
+    b: Builder, x: Value, *, porder: float, axis: int, keepdim: bool, asvector: bool
+) -> Any:
+    """sum(|x| ** p) ** (1 / p); p = 0 counts what is not 0, inf is the largest |x|."""
+    need(x.dtype in FLOATS, f"p_norm of {x.dtype}")
+    axes = _named(x, [] if asvector else [axis], "p_norm")
+    result = _norm(b, x, axes, porder)
+    return _kept(b, result, x, axes) if keepdim else result
+
+
+def _norm(b: Builder, x: Value, axes: tuple[int, ...], p: float) -> Any:
+    if p == 0:
+        return b.reduce_sum(b.cast(b.ne(x, 0), dtype=x.dtype), axes=axes)
+    if math.isinf(p):
+        need(_some(x, axes), "p_norm over an axis of no elements")
+        return getattr(b, "reduce_max" if p > 0 else "reduce_min")(b.abs(x), axes=axes)
+    if p == 2:
+        return b.sqrt(b.reduce_sum(b.mul(x, x), axes=axes))
+    total = b.reduce_sum(power(b, b.abs(x), p), axes=axes)
+    return power(b, total, 1 / p)
+
+
+@decomposes("pd_op.squared_l2_norm", compute_in="float32")
+def squared_l2_norm(b: Builder, x: Value) -> Any:
+    """The sum of all squares, as a vector of one."""
+    total = b.reduce_sum(b.mul(x, x), axes=tuple(range(x.type.rank)))
+    return b.reshape(total, shape=(1,))

@@ -1,0 +1,90 @@
+"""Primitives that follow data: gather, cumsum, and check, which stops a bad index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pirol.compiler.dims import equal, same_shape
+from pirol.compiler.errors import PirolError
+from pirol.compiler.ir import TensorType
+from pirol.prim.elementwise import NUMBERS
+from pirol.prim.prim import Attrs, Prim, define, require
+
+Types = Sequence[TensorType]
+
+
+def _infer_gather(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
+    x, *indices = types
+    shape, at = tuple(attrs["shape"]), tuple(attrs["dims"])
+    ok = len(at) == x.rank and sum(k < 0 for k in at) == len(indices)
+    ok = ok and all(
+        k < 0 or (k < len(shape) and equal(shape[k], d) is True)
+        for k, d in zip(at, x.shape)
+    )
+    ok = ok and all(t.dtype == "int64" and same_shape(t.shape, shape) for t in indices)
+    require(ok, "gather", (*types, shape, at), "an equal dim, or an index, for each")
+    return (TensorType(shape, x.dtype),)
+
+
+def _gather(x: Any, *indices: Any, shape: Any, dims: Any) -> Any:
+    if not x.size:
+        return np.zeros(shape, x.dtype)
+    grid, rest = np.indices(shape, sparse=True), iter(indices)
+    at = [
+        grid[k] if k >= 0 else np.clip(next(rest), 0, n - 1)
+        for k, n in zip(dims, x.shape)
+    ]
+    return np.broadcast_to(x[tuple(at)], shape).copy()
+
+
+# Element `p` of the result is x at coordinates that are each either p's own (dims: the
+# result's dim k) or an index operand's value at p (dims: -1), clamped into x.
+define(Prim("gather", "movement", _infer_gather, _gather))
+
+
+def _infer_cumsum(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
+    x, axis = types[0], attrs["axis"]
+    ok = x.dtype in NUMBERS and 0 <= axis < x.rank
+    require(ok, "cumsum", (x, axis), "numbers, and an axis within the rank")
+    return (x,)
+
+
+def _cumsum_vjp(b: Any, op: Any, cts: Any) -> Sequence[Any]:
+    """Each element went into all sums from its own place on."""
+    axis = op.attrs["axis"]
+    turned = b.cumsum(b.reverse(cts[0], axes=(axis,)), axis=axis)
+    return (b.reverse(turned, axes=(axis,)),)
+
+
+define(
+    Prim(
+        "cumsum",
+        "scan",
+        _infer_cumsum,
+        lambda x, *, axis: np.cumsum(x, axis, dtype=x.dtype),
+        _cumsum_vjp,
+    )
+)
+
+
+class CheckError(PirolError):
+    """A `check` found its condition false while the program ran."""
+
+
+def _infer_check(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
+    ok = types[0].dtype == "bool" and types[0].rank == 0
+    require(ok, "check", types, "a bool scalar")
+    return ()
+
+
+def _check(ok: Any, *, message: str) -> tuple[()]:
+    if not ok:
+        raise CheckError(message)
+    return ()
+
+
+# No result: it ends the call, which Paddle then runs, where the operand is false.
+define(Prim("check", "effect", _infer_check, _check))

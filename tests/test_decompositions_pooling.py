@@ -1,0 +1,147 @@
+"""Pooling and cumsum against eager Paddle; where that drops NaN, against NumPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+import pytest
+from decomposition_runs import SEEN, check
+from paddle.static import InputSpec
+
+import pirol
+
+OPS = frozenset({"pool2d", "pool3d", "cumsum"})
+OPS |= {"max_pool2d_with_index", "max_pool3d_with_index"}
+
+
+def windows(x: Any) -> Any:
+    return (
+        F.max_pool2d(x, 3, stride=2, padding=1), F.max_pool2d(x, [2, 3]),
+        F.max_pool2d(x, 3, stride=2, padding=1, ceil_mode=True),
+        F.max_pool2d(x, 2, stride=2, padding=[0, 1, 1, 0]),
+        F.avg_pool2d(x, 3, stride=2, padding=1), F.avg_pool2d(x, [3, 2], stride=1),
+        F.avg_pool2d(x, 3, stride=2, padding=1, exclusive=False),
+        F.avg_pool2d(x, 3, stride=2, padding=1, ceil_mode=True),
+        F.avg_pool2d(x, 3, stride=2, padding=1, ceil_mode=True, exclusive=False),
+        F.max_pool2d(x, 3, stride=2, padding="SAME"),
+        F.avg_pool2d(x, 4, stride=3, padding="SAME"),
+        F.avg_pool2d(x, 2, stride=2, padding="VALID"),
+        F.avg_pool1d(x[:, :, 0], 3, stride=2, padding=1),
+        F.max_pool1d(x[:, :, 1], 3, stride=1),
+    )  # fmt: skip
+
+
+def bins(x: Any) -> Any:
+    return (
+        F.adaptive_avg_pool2d(x, 1), F.adaptive_max_pool2d(x, 1),
+        F.adaptive_avg_pool2d(x, 3), F.adaptive_avg_pool2d(x, [2, 5]),
+        F.adaptive_max_pool2d(x, [5, 2]), F.adaptive_avg_pool2d(x, [7, 1]),
+        F.adaptive_avg_pool2d(x, 13),
+    )  # fmt: skip
+
+
+def channels_last(x: Any) -> Any:
+    return (
+        F.max_pool2d(x, 3, stride=2, padding=1, data_format="NHWC"),
+        F.avg_pool2d(x, 3, stride=2, padding=1, data_format="NHWC"),
+        F.adaptive_avg_pool2d(x, 2, data_format="NHWC"),
+    )
+
+
+def places(x: Any) -> Any:
+    return (
+        *F.max_pool2d(x, 3, stride=2, padding=1, return_mask=True),
+        *F.max_pool2d(x, 2, ceil_mode=True, return_mask=True),
+        *F.max_pool1d(x[:, :, 0], 3, stride=2, return_mask=True),
+    )
+
+
+def volumes(x: Any) -> Any:
+    return (
+        F.max_pool3d(x, 2, stride=1, padding=1),
+        *F.max_pool3d(x, 2, return_mask=True), F.avg_pool3d(x, 3, stride=2, padding=1),
+        F.avg_pool3d(x, 2, ceil_mode=True), F.adaptive_avg_pool3d(x, [1, 2, 3]),
+        F.max_pool3d(x, 2, data_format="NDHWC"),
+    )  # fmt: skip
+
+
+def sums(x: Any) -> Any:
+    return (
+        paddle.cumsum(x), paddle.cumsum(x, axis=0), paddle.cumsum(x, axis=-1),
+        paddle.cumsum(x, axis=1) * 2 + x, paddle.cumsum(x, axis=1, dtype="float64"),
+    )  # fmt: skip
+
+
+def whole_sums(x: Any) -> Any:
+    return paddle.cumsum(x, axis=0), paddle.cumsum(x, axis=1), paddle.cumsum(x)
+
+
+def other_sums(x: Any) -> Any:
+    ways = [(False, True), (True, False), (True, True)]
+    axis = paddle.full([1], -1, "int32")
+    return tuple(paddle._C_ops.cumsum(x, axis, False, e, r) for e, r in ways)
+
+
+def normal(*shape: int, dtype: str = "float32") -> Any:
+    return np.random.default_rng(len(shape)).normal(size=shape).astype(dtype)
+
+
+def compiled(function: Any, shape: list[Any], dtype: str = "float32") -> Any:
+    return pirol.to_static(function, input_spec=[InputSpec(shape, dtype)], strict=True)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("function", [windows, bins, places])
+def test_planes(function: Any, dtype: str) -> None:
+    fast = compiled(function, [None, 3, None, None], dtype)
+    for size in ((2, 13, 8), (1, 7, 5), (3, 26, 39)):
+        batch, height, width = size
+        check(fast, function, [normal(batch, 3, height, width, dtype=dtype)])
+    assert pirol.explain(fast).compiles == 1
+
+
+@pytest.mark.parametrize("function", [windows, bins])
+def test_static_planes(function: Any) -> None:
+    check(compiled(function, [2, 3, 12, 14]), function, [normal(2, 3, 12, 14)])
+
+
+def test_channels_last() -> None:
+    fast = compiled(channels_last, [None, 9, None, 4])
+    check(fast, channels_last, [normal(2, 9, 7, 4)])
+
+
+def test_volumes() -> None:
+    check(compiled(volumes, [1, 4, 5, 6, 7]), volumes, [normal(1, 4, 5, 6, 7)])
+
+
+def test_sums() -> None:
+    fast = compiled(sums, [None, 37])
+    for rows in (1, 5, 300):
+        check(fast, sums, [normal(rows, 37)])
+    fast = compiled(whole_sums, [None, None], "int64")
+    check(fast, whole_sums, [np.arange(-20, 22).reshape(6, 7)])
+
+
+def test_exclusive_and_reversed_sums() -> None:
+    check(compiled(other_sums, [3, None]), other_sums, [normal(3, 11)])
+
+
+def test_nan_and_inf() -> None:
+    """A window with a NaN gives NaN, one of -inf alone -inf (eager: -3.4e38)."""
+    x = np.full((1, 1, 6, 6), -np.inf, "float32")
+    x[0, 0, 4, 4] = np.nan
+
+    def pooled(x: Any) -> Any:
+        return F.max_pool2d(x, 2, stride=2)
+
+    found = compiled(pooled, [1, 1, 6, 6])(paddle.to_tensor(x)).numpy()[0, 0]
+    expected = np.full((3, 3), -np.inf)
+    expected[2, 2] = np.nan
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_the_ops_listed_were_run() -> None:
+    assert not OPS - SEEN

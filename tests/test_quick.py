@@ -1,0 +1,152 @@
+"""The short way into a compiled function gives what Paddle's way gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import paddle
+import pytest
+from paddle.base import core, framework
+from paddle.static import InputSpec
+
+import pirol
+from pirol.compiler.capture import options, seam
+
+pytestmark = pytest.mark.filterwarnings("ignore::" + options.__name__ + ".PirolWarning")
+
+
+def single(x: Any, y: Any) -> Any:
+    return paddle.abs(x + y)
+
+
+def several(x: Any, y: Any) -> Any:
+    return x + y, [x * 2, {"a": y}], x
+
+
+def plain_list(x: Any, y: Any) -> Any:
+    return [x - y, x]
+
+
+def scalars(x: Any, y: Any) -> Any:
+    return x.sum().reshape([1]), y
+
+
+def with_library(x: Any, y: Any) -> Any:
+    return paddle.matmul(x, y, transpose_y=True) + 1.0
+
+
+def optional(x: Any, y: Any = None, twice: bool = False) -> Any:
+    x = x if y is None else x + y
+    return x * 2 if twice else x
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each call of the short way was served."""
+    found: list[bool] = []
+    quick = seam.CompiledLayer.quick
+
+    def noted(self: Any, *given: Any) -> Any:
+        result = quick(self, *given)
+        found.append(result is not None)
+        return result
+
+    monkeypatch.setattr(seam.CompiledLayer, "quick", noted)
+    return found
+
+
+def flat(value: Any) -> list[Any]:
+    return [t.numpy() for t in paddle.utils.flatten(value)]
+
+
+def same(ours: Any, theirs: Any) -> None:
+    assert type(ours) is type(theirs)
+    for a, b in zip(flat(ours), flat(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "function", [single, several, plain_list, scalars, with_library]
+)
+def test_all_sizes(function: Any, taken: list[bool]) -> None:
+    specs = [InputSpec([None, 4]), InputSpec([None, 4])]
+    fast = pirol.to_static(function, input_spec=specs)
+    for rows in (3, 3, 1, 0, 7):
+        x, y = paddle.rand([rows, 4]), paddle.rand([rows, 4])
+        same(fast(x, y), function(x, y))
+    assert taken == [True] * 4
+
+
+def test_other_dtypes_and_shapes_go_paddles_way_first(taken: list[bool]) -> None:
+    fast = pirol.to_static(single)
+    for kind in ("float32", "float64", "int64"):
+        for shape in ([2, 3], [5]):
+            x = paddle.ones(shape, kind)
+            for _ in range(2):
+                same(fast(x, x), single(x, x))
+    assert taken.count(True) >= 4
+
+
+def test_other_arguments(taken: list[bool]) -> None:
+    fast = pirol.to_static(optional)
+    x, y = paddle.rand([3]), paddle.rand([3])
+    for _ in range(3):
+        same(fast(x), optional(x))
+        same(fast(x, y), optional(x, y))
+        same(fast(x, twice=True), optional(x, twice=True))
+        same(fast(x, None, True), optional(x, None, True))
+        same(fast(x.numpy()), optional(x))
+    assert sum(taken) == 4
+
+
+def test_gradients_training_and_amp(taken: list[bool]) -> None:
+    layer = paddle.nn.Sequential(paddle.nn.Linear(4, 4), paddle.nn.Dropout(0.5))
+    fast = pirol.to_static(layer, input_spec=[InputSpec([None, 4])])
+    x = paddle.rand([64, 4])
+    layer.eval()
+    first = fast(x)
+    same(fast(x), first)
+    assert taken == [True]
+    layer.train()
+    assert float((fast(x) == 0).astype("float32").mean()) > 0.3
+    fast(x).sum().backward()
+    assert layer[0].weight.grad is not None
+    with paddle.no_grad():
+        assert float((fast(x) == 0).astype("float32").mean()) > 0.3
+    layer.eval()
+    same(fast(x), first)
+    count = len(taken)
+    tracer = framework._dygraph_tracer()
+    tracer._amp_level = core.AmpLevel.O1  # auto_cast itself declines on most CPUs
+    try:
+        fast(x)
+    finally:
+        tracer._amp_level = core.AmpLevel.O0
+    assert len(taken) == count
+    with paddle.no_grad():
+        layer[0].weight.set_value(paddle.zeros([4, 4]))
+        layer[0].bias.set_value(paddle.ones([4]))
+    same(fast(x), paddle.ones([64, 4]))
+
+
+def test_an_input_that_needs_gradients(taken: list[bool]) -> None:
+    fast = pirol.to_static(single)
+    x, y = paddle.rand([3]), paddle.rand([3])
+    same(fast(x, y), single(x, y))
+    x.stop_gradient = False
+    fast(x, y).sum().backward()
+    np.testing.assert_allclose(x.grad.numpy(), np.ones(3))
+    assert taken == [False]
+
+
+def test_switched_off(taken: list[bool]) -> None:
+    fast = pirol.to_static(single)
+    x = paddle.rand([3])
+    fast(x, x)
+    paddle.jit.enable_to_static(False)
+    try:
+        same(fast(x, x), single(x, x))
+    finally:
+        paddle.jit.enable_to_static(True)
+    assert not taken
