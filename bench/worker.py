@@ -5,6 +5,7 @@ Pirol. The driver writes one JSON request a line to stdin and reads one JSON ans
 
     (at start)                           -> {"version": "..."} or {"absent": "why"}
     {"do": "load", "workload", "folder"} -> {"output": "FOLDER/PEER.npy"}
+        FOLDER holds WORKLOAD.py, the function, and its inputs input00.npy, ...
     {"do": "round", "seconds"}           -> {"seconds", "calls", "faults", "cores"}
 
 A request that fails is answered with {"error": "..."}.
@@ -16,6 +17,7 @@ import contextlib
 import gc
 import importlib.util
 import json
+import linecache
 import os
 import resource
 import statistics
@@ -117,6 +119,8 @@ class Jax:
         self.version = str(jax.__version__)
 
     def call(self, function: Any, arrays: list[Any]) -> Call:
+        wide = any(a.dtype == np.float64 for a in arrays)
+        self.jax.config.update("jax_enable_x64", wide)
         inputs = [self.jax.device_put(a) for a in arrays]
         run = self.jax.jit(function)
         return lambda: run(*inputs).block_until_ready()
@@ -176,15 +180,26 @@ def wait_until_quiet(most: float = 1.0) -> None:
             return
 
 
-def load_workloads() -> ModuleType:
-    """workloads.py beside this file; registered, as what reads sources needs it."""
-    path = Path(__file__).with_name("workloads.py")
-    spec = importlib.util.spec_from_file_location("pirol_workloads", path)
+def load_file(path: Path) -> ModuleType:
+    """The file as a module; registered, as what reads sources needs it."""
+    spec = importlib.util.spec_from_file_location(f"pirol_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+def load_function(path: Path, framework: str) -> Callable[..., Any]:
+    """The function of a workload's file, on the ops of "numpy", "paddle", ..."""
+    linecache.checkcache()
+    module = load_file(path)
+    ops = load_file(Path(__file__).with_name(f"ops_{framework}.py"))
+    for name, op in vars(ops).items():
+        if not name.startswith("_"):
+            setattr(module, name, op)
+    function: Callable[..., Any] = getattr(module, path.stem)
+    return function
 
 
 class Session:
@@ -193,7 +208,6 @@ class Session:
     def __init__(self, name: str, threads: int) -> None:
         self.name = name
         self.peer = PEERS[name](threads)
-        self.workloads = load_workloads()
         self.call: Call | None = None
 
     def answer(self, request: dict[str, Any]) -> Answer:
@@ -212,7 +226,8 @@ class Session:
     def load(self, workload: str, folder: Path) -> Answer:
         """Compile the workload for the folder's inputs; leave its result there."""
         arrays = [np.load(p) for p in sorted(folder.glob("input*.npy"))]
-        function = self.workloads.WORKLOADS[workload].function(self.peer.framework)
+        path = folder / f"{workload}.py"
+        function = load_function(path, self.peer.framework)
         with self.peer.context():
             self.call = self.peer.call(function, arrays)
             for _ in range(3):

@@ -1,247 +1,226 @@
-"""The workloads that Pirol is timed on against its peers: one record each.
+"""The workloads that Pirol is timed on: chains of named ops, fixed or drawn by a seed.
 
-A record has the inputs' shapes, a NumPy reference (float64), and the same function in
-Paddle, torch and JAX. Nothing of Pirol is imported here, and a framework only when
-`Workload.function` asks for it: each peer's worker loads this file by itself.
+A workload's first input goes through its steps; the further operands of a step are
+inputs of their own, whose shapes follow from the op. The ops are functions of the
+same name in each `ops_FRAMEWORK.py`; `source` is the function a user would write:
+
+    Workload("bias_gelu", (4096, 1024), ("bias", "gelu")).source()
+
+    def bias_gelu(x0, x1):
+        x = bias(x0, x1)
+        x = gelu(x)
+        return x
 """
 
 from __future__ import annotations
 
-import importlib
 import math
+import random
+import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-Function = Callable[..., Any]
-# The frameworks' modules, set by `Workload.function`: real globals, so that a
-# compiled function reads them as it would in a user's file.
-paddle: Any = None
-torch: Any = None
-jax: Any = None
+from pirol.bench.worker import load_function
 
-EPSILON = 1e-5
+Shape = tuple[int, ...]
+
+# Op -> the kinds of its operands beside the first; an op not named here has none.
+OPERANDS = {
+    "add": ("same",),
+    "mul": ("same",),
+    "bias": ("row",),
+    "column_bias": ("column",),
+    "layer_norm": ("row", "row"),
+    "rms_norm": ("row",),
+    "batch_norm": ("channel", "variance", "channel", "channel"),
+    "linear": ("weight", "row"),
+}
+# Op -> the shape of its result, where that is not its first operand's.
+RESULTS: dict[str, Callable[[Shape], Shape]] = {
+    "transpose": lambda s: s[::-1],
+    "sum_rows": lambda s: s[1:],
+    "sum_columns": lambda s: s[:1],
+}
 
 
 @dataclass(frozen=True)
 class Workload:
-    """One function in four frameworks, on float32 inputs of the given shapes."""
+    """A chain of ops, beginning at an input of this shape."""
 
     name: str
-    shapes: tuple[tuple[int, ...], ...]
-    numpy: Function
-    paddle: Function
-    torch: Function
-    jax: Function
-    positive: tuple[int, ...] = ()  # the inputs that must be > 0, as a variance
+    shape: Shape
+    steps: tuple[str, ...]
+    dtype: str = "float32"
 
-    def inputs(self, scale: int = 1, seed: int = 0) -> list[Any]:
-        """Inputs with every dim divided by `scale`, at least 2."""
+    def __str__(self) -> str:
+        shape = "x".join(map(str, self.shape))
+        return f"{self.name}: {self.dtype} {shape}: {', '.join(self.steps)}"
+
+    def scaled(self, by: int) -> Workload:
+        """The same with every dim divided, to no less than 2."""
+        return replace(self, shape=tuple(min(d, max(2, d // by)) for d in self.shape))
+
+    def source(self) -> str:
+        """The function in Python; it takes the ops from its module."""
+        at, lines = 1, []
+        for step in self.steps:
+            first, end = "x" if lines else "x0", at + len(OPERANDS.get(step, ()))
+            operands = [first, *(f"x{k}" for k in range(at, end))]
+            lines.append(f"    x = {step}({', '.join(operands)})\n")
+            at = end
+        names = ", ".join(f"x{k}" for k in range(at))
+        return f"def {self.name}({names}):\n{''.join(lines)}    return x\n"
+
+    def inputs(self, seed: int = 0) -> list[Any]:
+        """All inputs, standard normal; weights and variances in their usual range."""
         rng = np.random.default_rng(seed)
-        found = []
-        for k, shape in enumerate(self.shapes):
-            small = tuple(min(d, max(2, d // scale)) for d in shape)
-            values = rng.standard_normal(small)
-            values = np.abs(values) + 0.5 if k in self.positive else values
-            found.append(values.astype("float32"))
-        return found
+        shape = self.shape
+        found = [rng.standard_normal(shape)]
+        for step in self.steps:
+            found += [_operand(rng, kind, shape) for kind in OPERANDS.get(step, ())]
+            shape = RESULTS.get(step, lambda s: s)(shape)
+        return [x.astype(self.dtype) for x in found]
+
+    def save(self, folder: Path) -> Path:
+        """Write the source into the folder; what reads sources needs a file."""
+        path = folder / f"{self.name}.py"
+        path.write_text(self.source())
+        return path
 
     def reference(self, inputs: list[Any]) -> Any:
-        """The result in float64."""
-        return self.numpy(*(x.astype("float64") for x in inputs))
-
-    def function(self, framework: str) -> Function:
-        """The workload's function in "paddle", "torch" or "jax", which is imported."""
-        globals()[framework] = importlib.import_module(framework)
-        found: Function = getattr(self, framework)
-        return found
-
-
-def _normal_rows(x: Any, w: Any, b: Any) -> Any:
-    centred = x - x.mean(-1, keepdims=True)
-    variance = (centred * centred).mean(-1, keepdims=True)
-    return centred / np.sqrt(variance + EPSILON) * w + b
-
-
-# softmax
-
-
-def softmax_numpy(x: Any) -> Any:
-    e = np.exp(x - x.max(-1, keepdims=True))
-    return e / e.sum(-1, keepdims=True)
-
-
-def softmax_paddle(x: Any) -> Any:
-    return paddle.nn.functional.softmax(x, axis=-1)
-
-
-def softmax_torch(x: Any) -> Any:
-    return torch.nn.functional.softmax(x, dim=-1)
-
-
-def softmax_jax(x: Any) -> Any:
-    return jax.nn.softmax(x, axis=-1)
-
-
-# layer_norm, with scale and bias
-
-
-def layer_norm_numpy(x: Any, w: Any, b: Any) -> Any:
-    return _normal_rows(x, w, b)
-
-
-def layer_norm_paddle(x: Any, w: Any, b: Any) -> Any:
-    return paddle.nn.functional.layer_norm(x, x.shape[-1:], w, b, EPSILON)
-
-
-def layer_norm_torch(x: Any, w: Any, b: Any) -> Any:
-    return torch.nn.functional.layer_norm(x, x.shape[-1:], w, b, EPSILON)
-
-
-def layer_norm_jax(x: Any, w: Any, b: Any) -> Any:
-    mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
-    return (x - mean) * jax.lax.rsqrt(variance + EPSILON) * w + b
-
-
-# bias + gelu, the exact one
-
-
-def bias_gelu_numpy(x: Any, b: Any) -> Any:
-    y = x + b
-    return y * 0.5 * (1 + np.vectorize(math.erf)(y / math.sqrt(2)))
-
-
-def bias_gelu_paddle(x: Any, b: Any) -> Any:
-    return paddle.nn.functional.gelu(x + b)
-
-
-def bias_gelu_torch(x: Any, b: Any) -> Any:
-    return torch.nn.functional.gelu(x + b)
-
-
-def bias_gelu_jax(x: Any, b: Any) -> Any:
-    return jax.nn.gelu(x + b, approximate=False)
-
-
-# residual + layer_norm
-
-
-def residual_norm_numpy(x: Any, r: Any, w: Any, b: Any) -> Any:
-    return _normal_rows(x + r, w, b)
-
-
-def residual_norm_paddle(x: Any, r: Any, w: Any, b: Any) -> Any:
-    return paddle.nn.functional.layer_norm(x + r, x.shape[-1:], w, b, EPSILON)
-
-
-def residual_norm_torch(x: Any, r: Any, w: Any, b: Any) -> Any:
-    return torch.nn.functional.layer_norm(x + r, x.shape[-1:], w, b, EPSILON)
-
-
-def residual_norm_jax(x: Any, r: Any, w: Any, b: Any) -> Any:
-    return layer_norm_jax(x + r, w, b)
-
-
-# batch_norm (inference) + add + relu
-
-
-def batch_norm_numpy(x: Any, r: Any, m: Any, v: Any, w: Any, b: Any) -> Any:
-    m, v, w, b = (t[:, None, None] for t in (m, v, w, b))
-    return np.maximum((x - m) / np.sqrt(v + EPSILON) * w + b, 0) + r
-
-
-def batch_norm_paddle(x: Any, r: Any, m: Any, v: Any, w: Any, b: Any) -> Any:
-    y = paddle.nn.functional.batch_norm(x, m, v, w, b, epsilon=EPSILON)
-    return paddle.nn.functional.relu(y) + r
-
-
-def batch_norm_torch(x: Any, r: Any, m: Any, v: Any, w: Any, b: Any) -> Any:
-    y = torch.nn.functional.batch_norm(x, m, v, w, b, eps=EPSILON)
-    return torch.nn.functional.relu(y) + r
-
-
-def batch_norm_jax(x: Any, r: Any, m: Any, v: Any, w: Any, b: Any) -> Any:
-    m, v, w, b = (t[:, None, None] for t in (m, v, w, b))
-    return jax.nn.relu((x - m) * jax.lax.rsqrt(v + EPSILON) * w + b) + r
-
-
-# column sum of squares
-
-
-def column_squares_numpy(x: Any) -> Any:
-    return (x * x).sum(0)
-
-
-def column_squares_paddle(x: Any) -> Any:
-    return (x * x).sum(axis=0)
-
-
-def column_squares_torch(x: Any) -> Any:
-    return (x * x).sum(dim=0)
-
-
-def column_squares_jax(x: Any) -> Any:
-    return (x * x).sum(axis=0)
-
-
-# transpose + add
-
-
-def transpose_add_numpy(x: Any, y: Any) -> Any:
-    return x.T + y
-
-
-def transpose_add_paddle(x: Any, y: Any) -> Any:
-    return x.transpose([1, 0]) + y
-
-
-def transpose_add_torch(x: Any, y: Any) -> Any:
-    return x.t() + y
-
-
-def transpose_add_jax(x: Any, y: Any) -> Any:
-    return x.T + y
-
-
-# bias + relu, so small that the call is all there is to time
-
-
-def small_bias_relu_numpy(x: Any, b: Any) -> Any:
-    return np.maximum(x + b, 0)
-
-
-def small_bias_relu_paddle(x: Any, b: Any) -> Any:
-    return paddle.nn.functional.relu(x + b)
-
-
-def small_bias_relu_torch(x: Any, b: Any) -> Any:
-    return torch.nn.functional.relu(x + b)
-
-
-def small_bias_relu_jax(x: Any, b: Any) -> Any:
-    return jax.nn.relu(x + b)
-
-
-def _workload(
-    name: str, *shapes: tuple[int, ...], positive: tuple[int, ...] = ()
-) -> Workload:
-    """The record of the functions NAME_numpy, NAME_paddle, NAME_torch, NAME_jax."""
-    kinds = ("numpy", "paddle", "torch", "jax")
-    in_numpy, in_paddle, in_torch, in_jax = (globals()[f"{name}_{k}"] for k in kinds)
-    return Workload(name, shapes, in_numpy, in_paddle, in_torch, in_jax, positive)
-
-
-ROWS, IMAGE, CHANNELS = (4096, 1024), (8, 64, 56, 56), (64,)
-TABLE = (
-    _workload("softmax", ROWS),
-    _workload("layer_norm", ROWS, (1024,), (1024,)),
-    _workload("bias_gelu", ROWS, (1024,)),
-    _workload("residual_norm", ROWS, ROWS, (1024,), (1024,)),
-    _workload("batch_norm", IMAGE, IMAGE, *[CHANNELS] * 4, positive=(3,)),
-    _workload("column_squares", ROWS),
-    _workload("transpose_add", (2048, 2048), (2048, 2048)),
-    _workload("small_bias_relu", (32, 64), (64,)),
+        """NumPy's result, in float64."""
+        with tempfile.TemporaryDirectory() as folder:
+            function = load_function(self.save(Path(folder)), "numpy")
+        return function(*(x.astype("float64") for x in inputs))
+
+
+def _operand(rng: np.random.Generator, kind: str, shape: Shape) -> Any:
+    match kind:
+        case "same":
+            return rng.standard_normal(shape)
+        case "row":
+            return rng.standard_normal(shape[-1])
+        case "column":
+            return rng.standard_normal((shape[0], 1))
+        case "channel":
+            return rng.standard_normal(shape[1])
+        case "variance":
+            return np.abs(rng.standard_normal(shape[1])) + 0.5
+        case "weight":
+            # So that values keep their size, and rounding errors too, layer by layer.
+            return rng.standard_normal((shape[-1],) * 2) / math.sqrt(shape[-1])
+        case _:
+            raise ValueError(f"operand kind {kind!r} is not known")
+
+
+ROWS = (4096, 1024)
+# On values in [-1, 1], as they are behind a tanh.
+POINTWISE = ("scale", "sin", "square", "exp", "abs", "cos", "sigmoid", "neg")
+FIXED = (
+    Workload("bias_gelu", ROWS, ("bias", "gelu")),
+    Workload("residual_layer_norm", ROWS, ("add", "layer_norm")),
+    Workload("softmax", ROWS, ("softmax",)),
+    Workload("rms_norm_swiglu", ROWS, ("rms_norm", "silu", "mul")),
+    Workload("batch_norm_relu_add", (8, 64, 56, 56), ("batch_norm", "relu", "add")),
+    Workload("chain", ROWS, tuple(s for op in POINTWISE for s in ("tanh", op))),
+    Workload("column_squares", ROWS, ("square", "sum_rows")),
+    Workload("transpose_add", (2048, 2048), ("transpose", "add")),
+    Workload("mlp", (100, 20), ("linear", "tanh") * 8),
 )
-WORKLOADS = {w.name: w for w in TABLE}
+# Run only when named. The small one has little else to time than the call.
+FURTHER = (
+    Workload("layer_norm", ROWS, ("layer_norm",)),
+    Workload("small_bias_relu", (32, 64), ("bias", "relu")),
+)
+
+
+# The seeded variants: steps and shape drawn, the same in all frameworks.
+
+ACTIVATIONS = ("gelu", "silu", "tanh", "relu")
+BOUNDED = ("tanh", "sin", "sigmoid", "cos")
+MATRICES = (
+    (4093, 1021), (37, 50021), (50021, 37), (8191, 509), (1009, 131), (61, 67), (7, 13),
+)  # fmt: skip
+IMAGES = ((8, 63, 55, 57), (3, 17, 113, 109), (1, 255, 29, 31), (2, 5, 7, 9))
+
+
+def _shuffled(rng: random.Random, *steps: str) -> tuple[str, ...]:
+    return tuple(rng.sample(steps, len(steps)))
+
+
+def _bias(rng: random.Random, act: str) -> tuple[str, ...]:
+    return _shuffled(rng, rng.choice(("bias", "column_bias")), act)
+
+
+def _residual(rng: random.Random, act: str) -> tuple[str, ...]:
+    return (*_shuffled(rng, "add", "layer_norm"), *rng.choice(((), (act,))))
+
+
+def _softmax(rng: random.Random, act: str) -> tuple[str, ...]:
+    first = rng.choice(((), ("mul",), ("bias",)))
+    return (*first, rng.choice(("softmax", "softmax_rows", "log_softmax")))
+
+
+def _gated(rng: random.Random, act: str) -> tuple[str, ...]:
+    return rng.choice((("rms_norm", act, "mul"), (act, "mul", "rms_norm")))
+
+
+def _batch_norm(rng: random.Random, act: str) -> tuple[str, ...]:
+    return ("batch_norm", *_shuffled(rng, act, "add"))
+
+
+def _chain(rng: random.Random, act: str) -> tuple[str, ...]:
+    pairs = [(rng.choice(BOUNDED), rng.choice(POINTWISE)) for _ in range(8)]
+    return tuple(step for pair in pairs for step in pair)
+
+
+def _squares(rng: random.Random, act: str) -> tuple[str, ...]:
+    first, last = ("square", "abs", "exp"), ("sum_rows", "sum_columns")
+    return rng.choice(first), rng.choice(last)
+
+
+def _transpose(rng: random.Random, act: str) -> tuple[str, ...]:
+    return _shuffled(rng, "transpose", rng.choice(("add", "mul", "bias")))
+
+
+def _mlp(rng: random.Random, act: str) -> tuple[str, ...]:
+    return _shuffled(rng, "linear", act) * rng.randint(2, 12)
+
+
+Draw = Callable[[random.Random, str], tuple[str, ...]]
+DRAWS: dict[str, Draw] = {
+    "bias_gelu": _bias,
+    "residual_layer_norm": _residual,
+    "softmax": _softmax,
+    "rms_norm_swiglu": _gated,
+    "batch_norm_relu_add": _batch_norm,
+    "chain": _chain,
+    "column_squares": _squares,
+    "transpose_add": _transpose,
+    "mlp": _mlp,
+}
+
+
+def _shape(rng: random.Random, name: str) -> Shape:
+    match name:
+        case "batch_norm_relu_add":
+            return rng.choice(IMAGES)
+        case "mlp":
+            return rng.choice((1, 3, 100, 301, 1025)), rng.choice((7, 20, 33, 64, 129))
+        case _:
+            return rng.choice(MATRICES)
+
+
+def drawn(seed: int) -> tuple[Workload, ...]:
+    """A variant of each fixed workload: shape, dtype and steps of the seed."""
+    found = []
+    for name, draw in DRAWS.items():
+        rng = random.Random(f"{name} {seed}")
+        shape, dtype = _shape(rng, name), rng.choice(("float32", "float64"))
+        steps = draw(rng, rng.choice(ACTIVATIONS))
+        found.append(Workload(name, shape, steps, dtype))
+    return tuple(found)

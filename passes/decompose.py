@@ -118,23 +118,24 @@ class _Decomposer:
 
     def opaque(self, op: Op, why: str) -> Sequence[Value]:
         attrs = {"callee": op.name, "why": why, **_plain_attrs(op)}
-        operands = self.operands(op)
+        fixed = op.attrs.get("fixed", ())
+        operands = [v for k, v in enumerate(self.operands(op)) if k not in fixed]
+        types = self.declared(op)
         if "effect" in attrs:
-            types = self.declared(op, operands)
             return self.b.op("opaque", operands, types, attrs).results
         facts = sorted((k, repr(v)) for k, v in attrs.items() if k != "site")
-        key = (tuple(operands), tuple(facts))
+        constants = [repr(self.b.known(self.env[op.operands[k]])) for k in fixed]
+        key = (tuple(operands), tuple(constants), tuple(facts))
         if key not in self.seen:  # one result, and one size that depends on data
-            types = self.declared(op, operands)
             self.seen[key] = self.b.op("opaque", operands, types, attrs).results
         return self.seen[key]
 
-    def declared(self, op: Op, operands: Sequence[Value]) -> list[TensorType]:
+    def declared(self, op: Op) -> list[TensorType]:
         """The results' types as Paddle says, or of the shape that an operand gives."""
         types = [r.type.with_symbols(self.known) for r in op.results]
         if op.name not in SHAPED:
             return types
-        first = nested(op, operands)[0]
+        first = nested(op, self.operands(op))[0]
         parts = first if isinstance(first, list) else [first]
         found = [self.b.known(v) for v in parts]
         sizes = [size for part in found for size in part or ()]
@@ -144,14 +145,19 @@ class _Decomposer:
 
 
 def _plain_attrs(op: Op) -> Mapping[str, Any]:
-    return {k: v for k, v in op.attrs.items() if k != "layout"}
+    return {k: v for k, v in op.attrs.items() if k not in ("layout", "fixed")}
 
 
 def _fits(declared: TensorType, found: TensorType) -> bool:
     if declared.dtype != found.dtype or declared.rank != found.rank:
         return False
     pairs = zip(declared.shape, found.shape)
-    return all(dims.equal(a, b) is not False for a, b in pairs)
+    return all(_open(a) or dims.equal(a, b) is not False for a, b in pairs)
+
+
+def _open(dim: Any) -> bool:
+    """Whether Paddle declares nothing of a dim."""
+    return not isinstance(dim, int) and bool(dim.is_Symbol)
 
 
 def _run(

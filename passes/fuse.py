@@ -73,6 +73,7 @@ class _Fuser:
         self.graph = graph
         self.lower = lower
         self.refused: list[Refused] = []
+        self.answers: dict[Any, Any] = {}
         self.order = {op: k for k, op in enumerate(graph.ops)}
         self.producers = graph.producers()
         self.users = graph.users()
@@ -112,11 +113,18 @@ class _Fuser:
         if _reaches(a, b):
             return "cycle", "another step lies between them"
         ops = sorted(a.ops + b.ops, key=self.order.__getitem__)
-        answer = self.lower(self.body(ops))
+        answer = self.answer(self.body(ops))
         if answer is not None:
             return answer.code, answer.why
         self.merge(a, b, ops)
         return None
+
+    def answer(self, body: Graph) -> Any:
+        """What `lower` says of the ops; asked once for bodies that are built alike."""
+        key = _structure(body)
+        if key not in self.answers:
+            self.answers[key] = self.lower(body)
+        return self.answers[key]
 
     def merge(self, a: _Group, b: _Group, ops: list[Op]) -> None:
         group = _Group(
@@ -150,7 +158,7 @@ class _Fuser:
             return group.ops[0]
         body = self.body(group.ops)
         # A merged group was accepted as it stands when it was merged.
-        answer = self.lower(body) if len(group.ops) == 1 else None
+        answer = self.answer(body) if len(group.ops) == 1 else None
         if answer is not None:
             raise Unsupported(f"no kernel for {group.ops[0].title}: {answer.why}")
         inner = _isolated(body)
@@ -170,6 +178,20 @@ class _Fuser:
             done.add(first)
             found.append(first)
         return found
+
+
+def _structure(body: Graph) -> Any:
+    """Equal for bodies that differ in nothing but their values' identities."""
+    numbers = {v: k for k, v in enumerate(body.inputs)}
+    ops = []
+    for op in body.ops:
+        operands = tuple(numbers[v] for v in op.operands)
+        for result in op.results:
+            numbers[result] = len(numbers)
+        types = tuple(r.type for r in op.results)
+        ops.append((op.name, operands, repr(op.attrs), types))
+    outputs = tuple(numbers[v] for v in body.outputs)
+    return tuple(v.type for v in body.inputs), tuple(ops), outputs
 
 
 def _own_step(op: Op) -> tuple[str, str]:

@@ -20,6 +20,7 @@ from pirol.compiler.ir import DTYPES, INTS, Graph, Op, Value
 from pirol.prim.prim import ELEMENTWISE, PRIMS
 
 LIMIT = 64  # tensors of up to this many elements are followed
+FINEST = 2**10  # and quotients by up to this divisor
 
 Items: TypeAlias = "list[Any] | None"  # row-major; None where not all are known
 Known = Callable[[Value], Items]
@@ -53,9 +54,6 @@ def _pair(item: Any) -> tuple[Any, int] | None:
         return item, 1
     over, by = item.as_integer_ratio() if math.isfinite(item) else (1, 0)
     return (over, by) if 0 < by <= FINEST and abs(over) < 2**20 else None
-
-
-FINEST = 2**10  # the largest divisor that is followed
 
 
 def _quotient(over: Any, by: int) -> Any:
@@ -139,6 +137,8 @@ def _of_prim(op: Op, given: list[list[Any]]) -> Items:
     prim = PRIMS.get(op.name)
     if prim is None or len(op.results) != 1 or not _static(op.attrs.values()):
         return None
+    if any(DTYPES[v.dtype][1] is None for v in (*op.operands, *op.results)):
+        return None
     if op.name == "cast":
         return _cast(given[0], op.result.dtype)
     if all(_plain(item) for part in given for item in part):
@@ -203,7 +203,7 @@ def _moved(op: Op, given: list[list[Any]]) -> Items:
         array[:] = part
         arrays.append(array.reshape(value.shape))
     if op.name == "gather":
-        if not all(map(_plain, given[1:])):
+        if not all(map(_plain, sum(given[1:], []))):
             return None
         arrays[1:] = [a.astype(np.int64) for a in arrays[1:]]
     return list(np.asarray(PRIMS[op.name].numpy(*arrays, **op.attrs)).reshape(-1))

@@ -23,11 +23,8 @@ from graph_meaning import (
     dtype_of,
     elementwise,
     moved,
-    reduced,
-    running,
-    window_total,
-    windowed,
 )
+from graph_totals import reduced, running, window_total, windowed
 
 from pirol.compiler import dims
 from pirol.compiler.ir import FLOATS, Graph, TensorType, Value, prune

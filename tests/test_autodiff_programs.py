@@ -28,7 +28,7 @@ from pirol.compiler.autodiff import vjp
 from pirol.compiler.interpreter import interpret
 from pirol.compiler.ir import Graph, Guard, TensorType, Value
 from pirol.prim import Builder
-from pirol.prim.decomp import activations, nn, norms, reductions
+from pirol.prim.decomp import activations, nn, norms, pooling, reductions
 
 Shape = tuple[int, ...]
 
@@ -122,9 +122,10 @@ def normed(b: Builder, x: Value, scale: Value, bias: Value) -> Any:
     return norms.layer_norm(b, x, scale, bias, epsilon=1e-5, begin_norm_axis=1)[0]
 
 
-def batch_normed(b: Builder, *operands: Value) -> Any:
-    how = dict(is_test=True, use_global_stats=False, trainable_statistics=False)
-    return norms.batch_norm(b, *operands, epsilon=1e-5, data_format="NCHW", **how)[0]
+def batch_normed(training: bool) -> Callable[..., Any]:
+    how = dict(is_test=not training, use_global_stats=False, momentum=0.9)
+    how |= dict(trainable_statistics=False, epsilon=1e-5, data_format="NCHW")
+    return lambda b, *operands: norms.batch_norm(b, *operands, **how)[0]
 
 
 def multiplied(x: bool = False, y: bool = False) -> Callable[..., Any]:
@@ -132,20 +133,22 @@ def multiplied(x: bool = False, y: bool = False) -> Callable[..., Any]:
 
 
 def convolution(b: Builder, x: Value, w: Value) -> Any:
-    return nn.conv2d(
+    return nn.conv(
         b, x, w, strides=(2, 1), paddings=(1, 2), padding_algorithm="EXPLICIT",
         dilations=(1, 2), groups=2, data_format="NCHW",
     )  # fmt: skip
 
 
 def pool(kind: str, whole: bool) -> Callable[..., Any]:
-    return lambda b, x: nn.pool2d(
+    return lambda b, x: pooling.pool2d(
         b, x, (3, 2), strides=(2, 1), paddings=(1, 1), ceil_mode=False,
-        data_format="NCHW", pooling_type=kind, global_pooling=whole, adaptive=False,
+        exclusive=True, data_format="NCHW", pooling_type=kind, global_pooling=whole,
+        adaptive=False,
         padding_algorithm="EXPLICIT",
     )  # fmt: skip
 
 
+NORMED = ((2, 3, 2, 5), (3,), (3,), (3,), (3,))
 DECOMPOSED: dict[str, list[Sample]] = {
     "softmax": [
         *samples(lambda b, x: norms.softmax(b, x, axis=-1), ((3, 7),), ((1, 1),)),
@@ -161,9 +164,10 @@ DECOMPOSED: dict[str, list[Sample]] = {
     "sigmoid": samples(activations.sigmoid, ((7,),)),
     "silu": samples(activations.silu, ((7,),)),
     "relu": samples(activations.relu, ((7,),), draw="apart"),
-    "batch_norm": samples(
-        batch_normed, ((2, 3, 2, 5), (3,), (3,), (3,), (3,)), draw="positive"
-    ),
+    "batch_norm": [
+        *samples(batch_normed(False), NORMED, draw="positive"),
+        *samples(batch_normed(True), NORMED, draw="positive"),
+    ],
     "matmul": [
         *samples(
             multiplied(),

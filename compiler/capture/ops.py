@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import paddle
-from paddle.autograd.backward_utils import ValueSet
+from paddle.autograd.backward_utils import ValueDict, ValueSet
 from paddle.base.dygraph.base import switch_to_static_graph
 from paddle.base.libpaddle import pir
 from paddle.jit.dy2static.pir_partial_program import PartialProgramLayer
 
-from pirol.compiler.capture.reader import Program
+from pirol.compiler.capture.reader import Program, flat_operands, is_fixed
 from pirol.compiler.errors import Unsupported
 from pirol.compiler.ir import Graph, Op
 
@@ -30,6 +30,11 @@ DIRECT = {
     "pd_op.conv2d": (*WINDOW, "dilations", "groups", "data_format"),
     "pd_op.conv3d": (*WINDOW, "groups", "dilations", "data_format"),
     "pd_op.depthwise_conv2d": (*WINDOW, "groups", "dilations", "data_format"),
+}
+# The same for what draws random numbers; the operands' names stand for their values.
+DRAWN = {
+    "pd_op.uniform": ("shape", "dtype", "min", "max", "seed", "place"),
+    "pd_op.gaussian": ("shape", "mean", "std", "seed", "dtype", "place"),
 }
 _names = itertools.count()
 
@@ -53,8 +58,7 @@ def caller(
             return _direct(site)
         if site.name() == "pd_op.assign_value_":
             return _constant(site)
-        made: Callable[..., Any] = _as_program(site)
-        return made
+        return _drawn(site) or _as_program(site)  # type: ignore[no-any-return]
 
     return of
 
@@ -86,11 +90,24 @@ def _constant(site: Any) -> Callable[..., Any]:
     return lambda: value.clone()
 
 
+def _drawn(site: Any) -> Callable[..., Any] | None:
+    """Random numbers of a fixed shape and fixed bounds."""
+    operands = flat_operands(site)
+    if site.name() not in DRAWN or not all(map(is_fixed, operands)):
+        return None
+    made = [value.get_defining_op().attrs()["value"] for value in operands]
+    attrs = site.attrs()
+    given = dict(zip(site.get_input_names(), made)) | attrs
+    given["place"] = paddle.CPUPlace()
+    run = getattr(paddle._C_ops, site.name().split(".")[1])
+    arguments = [given[name] for name in DRAWN[site.name()]]
+    return lambda: [run(*arguments)]
+
+
 @switch_to_static_graph  # type: ignore[untyped-decorator]
 def _as_program(site: Any) -> Callable[..., Any]:
     """A one-op Program, run as to_static runs its own: about 50 us a call."""
-    combines: list[Any] = []
-    flat = _flat(site, combines)
+    flat = [v for v in _whole_vectors(site) if not is_fixed(v)]
     seen, places = ValueSet(), []  # where each distinct operand first stands
     for k, value in enumerate(flat):
         if value not in seen:
@@ -104,7 +121,7 @@ def _as_program(site: Any) -> Callable[..., Any]:
             data.stop_gradient = True
             mapping.add(value, data)
             inputs.append(data)
-        for op in [*combines, site]:
+        for op in [*_makers(site), site]:
             op.clone(mapping, pir.CloneOptions(True, True, True))
         outputs: list[Any] = []
         for result in site.results():
@@ -114,29 +131,27 @@ def _as_program(site: Any) -> Callable[..., Any]:
                 outputs += list(paddle._C_ops.builtin_split(made)) if vector else [made]
     layer = PartialProgramLayer(program, inputs, [outputs], ([], []))
     layer.training = False
-    # Paddle's executor runs a program for one thread at a time.
-    lock = threading.RLock()
-
-    def run(*tensors: Any) -> Any:
-        with lock:
-            return layer.sot_call([tensors[k] for k in places])
-
-    return run
+    return lambda *tensors: layer.sot_call([tensors[k] for k in places])
 
 
-def _flat(site: Any, combines: list[Any]) -> list[Any]:
-    """All operand values, vectors flattened; `combines` gains the vectors' makers."""
-    found: list[Any] = []
-    for operand in site.operands():
-        value = operand.source()
-        if not value.initialized():
-            continue
-        if value.type().as_vec_type() is None:
-            found.append(value)
-            continue
-        maker = value.get_defining_op()
-        if maker.name() != "builtin.combine":
-            raise Unsupported(f"{site.name()} takes a vector that {maker.name()} made")
-        combines.append(maker)
-        found += [o.source() for o in maker.operands()]
+def _whole_vectors(site: Any) -> list[Any]:
+    """All operand values, vectors flattened."""
+    found = flat_operands(site)
+    for value in found:
+        if value.type().as_vec_type() is not None:
+            maker = value.get_defining_op().name()
+            raise Unsupported(f"{site.name()} takes a vector that {maker} made")
     return found
+
+
+def _makers(site: Any) -> list[Any]:
+    """The ops that make the operands' vectors and constants, each once."""
+    values = [v for v in flat_operands(site) if is_fixed(v)]
+    sources = [o.source() for o in site.operands()]
+    values += [
+        v for v in sources if v.initialized() and v.type().as_vec_type() is not None
+    ]
+    found = ValueDict()
+    for value in values:
+        found[value] = value.get_defining_op()
+    return [op for _, op in found.items()]

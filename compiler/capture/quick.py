@@ -39,7 +39,7 @@ class QuickFunction(ASTStaticFunction):  # type: ignore[misc]
                     found = layer.quick(args, training and tracer._has_grad)
                     if found is not None:
                         return found[0]
-        last_served.layer = None
+        last_served.forget()
         result = super().__call__(*args, **kwargs)
         served = last_served.layer
         if served is not None and not kwargs and all(type(a) in _TENSORS for a in args):

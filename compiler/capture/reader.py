@@ -32,6 +32,7 @@ REPEATED = {
     f"pd_op.{name}"
     for name in ("full", "full_int_array", "assign_value", "shape64", "slice")
 }
+FIXED = ("pd_op.full", "pd_op.full_int_array")
 # Ops that draw random numbers or act otherwise: all run, in the program's order.
 _ACTS = (
     "assert bernoulli binomial dirichlet dropout exponential_ gaussian"
@@ -128,8 +129,10 @@ class _Reader:
     def repeatable(self, value: Value) -> Any:
         """The op that made a small constant or part of a shape, if its operands are
         what they were; else None."""
-        op, made = self.made.get(value, (None, None))
-        if made is None or op.name() not in REPEATED or len(made.results) != 1:
+        if value not in self.made:
+            return None
+        op, made = self.made[value]
+        if op.name() not in REPEATED or len(made.results) != 1:
             return None
         same = [*map(self.of, _sources(op))] == [*made.operands]
         size = value.type.size
@@ -171,6 +174,9 @@ class _Reader:
         attrs = {"site": len(self.shared.sites), "layout": layout, **_attrs(op)}
         if name in EFFECTS:
             attrs["effect"] = True
+        fixed = tuple(k for k, v in enumerate(flat_operands(op)) if is_fixed(v))
+        if fixed:
+            attrs["fixed"] = fixed
         if name == "pd_op.assign_value":
             operands, attrs["layout"] = [], ()
         results = [r for r in op.results() if r.initialized()]
@@ -299,6 +305,27 @@ def _written(readers: Sequence[_Reader]) -> list[Any]:
             if reader.env[value] is not at_first and not isinstance(at_first, list):
                 found[value] = True
     return [value for value, _ in found.items()]
+
+
+def flat_operands(op: Any) -> list[Any]:
+    """An op's operand values, those of vectors one by one, the null ones left out."""
+    found: list[Any] = []
+    for value in _sources(op):
+        if not value.initialized():
+            continue
+        maker = value.get_defining_op()
+        whole = value.type().as_vec_type() is None
+        if not whole and maker is not None and maker.name() == "builtin.combine":
+            found += _sources(maker)
+        else:
+            found.append(value)
+    return found
+
+
+def is_fixed(value: Any) -> bool:
+    """Whether an operand is a constant of the program, which Paddle can make itself."""
+    maker = value.get_defining_op()
+    return maker is not None and maker.name() in FIXED
 
 
 class _Typed:

@@ -121,6 +121,9 @@ class _LastServed(threading.local):
 
     layer: CompiledLayer | None = None
 
+    def forget(self) -> None:
+        self.layer = None
+
 
 last_served = _LastServed()
 

@@ -1,0 +1,94 @@
+"""The workloads' ops in NumPy: the oracle, on float64. `workloads.py` names them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+EPSILON = 1e-5
+
+abs = np.abs
+cos = np.cos
+exp = np.exp
+neg = np.negative
+sin = np.sin
+square = np.square
+tanh = np.tanh
+
+
+def add(x: Any, y: Any) -> Any:
+    return x + y
+
+
+bias = column_bias = add
+
+
+def mul(x: Any, y: Any) -> Any:
+    return x * y
+
+
+def scale(x: Any) -> Any:
+    return x * 0.5 + 1.0
+
+
+def relu(x: Any) -> Any:
+    return np.maximum(x, 0)
+
+
+def sigmoid(x: Any) -> Any:
+    return 1 / (1 + np.exp(-x))
+
+
+def silu(x: Any) -> Any:
+    return x * sigmoid(x)
+
+
+def gelu(x: Any) -> Any:
+    return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+
+
+def softmax(x: Any) -> Any:
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def softmax_rows(x: Any) -> Any:
+    return softmax(x.T).T
+
+
+def log_softmax(x: Any) -> Any:
+    y = x - x.max(-1, keepdims=True)
+    return y - np.log(np.exp(y).sum(-1, keepdims=True))
+
+
+def layer_norm(x: Any, w: Any, b: Any) -> Any:
+    centred = x - x.mean(-1, keepdims=True)
+    variance = (centred * centred).mean(-1, keepdims=True)
+    return centred / np.sqrt(variance + EPSILON) * w + b
+
+
+def rms_norm(x: Any, w: Any) -> Any:
+    return x / np.sqrt((x * x).mean(-1, keepdims=True) + EPSILON) * w
+
+
+def batch_norm(x: Any, m: Any, v: Any, w: Any, b: Any) -> Any:
+    m, v, w, b = (t[:, None, None] for t in (m, v, w, b))
+    return (x - m) / np.sqrt(v + EPSILON) * w + b
+
+
+def linear(x: Any, w: Any, b: Any) -> Any:
+    return x @ w + b
+
+
+def transpose(x: Any) -> Any:
+    return x.T
+
+
+def sum_rows(x: Any) -> Any:
+    return x.sum(0)
+
+
+def sum_columns(x: Any) -> Any:
+    return x.sum(1)

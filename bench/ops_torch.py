@@ -1,0 +1,76 @@
+"""The workloads' ops in torch. `workloads.py` names them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+EPSILON = 1e-5
+
+abs = torch.abs
+cos = torch.cos
+exp = torch.exp
+neg = torch.neg
+sin = torch.sin
+square = torch.square
+tanh = torch.tanh
+relu = torch.nn.functional.relu
+sigmoid = torch.sigmoid
+silu = torch.nn.functional.silu
+gelu = torch.nn.functional.gelu
+
+
+def add(x: Any, y: Any) -> Any:
+    return x + y
+
+
+bias = column_bias = add
+
+
+def mul(x: Any, y: Any) -> Any:
+    return x * y
+
+
+def scale(x: Any) -> Any:
+    return x * 0.5 + 1.0
+
+
+def softmax(x: Any) -> Any:
+    return torch.nn.functional.softmax(x, dim=-1)
+
+
+def softmax_rows(x: Any) -> Any:
+    return torch.nn.functional.softmax(x, dim=0)
+
+
+def log_softmax(x: Any) -> Any:
+    return torch.nn.functional.log_softmax(x, dim=-1)
+
+
+def layer_norm(x: Any, w: Any, b: Any) -> Any:
+    return torch.nn.functional.layer_norm(x, x.shape[-1:], w, b, EPSILON)
+
+
+def rms_norm(x: Any, w: Any) -> Any:
+    return torch.nn.functional.rms_norm(x, x.shape[-1:], w, EPSILON)
+
+
+def batch_norm(x: Any, m: Any, v: Any, w: Any, b: Any) -> Any:
+    return torch.nn.functional.batch_norm(x, m, v, w, b, eps=EPSILON)
+
+
+def linear(x: Any, w: Any, b: Any) -> Any:
+    return x @ w + b
+
+
+def transpose(x: Any) -> Any:
+    return x.t()
+
+
+def sum_rows(x: Any) -> Any:
+    return x.sum(dim=0)
+
+
+def sum_columns(x: Any) -> Any:
+    return x.sum(dim=1)
