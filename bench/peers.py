@@ -26,14 +26,14 @@ from typing import Any
 
 import numpy as np
 
-from pirol.bench.workloads import TABLE, WORKLOADS, Workload
+from pirol.bench.workloads import FIXED, FURTHER, Workload, drawn
 
 WORKER = Path(__file__).with_name("worker.py")
 OURS = "pirol"
 PEERS = ("torch", "jax")  # what Pirol is measured against
 REFERENCES = ("paddle", "to_static")
-RTOL = 1e-4
-ATOL = 1e-5  # of the largest value of the result
+# dtype -> relative tolerance, and absolute as a part of the result's largest value
+TOLERANCES = {"float32": (1e-4, 1e-5), "float64": (1e-10, 1e-11)}
 
 
 class BenchError(Exception):
@@ -115,15 +115,16 @@ def start(name: str, python: str, threads: int) -> Worker:
     return Worker(name, command, environment(threads))
 
 
-def check(name: str, workload: str, got: Any, reference: Any) -> None:
-    """Raises BenchError where a result is not float32 or not the reference's."""
-    where = f"{name}: {workload}"
-    if got.dtype != np.float32 or got.shape != reference.shape:
+def check(name: str, workload: Workload, got: Any, reference: Any) -> None:
+    """Raises BenchError where a result has not the dtype or values it should have."""
+    where, dtype = f"{name}: {workload}", workload.dtype
+    if got.dtype != dtype or got.shape != reference.shape:
         raise BenchError(
-            f"{where}: got {got.dtype} {got.shape}, expected float32 {reference.shape}"
+            f"{where}: got {got.dtype} {got.shape}, expected {dtype} {reference.shape}"
         )
-    atol = ATOL * float(np.abs(reference).max())
-    wrong = ~np.isclose(got, reference, rtol=RTOL, atol=atol)
+    rtol, part = TOLERANCES[dtype]
+    atol = part * float(np.abs(reference).max())
+    wrong = ~np.isclose(got, reference, rtol=rtol, atol=atol)
     if wrong.any():
         at = tuple(int(i) for i in np.argwhere(wrong)[0])
         raise BenchError(
@@ -149,8 +150,7 @@ class Timing:
 class Row:
     """A workload's timings, by peer."""
 
-    workload: str
-    shapes: list[tuple[int, ...]]
+    workload: Workload
     timings: dict[str, Timing]
 
     def ratios(self) -> list[float]:
@@ -172,47 +172,42 @@ class Row:
             name: asdict(t) | {"median": t.median} for name, t in self.timings.items()
         }
         return {
-            "workload": self.workload,
-            "shapes": self.shapes,
+            **asdict(self.workload),
             "timings": found,
             "ratios": self.ratios(),
             "ratio": self.ratio(),
         }
 
 
-def prepare(workload: Workload, workers: Sequence[Worker], scale: int) -> None:
+def prepare(workload: Workload, workers: Sequence[Worker]) -> None:
     """Have every worker compile the workload, and check what it computes."""
-    inputs = workload.inputs(scale)
+    inputs = workload.inputs()
     reference = workload.reference(inputs)
     with tempfile.TemporaryDirectory() as folder:
+        workload.save(Path(folder))
         for k, array in enumerate(inputs):
-            np.save(Path(folder) / f"input{k}.npy", array)
+            np.save(Path(folder) / f"input{k:02}.npy", array)
         for w in workers:
             answer = w.ask(do="load", workload=workload.name, folder=folder)
-            check(w.name, workload.name, np.load(answer["output"]), reference)
+            check(w.name, workload, np.load(answer["output"]), reference)
 
 
 def compare(
-    workload: Workload,
-    workers: Sequence[Worker],
-    rounds: int,
-    seconds: float,
-    scale: int = 1,
+    workload: Workload, workers: Sequence[Worker], rounds: int, seconds: float
 ) -> Row:
     """Check all workers' results, then time them in turns.
 
     Raises:
         BenchError: a worker failed, or its result is wrong.
     """
-    prepare(workload, workers, scale)
+    prepare(workload, workers)
     found: dict[str, list[dict[str, Any]]] = {w.name: [] for w in workers}
     for turn in range(rounds):
         # Each begins in turn, so that none always follows the same other.
         first = turn % len(workers)
         for w in (*workers[first:], *workers[:first]):
             found[w.name].append(w.ask(do="round", seconds=seconds))
-    shapes = [tuple(x.shape) for x in workload.inputs(scale)]
-    return Row(workload.name, shapes, {n: _timing(a) for n, a in found.items()})
+    return Row(workload, {n: _timing(a) for n, a in found.items()})
 
 
 def _timing(answers: list[dict[str, Any]]) -> Timing:
@@ -226,14 +221,22 @@ def _timing(answers: list[dict[str, Any]]) -> Timing:
 def heading(names: Sequence[str]) -> str:
     """The table's first line."""
     cells = "".join(f"{name + ' ms':>14}" for name in names)
-    return f"{'workload':<16}{cells}{'Pirol / best':>14}"
+    return f"{'workload':<20}{cells}{'Pirol / best':>14}"
 
 
 def line(row: Row) -> str:
     """One workload's line of the table."""
     cells = "".join(f"{1e3 * t.median:>14.4f}" for t in row.timings.values())
     ratio = row.ratio()
-    return f"{row.workload:<16}{cells}{'-' if ratio is None else f'{ratio:.2f}':>14}"
+    return (
+        f"{row.workload.name:<20}{cells}{'-' if ratio is None else f'{ratio:.2f}':>14}"
+    )
+
+
+def geometric_mean(rows: Sequence[Row]) -> float | None:
+    """The geometric mean of the rows' ratios; None without any."""
+    ratios = [ratio for row in rows if (ratio := row.ratio()) is not None]
+    return statistics.geometric_mean(ratios) if ratios else None
 
 
 def options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -246,7 +249,8 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--python", default=sys.executable, help="interpreter that has torch and jax")
     add("--threads", type=int, default=2, help="threads of every peer (2)")
     add("--peers", default=",".join(every), help="names, with commas (all)")
-    add("--workloads", default=",".join(WORKLOADS), help="names, with commas (all)")
+    add("--workloads", help="names, with commas (all but layer_norm, small_bias_relu)")
+    add("--seed", type=int, help="time variants of the workloads, drawn by this seed")
     add("--rounds", type=int, help="turns that each peer gets (30)")
     add("--seconds", type=float, help="length of a round (0.1)")
     add("--scale", type=int, default=1, help="divide every dim by this (1)")
@@ -255,11 +259,16 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     found = parser.parse_args(arguments)
     found.rounds = found.rounds or (5 if found.quick else 30)
     found.seconds = found.seconds or (0.02 if found.quick else 0.1)
-    found.peers, found.workloads = found.peers.split(","), found.workloads.split(",")
-    for names, known in ((found.peers, every), (found.workloads, WORKLOADS)):
+    found.peers = found.peers.split(",")
+    table = FIXED if found.seed is None else drawn(found.seed)
+    further = FURTHER if found.seed is None else ()
+    known_workloads = {w.name: w.scaled(found.scale) for w in (*table, *further)}
+    wanted = (found.workloads or ",".join(w.name for w in table)).split(",")
+    for names, known in ((found.peers, every), (wanted, known_workloads)):
         unknown = [n for n in names if n not in known]
         if unknown:
             parser.error(f"unknown {', '.join(unknown)}; known: {', '.join(known)}")
+    found.workloads = [known_workloads[n] for n in wanted]
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
     if found.threads < 1 or 0 < cpus < found.threads:
         parser.error(f"--threads {found.threads}: this process may use {cpus} CPUs")
@@ -283,13 +292,16 @@ def run(chosen: argparse.Namespace, workers: list[Worker]) -> list[Row]:
     if not present:
         raise BenchError("none of the chosen peers is present")
     print(f"threads: {chosen.threads}; rounds: {chosen.rounds} of {chosen.seconds} s")
-    print(f"load of this machine before: {_load():.1f} of {os.cpu_count()} CPUs\n")
-    print(heading([w.name for w in present]))
+    print(f"load of this machine before: {_load():.1f} of {os.cpu_count()} CPUs")
+    seeded = "" if chosen.seed is None else f", drawn by seed {chosen.seed}"
+    print(f"workloads{seeded}:", *chosen.workloads, sep="\n  ")
+    print("\n" + heading([w.name for w in present]))
     rows = []
-    for workload in [w for w in TABLE if w.name in chosen.workloads]:
-        row = compare(workload, present, chosen.rounds, chosen.seconds, chosen.scale)
-        print(line(row), flush=True)
-        rows.append(row)
+    for workload in chosen.workloads:
+        rows.append(compare(workload, present, chosen.rounds, chosen.seconds))
+        print(line(rows[-1]), flush=True)
+    if (mean := geometric_mean(rows)) is not None:
+        print(f"geometric mean of Pirol / best over {len(rows)}{seeded}: {mean:.2f}")
     return rows
 
 
@@ -307,10 +319,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             w.close()
     if chosen.json:
         record = {
+            "seed": chosen.seed,
             "threads": chosen.threads,
             "rounds": chosen.rounds,
             "seconds": chosen.seconds,
             "peers": {w.name: w.started for w in workers},
+            "geometric_mean": geometric_mean(rows),
             "rows": [r.record() for r in rows],
         }
         chosen.json.write_text(json.dumps(record, indent=1) + "\n")

@@ -5,7 +5,7 @@ Pirol. The driver writes one JSON request a line to stdin and reads one JSON ans
 
     (at start)                           -> {"version": "..."} or {"absent": "why"}
     {"do": "load", "workload", "folder"} -> {"output": "FOLDER/PEER.npy"}
-        FOLDER holds WORKLOAD.py, the function, and its inputs input00.npy, ...
+        FOLDER has WORKLOAD.py, with the function, and its inputs input00.npy, ...
     {"do": "round", "seconds"}           -> {"seconds", "calls", "faults", "cores"}
 
 A request that fails is answered with {"error": "..."}.
@@ -198,7 +198,7 @@ def load_function(path: Path, framework: str) -> Callable[..., Any]:
     for name, op in vars(ops).items():
         if not name.startswith("_"):
             setattr(module, name, op)
-    function: Callable[..., Any] = getattr(module, path.stem)
+    function: Callable[..., Any] = module.workload
     return function
 
 

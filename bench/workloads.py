@@ -6,7 +6,7 @@ same name in each `ops_FRAMEWORK.py`; `source` is the function a user would writ
 
     Workload("bias_gelu", (4096, 1024), ("bias", "gelu")).source()
 
-    def bias_gelu(x0, x1):
+    def workload(x0, x1):
         x = bias(x0, x1)
         x = gelu(x)
         return x
@@ -73,7 +73,7 @@ class Workload:
             lines.append(f"    x = {step}({', '.join(operands)})\n")
             at = end
         names = ", ".join(f"x{k}" for k in range(at))
-        return f"def {self.name}({names}):\n{''.join(lines)}    return x\n"
+        return f"def workload({names}):\n{''.join(lines)}    return x\n"
 
     def inputs(self, seed: int = 0) -> list[Any]:
         """All inputs, standard normal; weights and variances in their usual range."""

@@ -20,8 +20,6 @@ from pirol.kernels.affine import Affine, axis, constant
 from pirol.kernels.emit import (
     Emitter,
     Passes,
-    accumulator,
-    argmax_update,
     cast,
     closure,
     column_loops,
@@ -36,7 +34,6 @@ from pirol.kernels.kernel import (
     Kernel,
     Let,
     Loop,
-    Num,
     Put,
     Ref,
     Set,
@@ -44,10 +41,10 @@ from pirol.kernels.kernel import (
     Var,
 )
 from pirol.kernels.nest import Axis, Load, Nest, Reduce, Scalar, Scan
+from pirol.kernels.tile import TILE, Tile, row_stores
 from pirol.kernels.turn import HIGH, turned
 from pirol.prim import PRIMS
 
-TILE = 256  # rows taken together as lanes, where accumulators are kept for each
 BLOCK = 1024  # elements added up in their own dtype before a wider total takes them
 FEW = 16  # a row of fewer elements is not worth lanes of its own
 WORTH = 32768  # scalar operations that pay for a thread
@@ -135,115 +132,10 @@ def _row_tiles(
     """The work of the rows start..stop of the inner axis, in tiles if need be."""
     lane = inner.name if inner else "one"
     if not tiled:
-        body = tuple(_stores(nest, passes, {}))
+        body = tuple(row_stores(nest, passes, {}))
         return [Loop(lane, start, stop, body, kind="lanes", limit=limit)]
-    tile = _Tile(nest, passes, lane, limit or stop)
+    tile = Tile(nest, passes, lane, limit or stop)
     return [Loop("tile", start, stop, tuple(tile.body()), step=TILE, limit=limit)]
-
-
-def _stores(nest: Nest, passes: Passes, have: dict[int, Expr]) -> list[Stmt]:
-    """The row-level stores, all that they need computed on the spot."""
-    emitter = Emitter(nest, have)
-    needed = closure(nest, [s.node for s in passes.row_stores], have)
-    puts = [emitter.put(s) for s in passes.row_stores]
-    return [*emitter.lets(needed), *puts]
-
-
-@dataclass
-class _Tile:
-    """TILE rows as lanes, an accumulator array for each reduction."""
-
-    nest: Nest
-    passes: Passes
-    lane: str
-    stop: Affine
-
-    def __post_init__(self) -> None:
-        self.made: set[str] = set()  # the arrays declared so far
-
-    def lanes(self, body: Sequence[Stmt]) -> Loop:
-        start = axis("tile")
-        stop = affine.add(start, constant(TILE))
-        return Loop(self.lane, start, stop, tuple(body), kind="lanes", limit=self.stop)
-
-    def place(self) -> Affine:
-        return affine.add(axis(self.lane), affine.scale(axis("tile"), -1))
-
-    def body(self) -> list[Stmt]:
-        have: dict[int, Expr] = {}
-        found: list[Stmt] = []
-        for p, (reduces, _) in enumerate(self.passes.passes):
-            found += self.one_pass(p, have)
-            have |= {k: self.read(k) for k in reduces}
-        if self.passes.row_stores:
-            found.append(self.lanes(_stores(self.nest, self.passes, have)))
-        return found
-
-    def reduce(self, k: int) -> Reduce | Scan:
-        node = self.nest.nodes[k]
-        assert isinstance(node, (Reduce, Scan))
-        return node
-
-    def kept(self, k: int) -> str:
-        terms = product(a.extent for a in self.nest.columns)
-        return accumulator(self.reduce(k), terms)
-
-    def read(self, k: int) -> Expr:
-        value = At(f"acc{k}", self.place())
-        return cast(value, self.kept(k), self.reduce(k).dtype)
-
-    def one_pass(self, p: int, have: dict[int, Expr]) -> list[Stmt]:
-        reduces, stores = self.passes.passes[p]
-        emitter = Emitter(self.nest, dict(have))
-        emitter.scan = lambda k: self.scan(k, emitter)
-        needed = closure(self.nest, self.passes.targets(p), have)
-        scans = [k for k in needed if isinstance(self.nest.nodes[k], Scan)]
-        found = [stmt for k in (*reduces, *scans) for stmt in self.start(k)]
-        body = emitter.lets(needed)
-        for k in reduces:
-            body += self.update(k, emitter)
-        body += [emitter.put(s) for s in stores]
-        columns = [a.name for a in self.nest.columns]
-        return [*found, column_loops(self.nest, [self.lanes(body)], columns)]
-
-    def start(self, k: int) -> list[Stmt]:
-        node = self.reduce(k)
-        if node.kind != "argmax":
-            first = identity(node.kind, self.kept(k))
-            return self.filled(f"acc{k}", self.kept(k), first)
-        of = self.nest.nodes[node.args[0]].dtype
-        return [
-            *self.filled(f"best{k}", of, identity("argmax", of)),
-            *self.filled(f"acc{k}", "int64", Num(-1, "int64")),
-        ]
-
-    def filled(self, name: str, dtype: str, value: Expr) -> list[Stmt]:
-        fill = self.lanes([Put(name, self.place(), value)])
-        if name in self.made:
-            return [fill]
-        self.made.add(name)
-        return [Array(name, dtype, TILE, "local"), fill]
-
-    def scan(self, k: int, emitter: Emitter) -> list[Stmt]:
-        value = Let(f"v{k}", self.reduce(k).dtype, self.read(k))
-        return [*self.update(k, emitter), value]
-
-    def update(self, k: int, emitter: Emitter) -> list[Stmt]:
-        node, place = self.reduce(k), self.place()
-        given = [emitter.ref(a) for a in node.args]
-        old = At(f"acc{k}", place)
-        if node.kind != "argmax":
-            value = cast(given[0], node.dtype, self.kept(k))
-            return [Put(f"acc{k}", place, join(node.kind, old, value, self.kept(k)))]
-        of = self.nest.nodes[node.args[0]].dtype
-        best, index = argmax_update(
-            At(f"best{k}", place), old, given[0], given[1], given[2], of
-        )
-        return [
-            Let(f"new{k}", "int64", index),
-            Put(f"best{k}", place, best),
-            Put(f"acc{k}", place, Ref(f"new{k}")),
-        ]
 
 
 @dataclass

@@ -11,8 +11,23 @@ import paddle
 import pytest
 
 import pirol
-from pirol.bench.peers import BenchError, Row, Timing, Worker, check, compare
-from pirol.bench.workloads import TABLE, WORKLOADS, Workload
+from pirol.bench.peers import (
+    BenchError,
+    Row,
+    Timing,
+    Worker,
+    check,
+    compare,
+    geometric_mean,
+)
+from pirol.bench.worker import load_function
+from pirol.bench.workloads import FIXED, FURTHER, Workload, drawn
+
+SOFTMAX = Workload("softmax", (64, 16), ("softmax",))
+TRANSPOSE = Workload("transpose_add", (32, 32), ("transpose", "add"))
+SEEDED = [
+    pytest.param(w, id=f"{w.name}-{seed}") for seed in range(4) for w in drawn(seed)
+]
 
 # Speaks the worker's protocol. Its results are the first input, and so wrong; asked
 # for transpose_add it fails.
@@ -26,27 +41,60 @@ for line in sys.stdin:
         print(json.dumps({"error": "ValueError: broken"}), flush=True)
         continue
     folder = pathlib.Path(request["folder"])
-    np.save(folder / "fake.npy", np.load(folder / "input0.npy"))
+    np.save(folder / "fake.npy", np.load(folder / "input00.npy"))
     print(json.dumps({"output": str(folder / "fake.npy")}), flush=True)
 """
 
 
-@pytest.mark.parametrize("workload", TABLE, ids=lambda w: w.name)
-def test_paddle_functions_under_pirol_equal_numpy(workload: Workload) -> None:
-    inputs = workload.inputs(scale=32)
-    run = pirol.to_static(workload.function("paddle"), strict=True)
+def check_under_pirol(workload: Workload, folder: Path) -> None:
+    """Pirol's result against NumPy's; strict, so that nothing is left to Paddle."""
+    inputs = workload.inputs()
+    function = load_function(workload.save(folder), "paddle")
+    run = pirol.to_static(function, strict=True)
     with paddle.no_grad():
         result = run(*map(paddle.to_tensor, inputs))
-    check("pirol", workload.name, result.numpy(), workload.reference(inputs))
+    check("pirol", workload, result.numpy(), workload.reference(inputs))
 
 
-def test_inputs_are_scaled_and_repeatable() -> None:
-    norm = WORKLOADS["batch_norm"]
-    shapes = [x.shape for x in norm.inputs(scale=16)]
-    assert shapes == [(2, 4, 3, 3), (2, 4, 3, 3), (4,), (4,), (4,), (4,)]
-    assert norm.inputs(scale=16)[3].min() > 0
-    first, second = norm.inputs(scale=16), norm.inputs(scale=16)
-    assert all(np.array_equal(a, b) for a, b in zip(first, second))
+@pytest.mark.parametrize("workload", FIXED + FURTHER, ids=lambda w: w.name)
+def test_pirol_equals_numpy(workload: Workload, tmp_path: Path) -> None:
+    check_under_pirol(workload.scaled(32), tmp_path)
+
+
+@pytest.mark.parametrize("workload", SEEDED)
+def test_pirol_equals_numpy_on_drawn(workload: Workload, tmp_path: Path) -> None:
+    check_under_pirol(workload.scaled(32), tmp_path)
+
+
+def test_source_and_inputs_follow_from_the_steps() -> None:
+    steps = ("batch_norm", "relu", "add")
+    norm = Workload("norm", (32, 64, 56, 56), steps).scaled(16)
+    assert norm.source() == (
+        "def workload(x0, x1, x2, x3, x4, x5):\n"
+        "    x = batch_norm(x0, x1, x2, x3, x4)\n"
+        "    x = relu(x)\n"
+        "    x = add(x, x5)\n"
+        "    return x\n"
+    )
+    inputs = norm.inputs()
+    assert [x.shape for x in inputs] == [(2, 4, 3, 3), *[(4,)] * 4, (2, 4, 3, 3)]
+    assert inputs[2].min() > 0  # the variance
+    assert all(map(np.array_equal, inputs, norm.inputs()))
+    turned = Workload("turned", (3, 5), ("transpose", "bias", "sum_rows", "add"))
+    assert [x.shape for x in turned.inputs()] == [(3, 5), (3,), (3,)]
+
+
+def test_draws_are_of_the_seed_alone() -> None:
+    assert drawn(5) == drawn(5)
+    assert [w.name for w in drawn(5)] == [w.name for w in FIXED]
+    drawings = [drawn(seed) for seed in range(30)]
+    for k, fixed in enumerate(FIXED):
+        found = [d[k] for d in drawings]
+        assert {w.dtype for w in found} == {"float32", "float64"}
+        assert len({w.steps for w in found}) > 2, fixed.name
+        assert len({w.shape for w in found}) > 2, fixed.name
+    # Pinned: another Python must draw the same.
+    assert str(drawn(0)[0]) == "bias_gelu: float64 8191x509: bias, relu"
 
 
 def test_ratio_is_the_median_against_each_rounds_best_peer() -> None:
@@ -56,25 +104,29 @@ def test_ratio_is_the_median_against_each_rounds_best_peer() -> None:
         "jax": Timing([2.0, 2.0, 9.0], 0, 1),
         "paddle": Timing([0.1, 0.1, 0.1], 0, 1),
     }
-    row = Row("softmax", [(2, 2)], timings)
+    row = Row(SOFTMAX, timings)
     assert row.ratios() == [3.0, 1.5, 2.0]
     assert row.ratio() == 2.0
-    assert Row("softmax", [(2, 2)], {"pirol": timings["pirol"]}).ratio() is None
+    alone = Row(SOFTMAX, {"pirol": timings["pirol"]})
+    assert alone.ratio() is None
+    half = Row(SOFTMAX, timings | {"pirol": Timing([0.5], 0, 1)})
+    assert geometric_mean([row, half, alone]) == pytest.approx(1.0)
+    assert geometric_mean([alone]) is None
 
 
 def test_check_says_what_differs() -> None:
     reference = np.array([[1.0, 2.0], [3.0, 4.0]])
     right = reference.astype("float32")
-    check("pirol", "softmax", right, reference)
+    check("pirol", SOFTMAX, right, reference)
     wrong = right.copy()
     wrong[1, 0] = 3.01
     with pytest.raises(BenchError, match=r"1 of 4 values .* first at \(1, 0\)"):
-        check("pirol", "softmax", wrong, reference)
+        check("pirol", SOFTMAX, wrong, reference)
     with pytest.raises(BenchError, match=r"got float64 \(2, 2\), expected float32"):
-        check("pirol", "softmax", reference, reference)
+        check("pirol", SOFTMAX, reference, reference)
     wrong[1, 0] = np.nan
     with pytest.raises(BenchError, match="1 of 4"):
-        check("pirol", "softmax", wrong, reference)
+        check("pirol", SOFTMAX, wrong, reference)
 
 
 @pytest.fixture
@@ -86,15 +138,15 @@ def fake() -> Iterator[Worker]:
 
 def test_a_wrong_result_is_an_error(fake: Worker) -> None:
     with pytest.raises(BenchError, match="fake: softmax: .* values differ"):
-        compare(WORKLOADS["softmax"], [fake], rounds=1, seconds=0.0, scale=64)
+        compare(SOFTMAX, [fake], rounds=1, seconds=0.0)
 
 
 def test_a_failed_or_dead_worker_is_an_error(fake: Worker) -> None:
     with pytest.raises(BenchError, match="fake: load: ValueError: broken"):
-        compare(WORKLOADS["transpose_add"], [fake], rounds=1, seconds=0.0, scale=64)
+        compare(TRANSPOSE, [fake], rounds=1, seconds=0.0)
     fake.process.kill()
     with pytest.raises(BenchError, match="fake: the worker ended with status -9"):
-        compare(WORKLOADS["softmax"], [fake], rounds=1, seconds=0.0, scale=64)
+        compare(SOFTMAX, [fake], rounds=1, seconds=0.0)
 
 
 @pytest.mark.full
@@ -102,14 +154,16 @@ def test_driver_end_to_end(tmp_path: Path) -> None:
     found = tmp_path / "found.json"
     command = [sys.executable, "-m", "pirol.bench.peers", "--peers", "pirol,paddle"]
     command += ["--rounds", "1", "--seconds", "0.01", "--scale", "64"]
-    command += ["--workloads", "softmax,small_bias_relu", "--threads", "1"]
+    command += ["--workloads", "softmax,mlp", "--threads", "1", "--seed", "1"]
     ran = subprocess.run(
         [*command, "--json", str(found)], capture_output=True, text=True, timeout=120
     )
     assert ran.returncode == 0, ran.stderr
+    assert "drawn by seed 1" in ran.stdout
     assert "pirol ms" in ran.stdout and "paddle ms" in ran.stdout
     record = json.loads(found.read_text())
-    assert [r["workload"] for r in record["rows"]] == ["softmax", "small_bias_relu"]
+    assert record["seed"] == 1 and record["geometric_mean"] is None
+    assert [r["name"] for r in record["rows"]] == ["softmax", "mlp"]
     for row in record["rows"]:
         assert row["timings"].keys() == {"pirol", "paddle"} and row["ratio"] is None
         assert all(t["median"] > 0 for t in row["timings"].values())

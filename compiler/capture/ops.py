@@ -58,7 +58,7 @@ def caller(
             return _direct(site)
         if site.name() == "pd_op.assign_value_":
             return _constant(site)
-        return _drawn(site) or _as_program(site)  # type: ignore[no-any-return]
+        return _drawn(site) or _as_program(site)
 
     return of
 
@@ -131,7 +131,14 @@ def _as_program(site: Any) -> Callable[..., Any]:
                 outputs += list(paddle._C_ops.builtin_split(made)) if vector else [made]
     layer = PartialProgramLayer(program, inputs, [outputs], ([], []))
     layer.training = False
-    return lambda *tensors: layer.sot_call([tensors[k] for k in places])
+    # Paddle's executor runs a program for one thread at a time.
+    lock = threading.RLock()
+
+    def run(*tensors: Any) -> Any:
+        with lock:
+            return layer.sot_call([tensors[k] for k in places])
+
+    return run
 
 
 def _whole_vectors(site: Any) -> list[Any]:

@@ -1,0 +1,212 @@
+"""Reductions whose lanes are rows: an accumulator for each, in blocks of TILE rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pirol.compiler import dims
+from pirol.compiler.dims import product
+from pirol.kernels import affine
+from pirol.kernels.affine import Affine, axis, constant
+from pirol.kernels.emit import (
+    Emitter,
+    Passes,
+    accumulator,
+    argmax_update,
+    cast,
+    closure,
+    column_loops,
+    identity,
+    join,
+)
+from pirol.kernels.kernel import (
+    Array,
+    At,
+    Expr,
+    If,
+    Let,
+    Loop,
+    Num,
+    Offset,
+    Put,
+    Ref,
+    Set,
+    Stmt,
+    Var,
+)
+from pirol.kernels.nest import Axis, Nest, Reduce, Scan
+
+TILE = 256  # rows taken together as lanes, where accumulators are kept for each
+EIGHT = 8  # elements of a long column that a lane takes at once
+FEW_TERMS = 32  # columns of no more elements than this are taken whole
+
+
+def row_stores(nest: Nest, passes: Passes, have: dict[int, Expr]) -> list[Stmt]:
+    """The row-level stores, all that they need computed on the spot."""
+    emitter = Emitter(nest, have)
+    needed = closure(nest, [s.node for s in passes.row_stores], have)
+    puts = [emitter.put(s) for s in passes.row_stores]
+    return [*emitter.lets(needed), *puts]
+
+
+@dataclass
+class Tile:
+    """TILE rows as lanes, an accumulator array for each reduction."""
+
+    nest: Nest
+    passes: Passes
+    lane: str
+    stop: Affine
+
+    def __post_init__(self) -> None:
+        self.made: set[str] = set()  # the arrays declared so far
+
+    def lanes(self, body: Sequence[Stmt]) -> Loop:
+        start = axis("tile")
+        stop = affine.add(start, constant(TILE))
+        return Loop(self.lane, start, stop, tuple(body), kind="lanes", limit=self.stop)
+
+    def place(self) -> Affine:
+        return affine.add(axis(self.lane), affine.scale(axis("tile"), -1))
+
+    def body(self) -> list[Stmt]:
+        have: dict[int, Expr] = {}
+        found: list[Stmt] = []
+        for p, (reduces, _) in enumerate(self.passes.passes):
+            found += self.one_pass(p, have)
+            have |= {k: self.read(k) for k in reduces}
+        if self.passes.row_stores:
+            found.append(self.lanes(row_stores(self.nest, self.passes, have)))
+        return found
+
+    def reduce(self, k: int) -> Reduce | Scan:
+        node = self.nest.nodes[k]
+        assert isinstance(node, (Reduce, Scan))
+        return node
+
+    def kept(self, k: int) -> str:
+        terms = product(a.extent for a in self.nest.columns)
+        return accumulator(self.reduce(k), terms)
+
+    def read(self, k: int) -> Expr:
+        value = At(f"acc{k}", self.place())
+        return cast(value, self.kept(k), self.reduce(k).dtype)
+
+    def one_pass(self, p: int, have: dict[int, Expr]) -> list[Stmt]:
+        reduces, stores = self.passes.passes[p]
+        emitter = Emitter(self.nest, dict(have))
+        emitter.scan = lambda k: self.scan(k, emitter)
+        needed = closure(self.nest, self.passes.targets(p), have)
+        scans = [k for k in needed if isinstance(self.nest.nodes[k], Scan)]
+        found = [stmt for k in (*reduces, *scans) for stmt in self.start(k)]
+        body = emitter.lets(needed)
+        if stores or scans or any(self.reduce(k).kind == "argmax" for k in reduces):
+            for k in reduces:
+                body += self.update(k, emitter)
+            body += [emitter.put(s) for s in stores]
+            columns = [a.name for a in self.nest.columns]
+            return [*found, column_loops(self.nest, [self.lanes(body)], columns)]
+        return [*found, *self.reduced(reduces, emitter, body)]
+
+    def reduced(
+        self, reduces: Sequence[int], emitter: Emitter, body: list[Stmt]
+    ) -> list[Stmt]:
+        """The loops of a pass that only reduces, a few elements at a time in registers.
+
+        The innermost columns, if few, are run through for each lane; else eight of the
+        last column are. What is left of eight is added one by one.
+        """
+        inner, outer = self.few_columns()
+        names = [a.name for a in outer]
+        if not outer or inner:
+            some = self.in_registers(reduces, emitter, body, inner)
+            return [column_loops(self.nest, [some], names)]
+        last, ones = outer[-1], [*body]
+        eights = dims.mul(dims.floordiv(last.extent, EIGHT), EIGHT)
+        place = affine.add(axis("eight"), axis("one"))
+        block = [Let(last.name, "int64", Offset(place)), *body]
+        some = self.in_registers(reduces, emitter, block, [Axis("one", EIGHT, True)])
+        for k in reduces:
+            ones += self.update(k, emitter)
+        start, stop = constant(eights), constant(last.extent)
+        loops = [
+            Loop("eight", affine.ZERO, start, (some,), step=EIGHT),
+            Loop(last.name, start, stop, (self.lanes(ones),)),
+        ]
+        whole = If(Num(True, "bool"), tuple(loops))
+        return [column_loops(self.nest, [whole], names[:-1])]
+
+    def few_columns(self) -> tuple[list[Axis], list[Axis]]:
+        """The innermost columns that are run through for each lane, and the others."""
+        columns, count, terms = self.nest.columns, 0, 1
+        while count < len(columns):
+            extent = columns[-1 - count].extent
+            if not isinstance(extent, int) or terms * extent > FEW_TERMS:
+                break
+            count, terms = count + 1, terms * extent
+        at = len(columns) - count
+        return list(columns[at:]), list(columns[:at])
+
+    def in_registers(
+        self,
+        reduces: Sequence[int],
+        emitter: Emitter,
+        body: Sequence[Stmt],
+        inner: Sequence[Axis],
+    ) -> Stmt:
+        """Lanes that each reduce some elements, and then join their accumulators."""
+        before: list[Stmt] = []
+        after: list[Stmt] = []
+        joined: list[Stmt] = []
+        for k in reduces:
+            node, wide, name = self.reduce(k), self.kept(k), f"part{k}"
+            before.append(Var(name, node.dtype, identity(node.kind, node.dtype)))
+            value = emitter.ref(node.args[0])
+            joined.append(Set(name, join(node.kind, Ref(name), value, node.dtype)))
+            part, old = cast(Ref(name), node.dtype, wide), At(f"acc{k}", self.place())
+            after.append(Put(f"acc{k}", self.place(), join(node.kind, old, part, wide)))
+        loops: tuple[Stmt, ...] = (*body, *joined)
+        for column in reversed(inner):
+            stop = constant(column.extent)
+            loops = (Loop(column.name, affine.ZERO, stop, loops),)
+        return self.lanes([*before, *loops, *after])
+
+    def start(self, k: int) -> list[Stmt]:
+        node = self.reduce(k)
+        if node.kind != "argmax":
+            first = identity(node.kind, self.kept(k))
+            return self.filled(f"acc{k}", self.kept(k), first)
+        of = self.nest.nodes[node.args[0]].dtype
+        return [
+            *self.filled(f"best{k}", of, identity("argmax", of)),
+            *self.filled(f"acc{k}", "int64", Num(-1, "int64")),
+        ]
+
+    def filled(self, name: str, dtype: str, value: Expr) -> list[Stmt]:
+        fill = self.lanes([Put(name, self.place(), value)])
+        if name in self.made:
+            return [fill]
+        self.made.add(name)
+        return [Array(name, dtype, TILE, "local"), fill]
+
+    def scan(self, k: int, emitter: Emitter) -> list[Stmt]:
+        value = Let(f"v{k}", self.reduce(k).dtype, self.read(k))
+        return [*self.update(k, emitter), value]
+
+    def update(self, k: int, emitter: Emitter) -> list[Stmt]:
+        node, place = self.reduce(k), self.place()
+        given = [emitter.ref(a) for a in node.args]
+        old = At(f"acc{k}", place)
+        if node.kind != "argmax":
+            value = cast(given[0], node.dtype, self.kept(k))
+            return [Put(f"acc{k}", place, join(node.kind, old, value, self.kept(k)))]
+        of = self.nest.nodes[node.args[0]].dtype
+        best, index = argmax_update(
+            At(f"best{k}", place), old, given[0], given[1], given[2], of
+        )
+        return [
+            Let(f"new{k}", "int64", index),
+            Put(f"best{k}", place, best),
+            Put(f"acc{k}", place, Ref(f"new{k}")),
+        ]
