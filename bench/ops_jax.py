@@ -23,6 +23,10 @@ softmax = jax.nn.softmax
 log_softmax = jax.nn.log_softmax
 
 
+def result(x: Any) -> Any:
+    return x
+
+
 def add(x: Any, y: Any) -> Any:
     return x + y
 

@@ -18,6 +18,10 @@ square = np.square
 tanh = np.tanh
 
 
+def result(x: Any) -> Any:
+    return x
+
+
 def add(x: Any, y: Any) -> Any:
     return x + y
 

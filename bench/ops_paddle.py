@@ -23,6 +23,10 @@ softmax = paddle.nn.functional.softmax
 log_softmax = paddle.nn.functional.log_softmax
 
 
+def result(x: Any) -> Any:
+    return x
+
+
 def add(x: Any, y: Any) -> Any:
     return x + y
 

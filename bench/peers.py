@@ -19,7 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -228,15 +228,23 @@ def line(row: Row) -> str:
     """One workload's line of the table."""
     cells = "".join(f"{1e3 * t.median:>14.4f}" for t in row.timings.values())
     ratio = row.ratio()
-    return (
-        f"{row.workload.name:<20}{cells}{'-' if ratio is None else f'{ratio:.2f}':>14}"
-    )
+    shown = "-" if ratio is None else f"{ratio:.2f}"
+    return f"{row.workload.name:<20}{cells}{shown:>14}"
 
 
 def geometric_mean(rows: Sequence[Row]) -> float | None:
     """The geometric mean of the rows' ratios; None without any."""
     ratios = [ratio for row in rows if (ratio := row.ratio()) is not None]
     return statistics.geometric_mean(ratios) if ratios else None
+
+
+def _known(
+    parser: argparse.ArgumentParser, names: list[str], known: Collection[str]
+) -> list[str]:
+    unknown = [n for n in names if n not in known]
+    if unknown:
+        parser.error(f"unknown {', '.join(unknown)}; known: {', '.join(known)}")
+    return names
 
 
 def options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -259,16 +267,14 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     found = parser.parse_args(arguments)
     found.rounds = found.rounds or (5 if found.quick else 30)
     found.seconds = found.seconds or (0.02 if found.quick else 0.1)
-    found.peers = found.peers.split(",")
-    table = FIXED if found.seed is None else drawn(found.seed)
-    further = FURTHER if found.seed is None else ()
-    known_workloads = {w.name: w.scaled(found.scale) for w in (*table, *further)}
-    wanted = (found.workloads or ",".join(w.name for w in table)).split(",")
-    for names, known in ((found.peers, every), (wanted, known_workloads)):
-        unknown = [n for n in names if n not in known]
-        if unknown:
-            parser.error(f"unknown {', '.join(unknown)}; known: {', '.join(known)}")
-    found.workloads = [known_workloads[n] for n in wanted]
+    if found.seed is None:
+        usual, further = FIXED, FURTHER
+    else:
+        usual, further = drawn(found.seed), ()
+    table = {w.name: w.scaled(found.scale) for w in (*usual, *further)}
+    names = found.workloads.split(",") if found.workloads else [w.name for w in usual]
+    found.peers = _known(parser, found.peers.split(","), every)
+    found.workloads = [table[n] for n in _known(parser, names, table)]
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
     if found.threads < 1 or 0 < cpus < found.threads:
         parser.error(f"--threads {found.threads}: this process may use {cpus} CPUs")

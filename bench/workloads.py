@@ -9,7 +9,7 @@ same name in each `ops_FRAMEWORK.py`; `source` is the function a user would writ
     def workload(x0, x1):
         x = bias(x0, x1)
         x = gelu(x)
-        return x
+        return result(x)
 """
 
 from __future__ import annotations
@@ -66,14 +66,15 @@ class Workload:
 
     def source(self) -> str:
         """The function in Python; it takes the ops from its module."""
-        at, lines = 1, []
+        at = 1
+        lines: list[str] = []
         for step in self.steps:
             first, end = "x" if lines else "x0", at + len(OPERANDS.get(step, ()))
             operands = [first, *(f"x{k}" for k in range(at, end))]
             lines.append(f"    x = {step}({', '.join(operands)})\n")
             at = end
         names = ", ".join(f"x{k}" for k in range(at))
-        return f"def workload({names}):\n{''.join(lines)}    return x\n"
+        return f"def workload({names}):\n{''.join(lines)}    return result(x)\n"
 
     def inputs(self, seed: int = 0) -> list[Any]:
         """All inputs, standard normal; weights and variances in their usual range."""
@@ -82,7 +83,7 @@ class Workload:
         found = [rng.standard_normal(shape)]
         for step in self.steps:
             found += [_operand(rng, kind, shape) for kind in OPERANDS.get(step, ())]
-            shape = RESULTS.get(step, lambda s: s)(shape)
+            shape = RESULTS[step](shape) if step in RESULTS else shape
         return [x.astype(self.dtype) for x in found]
 
     def save(self, folder: Path) -> Path:
@@ -120,7 +121,7 @@ def _operand(rng: np.random.Generator, kind: str, shape: Shape) -> Any:
 ROWS = (4096, 1024)
 # On values in [-1, 1], as they are behind a tanh.
 POINTWISE = ("scale", "sin", "square", "exp", "abs", "cos", "sigmoid", "neg")
-FIXED = (
+FIXED: tuple[Workload, ...] = (
     Workload("bias_gelu", ROWS, ("bias", "gelu")),
     Workload("residual_layer_norm", ROWS, ("add", "layer_norm")),
     Workload("softmax", ROWS, ("softmax",)),
@@ -132,7 +133,7 @@ FIXED = (
     Workload("mlp", (100, 20), ("linear", "tanh") * 8),
 )
 # Run only when named. The small one has little else to time than the call.
-FURTHER = (
+FURTHER: tuple[Workload, ...] = (
     Workload("layer_norm", ROWS, ("layer_norm",)),
     Workload("small_bias_relu", (32, 64), ("bias", "relu")),
 )

@@ -212,25 +212,25 @@ def prune(graph: Graph) -> Graph:
     of Paddle's is also needed where a dim that it defines is used.
     """
     needed = set(graph.results)
-    sizes = _symbols(tuple(v.shape for v in graph.results))
+    sizes = symbols_in(tuple(v.shape for v in graph.results))
     kept: list[Op] = []
     for op in reversed(graph.ops):
         shapes = [r.shape for r in op.results]
-        defines = op.name in ("opaque", *CONTROL) and sizes & _symbols(shapes)
+        defines = op.name in ("opaque", *CONTROL) and sizes & symbols_in(shapes)
         acts = not op.results or op.attrs.get("effect")
         if acts or defines or any(r in needed for r in op.results):
             needed.update(op.operands)
-            sizes |= _symbols([tuple(op.attrs.values()), shapes])
+            sizes |= symbols_in([tuple(op.attrs.values()), shapes])
             kept.append(op)
     if len(kept) == len(graph.ops):
         return graph
     return graph.with_ops(reversed(kept))
 
 
-def _symbols(value: Any) -> set[str]:
+def symbols_in(value: Any) -> set[str]:
     """The shape symbols in nested attributes."""
     if isinstance(value, (tuple, list)):
-        return set().union(*map(_symbols, value))
+        return set().union(*map(symbols_in, value))
     if value is None or isinstance(value, (int, float, str, bool, complex)):
         return set()
     return symbols_of(value)

@@ -18,6 +18,11 @@ from pirol.prim.decomp import DECOMPOSITIONS, Decomposition, widened
 
 # Ops whose first operand is the shape of their only result.
 SHAPED = ("pd_op.uniform", "pd_op.gaussian", "pd_op.truncated_gaussian_random")
+# Ops whose results all have the shape of the first operand.
+LIKE_FIRST = tuple(
+    f"pd_op.{name}"
+    for name in ("dropout", "bernoulli", "argsort", "cummax", "cummin", "scatter")
+)
 
 
 def decompose(graph: Graph, facts: Facts) -> Graph:
@@ -133,6 +138,9 @@ class _Decomposer:
     def declared(self, op: Op) -> list[TensorType]:
         """The results' types as Paddle says, or of the shape that an operand gives."""
         types = [r.type.with_symbols(self.known) for r in op.results]
+        if op.name in LIKE_FIRST:
+            shape = self.operands(op)[0].shape
+            return [TensorType(shape, t.dtype) for t in types]
         if op.name not in SHAPED:
             return types
         first = nested(op, self.operands(op))[0]

@@ -6,10 +6,11 @@ Buffers: "input", "arena" (memory inside the call), "output" (a tensor returned)
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pirol.compiler.dims import symbols_of
-from pirol.compiler.ir import Graph, Op, TensorType, Value
+from pirol.compiler.ir import Graph, Op, TensorType, Value, symbols_in
 
 # Their results never share memory with operands, and nothing keeps the operands.
 NEVER_ALIAS = ("pd_op.matmul", "pd_op.conv2d", "pd_op.depthwise_conv2d", "pd_op.bmm")
@@ -94,6 +95,7 @@ class _Planner:
     def __post_init__(self) -> None:
         self.used = {v for op in self.graph.ops for v in op.operands}
         self.returned = set(self.graph.outputs)
+        self.sizes = _sizes(self.graph, self.used)
         self.bound = symbols_of(*(d for v in self.graph.inputs for d in v.shape))
 
     def plan(self) -> Plan:
@@ -152,8 +154,8 @@ class _Planner:
         self.bind(outputs)
 
     def is_needed(self, result: Value) -> bool:
-        """Whether it is read, or defines dims that something may read."""
-        fresh = symbols_of(*result.shape) - self.bound
+        """Whether it is read, or defines dims that something reads."""
+        fresh = symbols_of(*result.shape) & self.sizes - self.bound
         return bool(fresh) or result in self.used or result in self.graph.results
 
     def bind(self, outputs: tuple[int, ...]) -> None:
@@ -167,6 +169,16 @@ class _Planner:
                     reads.append((number, axis, dim.name))
         if reads:
             self.steps.append(Bind(tuple(reads)))
+
+
+def _sizes(graph: Graph, used: Iterable[Value]) -> set[str]:
+    """The symbols that shapes, attributes and guards read."""
+    shapes = (v.shape for v in (*used, *graph.results))
+    found = symbols_of(*(d for shape in shapes for d in shape))
+    found |= symbols_of(*(d for g in graph.guards for d in (g.a, g.b)))
+    for op in graph.walk():
+        found |= symbols_in(tuple(op.attrs.values()))
+    return found
 
 
 def _lifetimes(buffers: list[Buffer], steps: list[Step]) -> list[tuple[int, int]]:

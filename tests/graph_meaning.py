@@ -18,9 +18,9 @@ Array: TypeAlias = np.ndarray[Any, Any]
 Sizes: TypeAlias = Mapping[str, int]
 Wide = np.longdouble
 
-KINDS = ("float32", "float64", "int64", "int32", "bool")
+KINDS = ("float32", "float64", "int64", "int32", "int8", "uint8", "bool")
 FLOATING = ("float32", "float64")
-WHOLE = ("int64", "int32")
+WHOLE = ("int64", "int32", "int8", "uint8")
 
 # Rounding errors allowed, in units in the last place. Arithmetic is correctly rounded
 # (0.5) and elementary functions are within 4; one more is for this file's own doubt.
@@ -129,15 +129,15 @@ def _divided(x: Array, y: Array) -> tuple[Array, Array]:
     """Quotients rounded down and their remainders, in Python's own integers."""
     pairs = [divmod(int(a), int(b)) if b else (0, 0) for a, b in zip(x.flat, y.flat)]
     both = [np.array([p[k] for p in pairs], object) for k in (0, 1)]
-    size = 8 * x.dtype.itemsize
-    wrapped = [(b + 2 ** (size - 1)) % 2**size - 2 ** (size - 1) for b in both]
+    least, count = int(np.iinfo(x.dtype).min), 2 ** (8 * x.dtype.itemsize)
+    wrapped = [(b - least) % count + least for b in both]
     quotient, rest = (w.astype(x.dtype).reshape(x.shape) for w in wrapped)
     return quotient, rest
 
 
 EXACT: dict[str, Callable[..., Any]] = {
     "neg": lambda x: -x,
-    "abs": lambda x: np.where(x < 0, -x, x) if x.dtype.kind == "i" else np.fabs(x),
+    "abs": lambda x: np.where(x < 0, -x, x) if x.dtype.kind in "iu" else np.fabs(x),
     "sqrt": np.sqrt,
     "rsqrt": lambda x: np.ones((), x.dtype) / np.sqrt(x),
     "floor": np.floor,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from graph_case import Case, Env, Item, Size, dims_of
 from graph_meaning import (
     INEXACT,
-    WHOLE,
     Array,
     Expected,
     Sizes,
@@ -18,7 +17,6 @@ from graph_meaning import (
     _pad,
     _picked,
     _slice,
-    check,
     converted,
     dtype_of,
     elementwise,
@@ -26,95 +24,8 @@ from graph_meaning import (
 )
 from graph_totals import reduced, running, window_total, windowed
 
-from pirol.compiler import dims
-from pirol.compiler.ir import FLOATS, Graph, TensorType, Value, prune
+from pirol.compiler.ir import FLOATS, TensorType, Value, prune
 from pirol.prim import Builder
-
-# The graph and its meaning, side by side -------------------------------------------
-
-
-@dataclass(frozen=True)
-class Size:
-    """A dim, and its value computed without SymPy."""
-
-    dim: Any
-    of: Callable[[Sizes], int]
-
-    def __add__(self, other: Size | int) -> Size:
-        b = fixed(other) if isinstance(other, int) else other
-        return Size(dims.add(self.dim, b.dim), lambda s: self.of(s) + b.of(s))
-
-    def __sub__(self, other: Size | int) -> Size:
-        b = fixed(other) if isinstance(other, int) else other
-        return Size(dims.sub(self.dim, b.dim), lambda s: self.of(s) - b.of(s))
-
-    def __mul__(self, other: Size | int) -> Size:
-        b = fixed(other) if isinstance(other, int) else other
-        return Size(dims.mul(self.dim, b.dim), lambda s: self.of(s) * b.of(s))
-
-    def __floordiv__(self, by: int) -> Size:
-        return Size(dims.floordiv(self.dim, by), lambda s: self.of(s) // by)
-
-    def is_one(self) -> bool:
-        """Whether it is 1, whatever the symbols."""
-        return bool(dims.equal(self.dim, 1) is True)
-
-
-def fixed(value: int) -> Size:
-    """A static size."""
-    return Size(value, lambda sizes: value)
-
-
-def named(name: str) -> Size:
-    """A symbolic size."""
-    return Size(dims.symbol(name), lambda sizes: sizes[name])
-
-
-def shape_of(*given: int | str) -> tuple[Size, ...]:
-    """Sizes from ints and symbols' names."""
-    return tuple(fixed(g) if isinstance(g, int) else named(g) for g in given)
-
-
-def _dims(sizes: Sequence[Size]) -> tuple[Any, ...]:
-    return tuple(s.dim for s in sizes)
-
-
-@dataclass
-class Env:
-    """Inputs and symbols of one evaluation, and what is known already."""
-
-    sizes: Sizes
-    known: dict[Value, Expected] = field(default_factory=dict)
-
-    def shape(self, sizes: Sequence[Size]) -> tuple[int, ...]:
-        """The values of the sizes."""
-        return tuple(s.of(self.sizes) for s in sizes)
-
-
-@dataclass(frozen=True, eq=False)
-class Item:
-    """A value of the graph with its meaning; `exact`: it has no rounding error."""
-
-    value: Value
-    sizes: tuple[Size, ...]
-    exact: bool
-    run: Callable[[Env], Expected]
-
-    @property
-    def dtype(self) -> str:
-        """The value's dtype."""
-        return self.value.dtype
-
-    @property
-    def rank(self) -> int:
-        """The number of dims."""
-        return len(self.sizes)
-
-    def at(self, env: Env) -> Expected:
-        """The value's meaning, computed once."""
-        if self.value not in env.known:
-            env.known[self.value] = self.run(env)
-        return env.known[self.value]
 
 
 class Sketch:
@@ -130,7 +41,7 @@ class Sketch:
         def run(env: Env) -> Expected:
             raise KeyError("the environment lacks an input")
 
-        value = self.b.input(TensorType(_dims(sizes), dtype))
+        value = self.b.input(TensorType(dims_of(sizes), dtype))
         item = Item(value, tuple(sizes), True, run)
         self.inputs.append(item)
         return item
@@ -141,19 +52,18 @@ class Sketch:
     def const(self, number: Any, sizes: Sequence[Size], dtype: str) -> Item:
         """A constant: a number, or a Size."""
         plain = number.dim if isinstance(number, Size) else number
-        value = self.b.const(value=plain, shape=_dims(sizes), dtype=dtype)
+        value = self.b.const(value=plain, shape=dims_of(sizes), dtype=dtype)
 
         def run(env: Env) -> Expected:
             held = number.of(env.sizes) if isinstance(number, Size) else number
-            found = np.empty(env.shape(sizes), dtype_of(dtype))
-            found[...] = held
-            return Expected(dtype, found)
+            wrapped = np.asarray(held).astype(dtype_of(dtype))
+            return Expected(dtype, np.full(env.shape(sizes), wrapped))
 
         return self._item(value, sizes, True, run)
 
     def iota(self, axis: int, sizes: Sequence[Size], dtype: str) -> Item:
         """Counts up along an axis."""
-        value = self.b.iota(axis=axis, shape=_dims(sizes), dtype=dtype)
+        value = self.b.iota(axis=axis, shape=dims_of(sizes), dtype=dtype)
 
         def run(env: Env) -> Expected:
             grid = np.indices(env.shape(sizes))[axis]
@@ -182,7 +92,7 @@ class Sketch:
 
     def reshape(self, x: Item, sizes: Sequence[Size]) -> Item:
         """The item in another shape, row-major."""
-        value = self.b.reshape(x.value, shape=_dims(sizes))
+        value = self.b.reshape(x.value, shape=dims_of(sizes))
 
         def run(env: Env) -> Expected:
             shape = env.shape(sizes)
@@ -208,7 +118,7 @@ class Sketch:
 
     def broadcast(self, x: Item, sizes: Sequence[Size], at: Sequence[int]) -> Item:
         """Dim k of the item becomes dim at[k] of the new shape."""
-        value = self.b.broadcast(x.value, shape=_dims(sizes), dims=tuple(at))
+        value = self.b.broadcast(x.value, shape=dims_of(sizes), dims=tuple(at))
 
         def run(env: Env) -> Expected:
             shape = env.shape(sizes)
@@ -225,7 +135,7 @@ class Sketch:
     ) -> Item:
         """Every step-th element from a start on."""
         value = self.b.slice(
-            x.value, starts=_dims(starts), sizes=_dims(sizes), steps=tuple(steps)
+            x.value, starts=dims_of(starts), sizes=dims_of(sizes), steps=tuple(steps)
         )
 
         def run(env: Env) -> Expected:
@@ -244,7 +154,7 @@ class Sketch:
     ) -> Item:
         """Around and between the elements, `fill`."""
         value = self.b.pad(
-            x.value, low=_dims(low), high=_dims(high), interior=tuple(inner), value=fill
+            x.value, low=dims_of(low), high=dims_of(high), interior=tuple(inner), value=fill
         )
 
         def run(env: Env) -> Expected:
@@ -308,7 +218,7 @@ class Sketch:
     ) -> Item:
         """Elements of x at coordinates from the place (at >= 0) or from an index."""
         value = self.b.gather(
-            x.value, *(i.value for i in indices), shape=_dims(sizes), dims=tuple(at)
+            x.value, *(i.value for i in indices), shape=dims_of(sizes), dims=tuple(at)
         )
 
         def run(env: Env) -> Expected:
@@ -403,76 +313,3 @@ def _joined(parts: Sequence[Array], axis: int) -> Array:
         out[(slice(None),) * axis + (slice(start, end),)] = part
         start = end
     return out
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Case:
-    """A graph with the meaning of its inputs and outputs."""
-
-    graph: Graph
-    inputs: tuple[Item, ...]
-    outputs: tuple[Item, ...]
-
-    def __repr__(self) -> str:
-        return f"Case of\n{self.graph}"
-
-    def symbols(self) -> list[str]:
-        """The names of the shape symbols."""
-        found = dims.symbols_of(*(d for i in self.inputs for d in _dims(i.sizes)))
-        return sorted(found)
-
-    def arrays(self, sizes: Sizes, seed: int, special: bool = True) -> list[Array]:
-        """Input data, with NaN, Inf, -0.0 and extreme integers where `special`."""
-        rng = np.random.default_rng(seed)
-        shapes = [tuple(s.of(sizes) for s in i.sizes) for i in self.inputs]
-        return [sample(rng, s, i.dtype, special) for s, i in zip(shapes, self.inputs)]
-
-    def expected(self, sizes: Sizes, arrays: Sequence[Array]) -> list[Expected]:
-        """What the outputs should be."""
-        env = Env(sizes)
-        for item, array in zip(self.inputs, arrays):
-            env.known[item.value] = Expected(item.dtype, array)
-        return [o.at(env) for o in self.outputs]
-
-    def check(self, sizes: Sizes, arrays: Any, got: Sequence[Array], who: str) -> None:
-        """AssertionError where the outputs are not what they should be."""
-        wanted = self.expected(sizes, arrays)
-        assert len(got) == len(wanted)
-        for k, (have, want) in enumerate(zip(got, wanted)):
-            check(have, want, f"{who}, output {k}, sizes {dict(sizes)}")
-
-
-# Data ------------------------------------------------------------------------------
-
-
-def special_floats(dtype: str) -> Array:
-    """NaN, infinities, zeros of both signs, the largest and smallest numbers."""
-    info = np.finfo(dtype_of(dtype))
-    tiny, least, top = info.tiny, info.smallest_subnormal, info.max
-    found = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1, -1, tiny, -least, top, -top, 0.5]
-    return np.array(found, dtype_of(dtype))
-
-
-def special_ints(dtype: str) -> Array:
-    """The ends of the range, and numbers around 0."""
-    info = np.iinfo(dtype_of(dtype))
-    found = [info.min, info.min + 1, info.max, 0, 1, -1, 2, -7]
-    return np.array(found, dtype_of(dtype))
-
-
-def sample(rng: Any, shape: Sequence[int], dtype: str, special: bool) -> Array:
-    """Random data; one element in 6 or 60 is a special one."""
-    if dtype == "bool":
-        return np.asarray(rng.random(shape) < 0.5)
-    if dtype in WHOLE:
-        plain = rng.integers(-9, 10, shape).astype(dtype_of(dtype))
-        rare = special_ints(dtype)
-    else:
-        scale = 10.0 ** rng.integers(-2, 2)
-        plain = (rng.standard_normal(shape) * scale).astype(dtype_of(dtype))
-        rare = special_floats(dtype)
-    if not special:
-        return np.asarray(plain)
-    chosen = rare[rng.integers(0, len(rare), shape)]
-    often = rng.choice((1 / 6, 1 / 60))
-    return np.asarray(np.where(rng.random(shape) < often, chosen, plain))

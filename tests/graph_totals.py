@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ def reduced(name: str, x: Expected, axes: Sequence[int]) -> Expected:
     """What a reduction gives."""
     at = tuple(axes)
     if name in ("reduce_sum", "reduce_prod"):
-        return (_total if name == "reduce_sum" else _product)(x, at)
+        return (_sum if name == "reduce_sum" else _product)(x, at)
     join = _larger if name == "reduce_max" else _smaller
     value = _folded(x.value, at, join, _bound_of(x.value.dtype, name == "reduce_max"))
     kept = x.dtype not in FLOATS or not at
@@ -84,39 +84,38 @@ def _product(x: Expected, axes: tuple[int, ...]) -> Expected:
         return _settled(total, error - np.abs(total), doubt, x.dtype)
 
 
-def _total(x: Expected, axes: tuple[int, ...]) -> Expected:
-    if x.dtype not in FLOATS:
-        kind = dtype_of(x.dtype)
-        with np.errstate(all="ignore"):
-            exact = _folded(x.value, axes, np.add, kind.type(0))
-        return Expected(x.dtype, exact)
-    if not axes:
+def _sum(x: Expected, axes: tuple[int, ...]) -> Expected:
+    if not axes and x.dtype in FLOATS:
         value, bound = x.wide()
         return Expected(x.dtype, value, bound, signed=False)
-    value, bound = x.wide()
     terms = math.prod(x.value.shape[k] for k in axes)
-    in_line = min(terms, IN_LINE) if x.dtype == "float32" else terms
+    return _total(x, lambda a: _folded(a, axes, np.add, a.dtype.type(0)), terms)
+
+
+def _total(x: Expected, add: Callable[[Array], Array], terms: Any) -> Expected:
+    """The sums that `add` makes, each of so many terms."""
+    if x.dtype not in FLOATS:
+        with np.errstate(all="ignore"):
+            return Expected(x.dtype, add(x.value))
+    value, bound = x.wide()
+    in_line = np.minimum(terms, IN_LINE) if x.dtype == "float32" else terms
     with np.errstate(all="ignore"):
-        size = np.where(np.isfinite(value), np.abs(value) + bound, 0).sum(axis=axes)
+        size = add(np.where(np.isfinite(value), np.abs(value) + bound, 0))
         info = np.finfo(dtype_of(x.dtype))
-        error = bound.sum(axis=axes) + (in_line + 8) * Wide(info.eps) / 2 * size
+        error = add(bound) + (in_line + 8) * Wide(info.eps) / 2 * size
         error = error + Wide(info.smallest_subnormal)
-        doubt = np.isinf(bound).any(axis=axes) | (size > info.max)
-        total = np.asarray(value.sum(axis=axes))
-        return _settled(total, np.asarray(error), doubt, x.dtype)
+        doubt = np.isinf(add(bound)) | (size > info.max)
+        return _settled(add(value), np.asarray(error), doubt, x.dtype)
 
 
 def running(x: Expected, axis: int) -> Expected:
     """What cumsum gives: each element the sum of those up to it, taken one by one."""
-    count = x.value.shape[axis]
-    before = np.tril(np.ones((count, count), bool))  # [to, from]
+    rest = x.value.ndim - axis - 1
+    terms = np.arange(1, x.value.shape[axis] + 1).reshape(-1, *[1] * rest)
+    return _total(x, lambda a: np.add.accumulate(a, axis, dtype=a.dtype), terms)
 
-    def spread(a: Array, _: Any) -> Array:
-        rows = np.moveaxis(a, axis, -1)[..., None, :]
-        return np.asarray(np.where(before, rows, a.dtype.type(0)))
 
-    total = _total(moved(x, spread), (x.value.ndim,))
-    return moved(total, lambda a, _: np.moveaxis(a, -1, axis))
+# Windows ---------------------------------------------------------------------------
 
 
 def window_total(x: Expected, shape: Sequence[int], **at: Any) -> Expected:
@@ -125,28 +124,31 @@ def window_total(x: Expected, shape: Sequence[int], **at: Any) -> Expected:
 
     def spread(a: Array, _: Any) -> Array:
         out = np.zeros((*shape, len(taps)), a.dtype)
-        for to in np.ndindex(*shape):
-            for k, tap in enumerate(taps):
-                place = _place_of(to, tap, **at)
-                if all(0 <= p < n for p, n in zip(place, a.shape)):
-                    out[(*to, k)] = a[place]
+        for k, tap in enumerate(taps):
+            place, valid = _place_of(np.indices(shape), tap, a.shape, **at)
+            out[..., k] = np.where(valid, a[place], 0) if a.size else 0
         return out
 
-    return _total(moved(x, spread), (len(shape),))
+    return _sum(moved(x, spread), (len(shape),))
 
 
 def _place_of(
-    to: Sequence[int], tap: Sequence[int], *, window: Any, strides: Any, padding: Any,
-    dilation: Any,
-) -> tuple[int, ...]:  # fmt: skip
+    to: Array, tap: Sequence[int], source: Sequence[int], *, window: Any, strides: Any,
+    padding: Any, dilation: Any,
+) -> tuple[tuple[Array, ...], Any]:  # fmt: skip
+    """Where in the source a tap of each window lies, and whether it is within it."""
     each = zip(to, tap, strides, padding, dilation)
-    return tuple(a * s - p[0] + t * d for a, t, s, p, d in each)
+    places = [a * s - p[0] + t * d for a, t, s, p, d in each]
+    valid = np.ones(to.shape[1:], bool)
+    for place, size in zip(places, source):
+        valid &= (place >= 0) & (place < size)
+    return tuple(np.where(valid, p, 0) for p in places), valid
 
 
 def windowed(
     x: Array, window: Any, strides: Any, padding: Any, dilation: Any
 ) -> tuple[Array, Array]:
-    """window_max by a walk over every window: (largest value, its flat index or -1)."""
+    """window_max, tap by tap: (largest value, its flat index or -1)."""
     spans = [d * (k - 1) + 1 for k, d in zip(window, dilation)]
     shape = [
         (n + p[0] + p[1] - r) // s + 1
@@ -154,15 +156,14 @@ def windowed(
     ]
     best = np.full(shape, _bound_of(x.dtype, True), x.dtype)
     index = np.full(shape, -1, np.int64)
-    for at in np.ndindex(*shape):
-        for tap in np.ndindex(*window):
-            place = _place_of(
-                at, tap, window=window, strides=strides, padding=padding,
-                dilation=dilation,
-            )  # fmt: skip
-            if not all(0 <= p < n for p, n in zip(place, x.shape)):
-                continue
-            new, old = x[place], best[at]
-            if old == old and (index[at] < 0 or new > old or new != new):
-                best[at], index[at] = new, np.ravel_multi_index(place, x.shape)
+    for tap in np.ndindex(*window) if x.size else ():
+        place, valid = _place_of(
+            np.indices(shape), tap, x.shape, window=window, strides=strides,
+            padding=padding, dilation=dilation,
+        )  # fmt: skip
+        new = x[place]
+        better = (index < 0) | (new > best) | (new != new)
+        take = valid & (best == best) & better
+        best = np.where(take, new, best)
+        index = np.where(take, np.ravel_multi_index(place, x.shape), index)
     return best, index

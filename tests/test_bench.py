@@ -74,7 +74,7 @@ def test_source_and_inputs_follow_from_the_steps() -> None:
         "    x = batch_norm(x0, x1, x2, x3, x4)\n"
         "    x = relu(x)\n"
         "    x = add(x, x5)\n"
-        "    return x\n"
+        "    return result(x)\n"
     )
     inputs = norm.inputs()
     assert [x.shape for x in inputs] == [(2, 4, 3, 3), *[(4,)] * 4, (2, 4, 3, 3)]

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 from cuda_simulator import SimulatorError, has_compiler
+from graph_case import Case, fixed, named, shape_of
 from graph_meaning import Array, Sizes, dtype_of
 from graph_runs import c_text, cuda_text, launch_c, launch_cuda, simulator, steps_of
-from graph_sketch import Case, Sketch, fixed, named, shape_of
+from graph_sketch import Sketch
 
 from pirol.kernels import affine, cpu, cuda
 from pirol.kernels.build import build, load

@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 from cuda_simulator import has_compiler
-from graph_meaning import COMPARES, FLOATING, KINDS, Array, Sizes, check, dtype_of
-from graph_runs import Program
-from graph_sketch import (
+from graph_case import (
     Case,
     Item,
-    Sketch,
     fixed,
     named,
     shape_of,
     special_floats,
     special_ints,
 )
+from graph_meaning import COMPARES, FLOATING, KINDS, Array, Sizes, check, dtype_of
+from graph_runs import Program
+from graph_sketch import Sketch
 from graphs import BINARY, UNARY, class_of, symbol_sizes
 from hypothesis import given, settings
 from hypothesis import strategies as st

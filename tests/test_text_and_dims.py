@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
-from graph_sketch import Case
+from graph_case import Case
 from graphs import cases, symbol_sizes
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st

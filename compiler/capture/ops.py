@@ -17,25 +17,11 @@ from paddle.base.dygraph.base import switch_to_static_graph
 from paddle.base.libpaddle import pir
 from paddle.jit.dy2static.pir_partial_program import PartialProgramLayer
 
+from pirol.compiler.capture.direct import LACKING, direct
 from pirol.compiler.capture.reader import Program, flat_operands, is_fixed
 from pirol.compiler.errors import Unsupported
 from pirol.compiler.ir import Graph, Op
 
-WINDOW = ("strides", "paddings", "padding_algorithm")
-# Attributes in the order of `_C_ops` arguments; a wrong count would crash Paddle, so
-# only signatures checked by hand are here.
-DIRECT = {
-    "pd_op.matmul": ("transpose_x", "transpose_y"),
-    "pd_op.bmm": (),
-    "pd_op.conv2d": (*WINDOW, "dilations", "groups", "data_format"),
-    "pd_op.conv3d": (*WINDOW, "groups", "dilations", "data_format"),
-    "pd_op.depthwise_conv2d": (*WINDOW, "groups", "dilations", "data_format"),
-}
-# The same for what draws random numbers; the operands' names stand for their values.
-DRAWN = {
-    "pd_op.uniform": ("shape", "dtype", "min", "max", "seed", "place"),
-    "pd_op.gaussian": ("shape", "mean", "std", "seed", "dtype", "place"),
-}
 _names = itertools.count()
 
 
@@ -50,15 +36,27 @@ def caller(
     All are Paddle's but the branches of control ops, which `branch` compiles.
     """
 
+    users, returned = program.graph.users(), set(program.graph.results)
+    needed = {
+        op.attrs["site"]: any(users[r] or r in returned for r in op.results[1:])
+        for op in program.graph.ops
+    }
+
     def of(op: Op) -> Callable[..., Any]:
         if op.branches:
             return _control(op, [branch(g) for g in op.branches])
-        site = program.sites[op.attrs["site"]]
-        if site.name() in DIRECT:
-            return _direct(site)
+        number = op.attrs["site"]
+        site, opaque = program.sites[number], op.name == "opaque"
         if site.name() == "pd_op.assign_value_":
             return _constant(site)
-        return _drawn(site) or _as_program(site)
+        lone = not needed[number]
+        quick = direct(site, opaque, lone)
+        if quick is None:
+            made: Callable[..., Any] = _as_program(site, opaque)
+            return made
+        extra = [None] * (len(op.results) - 1)
+        one_of_many = lone and extra and site.name().endswith(LACKING)
+        return (lambda *t: [quick(*t), *extra]) if one_of_many else quick
 
     return of
 
@@ -77,12 +75,6 @@ def _control(op: Op, branches: Sequence[Branch]) -> Callable[..., Any]:
     return loop
 
 
-def _direct(site: Any) -> Callable[..., Any]:
-    run = getattr(paddle._C_ops, site.name().split(".")[1])
-    attrs = [site.attrs()[name] for name in DIRECT[site.name()]]
-    return lambda *tensors: run(*tensors, *attrs)
-
-
 def _constant(site: Any) -> Callable[..., Any]:
     attrs = site.attrs()
     value = paddle.to_tensor(attrs["values"], dtype=attrs["dtype"])
@@ -90,24 +82,13 @@ def _constant(site: Any) -> Callable[..., Any]:
     return lambda: value.clone()
 
 
-def _drawn(site: Any) -> Callable[..., Any] | None:
-    """Random numbers of a fixed shape and fixed bounds."""
-    operands = flat_operands(site)
-    if site.name() not in DRAWN or not all(map(is_fixed, operands)):
-        return None
-    made = [value.get_defining_op().attrs()["value"] for value in operands]
-    attrs = site.attrs()
-    given = dict(zip(site.get_input_names(), made)) | attrs
-    given["place"] = paddle.CPUPlace()
-    run = getattr(paddle._C_ops, site.name().split(".")[1])
-    arguments = [given[name] for name in DRAWN[site.name()]]
-    return lambda: [run(*arguments)]
-
-
 @switch_to_static_graph  # type: ignore[untyped-decorator]
-def _as_program(site: Any) -> Callable[..., Any]:
-    """A one-op Program, run as to_static runs its own: about 50 us a call."""
-    flat = [v for v in _whole_vectors(site) if not is_fixed(v)]
+def _as_program(site: Any, fixed: bool) -> Callable[..., Any]:
+    """A one-op Program, run as to_static runs its own: about 50 us a call.
+
+    fixed: whether constant operands are made in it, else they are among the tensors.
+    """
+    flat = [v for v in _whole_vectors(site) if not (fixed and is_fixed(v))]
     seen, places = ValueSet(), []  # where each distinct operand first stands
     for k, value in enumerate(flat):
         if value not in seen:
@@ -121,7 +102,7 @@ def _as_program(site: Any) -> Callable[..., Any]:
             data.stop_gradient = True
             mapping.add(value, data)
             inputs.append(data)
-        for op in [*_makers(site), site]:
+        for op in [*_makers(site, fixed), site]:
             op.clone(mapping, pir.CloneOptions(True, True, True))
         outputs: list[Any] = []
         for result in site.results():
@@ -151,9 +132,9 @@ def _whole_vectors(site: Any) -> list[Any]:
     return found
 
 
-def _makers(site: Any) -> list[Any]:
-    """The ops that make the operands' vectors and constants, each once."""
-    values = [v for v in flat_operands(site) if is_fixed(v)]
+def _makers(site: Any, fixed: bool) -> list[Any]:
+    """The ops that make the operands' vectors and (fixed) constants, each once."""
+    values = [v for v in flat_operands(site) if fixed and is_fixed(v)]
     sources = [o.source() for o in site.operands()]
     values += [
         v for v in sources if v.initialized() and v.type().as_vec_type() is not None

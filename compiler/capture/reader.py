@@ -40,6 +40,8 @@ _ACTS = (
     " standard_gamma truncated_gaussian_random uniform uniform_inplace_ top_p_sampling"
 )
 EFFECTS = {f"pd_op.{name}" for name in _ACTS.split()}
+# Results whose dtype Paddle declares otherwise than its kernel gives it.
+MISTAKEN = {"pd_op.generate_proposals": {2: "int32"}}
 SKIPPED_ATTRS = ("op_callstack", "struct_name", "stop_gradient", "place")
 _FRAME = re.compile(r'File "(.+)", line (\d+)')
 _HIDDEN = (
@@ -181,6 +183,8 @@ class _Reader:
             operands, attrs["layout"] = [], ()
         results = [r for r in op.results() if r.initialized()]
         types = [t for r in results for t in self.types(r)]
+        for number, dtype in MISTAKEN.get(name, {}).items():
+            types[number] = TensorType(types[number].shape, dtype)
         new = Op(
             name, tuple(operands), attrs, tuple(map(Value, types)), None, _line(op)
         )
