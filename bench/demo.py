@@ -1,6 +1,6 @@
 """The main job on real input: compile real models, compare with Paddle, time both.
 
-python -m pirol.bench.demo            an encoder, ResNet-50, five GraphNet graphs
+python -m pirol.bench.demo            an encoder, images, a saved model, GraphNet graphs
 python -m pirol.bench.demo --quick    smaller models, one timing round
 """
 
@@ -10,6 +10,7 @@ import argparse
 import copy
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,10 @@ TOLERANCE = 1e-5  # relative L2 against Paddle
 SIZES = [
     (1, 1), (2, 1), (1, 2), (3, 5), (5, 3), (0, 7), (7, 0), (0, 0), (1, 13), (13, 1),
     (2, 17), (4, 19), (1, 23), (6, 11), (3, 29), (2, 31), (1, 37), (8, 8), (11, 2),
-    (2, 64),
+    (2, 64), (1, 0), (0, 1), (1, 3), (3, 1), (2, 2), (2, 3), (3, 2), (5, 5), (7, 7),
+    (1, 41), (1, 43), (2, 47), (1, 53), (1, 59), (1, 61), (1, 67), (17, 2), (19, 1),
+    (23, 1), (1, 71), (9, 4), (4, 9), (12, 3), (1, 73), (1, 79), (31, 1), (1, 97),
+    (16, 4), (1, 128), (2, 100),
 ]  # fmt: skip
 
 
@@ -155,13 +159,41 @@ def sizes_served(model: Any, eager: Any, width: int) -> int:
     return pirol.explain(model).compiles
 
 
-def resnet(rounds: int) -> Row:
-    """ResNet-50 of paddle.vision on one photo-sized image."""
-    model = paddle.vision.models.resnet50()
+IMAGE = [InputSpec([None, 3, 224, 224], "float32", "image")]
+
+
+def vision(rounds: int) -> list[Row]:
+    """Models of paddle.vision on one photo-sized image."""
+    models = {
+        "ResNet-50": paddle.vision.models.resnet50,
+        "MobileNetV3-large": paddle.vision.models.mobilenet_v3_large,
+    }
+    rows = []
+    for name, make in models.items():
+        model = make()
+        model.eval()
+        image = [paddle.rand([1, 3, 224, 224])]
+        rows.append(layer_row(f"{name} 224 x 224", model, IMAGE, image, rounds))
+    return rows
+
+
+def saved(rounds: int) -> Row:
+    """A model written by paddle.jit.save and loaded from disk by Pirol."""
+    name = "saved MobileNetV3-small"
+    model = paddle.vision.models.mobilenet_v3_small()
     model.eval()
-    image = [paddle.rand([1, 3, 224, 224])]
-    spec = [InputSpec([None, 3, 224, 224], "float32", "image")]
-    return layer_row("ResNet-50 224 x 224", model, spec, image, rounds)
+    image = paddle.rand([1, 3, 224, 224])
+    with tempfile.TemporaryDirectory() as work:
+        paddle.jit.save(copy.deepcopy(model), f"{work}/model", input_spec=IMAGE)
+        fast = pirol.load_inference_model(f"{work}/model", progress=Bar(name))
+        static = paddle.jit.load(f"{work}/model")
+    found: list[Any] = []
+    compile_s = seconds(lambda: found.append(fast(image)))
+    error = worst(found, [model(image)])
+    static(image)
+    runs = [lambda: fast(image), lambda: model(image), lambda: static(image)]
+    ours, eagers, statics = medians(runs, rounds)
+    return Row(name, pirol.explain(fast), compile_s, error, ours, eagers, statics)
 
 
 def graphs(rounds: int) -> list[Row]:
@@ -208,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         first, model, eager = encoder(layers, width, rounds)
         rows = [first]
         if not quick:
-            rows.append(resnet(rounds))
+            rows += [*vision(rounds), saved(rounds)]
         rows += graphs(rounds)
         plans = sizes_served(model, eager, width)
     print(f"\n{table(rows)}\n")

@@ -235,7 +235,9 @@ def _suggest_split(flat: Affine, shape: Shape, extents: Extents) -> None:
     atom, coefficient = flat.terms[0]
     if not isinstance(atom, str) or coefficient != 1:
         return
-    if dims.equal(extents[atom], dims.product(shape)) is True:
+    size = dims.product(shape)
+    # An extent of 0 has itself as a factor: there would be no end to it.
+    if dims.equal(extents[atom], size) is True and dims.equal(size, 0) is not True:
         raise Refine(atom, shape)
 
 

@@ -280,7 +280,14 @@ class _Lowering:
             if not (isinstance(size, int) and size > 0):
                 ends = self.const(size, "int64"), self.const(0, "int64")
                 conditions.append(self.scalar("gt", "bool", *ends))
-        return self.at(source, at, self.all_of(guard, conditions))
+        item = self.at(source, at, self.all_of(guard, conditions))
+        return self.or_zero(item, self.all_of(None, conditions), source.dtype)
+
+    def or_zero(self, item: int, here: int | None, dtype: str) -> int:
+        """The item where `here` is true, else 0, which a load's guard gives already."""
+        if here is None or isinstance(self.nodes[item], Load):
+            return item
+        return self.scalar("select", dtype, here, item, self.const(0, dtype))
 
     def inside(self, value: Affine, low: Dim, high: Dim) -> list[int]:
         """Conditions for low <= value < high; those sure to hold are left out."""
@@ -360,7 +367,9 @@ class _Lowering:
             valid = self.const(True, "bool") if here is None else here
             return self.node(Reduce("argmax", (item, flat, valid), "int64"))
         kind = WINDOWS[op.name]
-        if here is not None and kind == "max":
+        if kind == "sum":
+            item = self.or_zero(item, here, source.dtype)
+        elif here is not None:
             low = self.const(lowest(source.dtype), source.dtype)
             item = self.scalar("select", source.dtype, here, item, low)
         return self.node(Reduce(kind, (item,), source.dtype))

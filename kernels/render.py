@@ -240,6 +240,9 @@ class _Renderer:
     def apply(self, e: Apply) -> str:
         if e.prim == "cast" and e.dtype == "bool":
             return f"({self.expr(e.args[0])} != 0)"
+        rounds = e.prim == "cast" and e.dtype in FLOATS and e.of in ("int32", "int64")
+        if rounds and self.target is CPU:  # see the header
+            return f"(({self.type(e.dtype)})({self.expr(e.args[0])} | pr_zero))"
         table = PRIMS[e.prim].scalar
         assert table is not None
         template = table.get(class_of(e.of)) or table["any"]

@@ -33,6 +33,10 @@ PR_SIMD double cos(double);
 PR_SIMD double pow(double, double);
 #endif
 
+/* 0, which the compiler cannot know: gcc 12 takes (float)(int)x for trunc(x), and so
+   -0.5 to -0.0, where nothing is done to the integer. */
+int pr_zero;
+
 /* The larger value, as `a > b ? a : b`, but NaN if either is NaN. */
 #define PR_EXTREMES(T, t)                                                      \
   PR_DEVICE T pr_max_##t(T a, T b) { return (a > b || a != a) ? a : b; }       \
