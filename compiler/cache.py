@@ -78,7 +78,7 @@ def _kernels(folder: Path) -> Iterator[tuple[float, int, str]]:
         if stat.S_ISDIR(info.st_mode):
             _remove_abandoned(entry, info.st_mtime)
         elif suffix in PARTS:
-            sizes[key] = sizes.get(key, 0) + info.st_size
+            sizes[key] = sizes.get(key, 0) + info.st_size // info.st_nlink
             times[key] = max(times.get(key, 0.0), info.st_mtime)
     for key, size in sizes.items():
         yield times[key], size, key

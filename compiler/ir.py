@@ -205,6 +205,20 @@ def rename(graph: Graph, values: Mapping[Value, Value]) -> Graph:
     )
 
 
+def structure(body: Graph) -> Any:
+    """Equal for bodies that differ in nothing but their values' identities."""
+    numbers = {v: k for k, v in enumerate(body.inputs)}
+    ops = []
+    for op in body.ops:
+        operands = tuple(numbers[v] for v in op.operands)
+        for result in op.results:
+            numbers[result] = len(numbers)
+        types = tuple(r.type for r in op.results)
+        ops.append((op.name, operands, repr(op.attrs), types))
+    outputs = tuple(numbers[v] for v in body.outputs)
+    return tuple(v.type for v in body.inputs), tuple(ops), outputs
+
+
 def prune(graph: Graph) -> Graph:
     """The graph without ops whose results nobody needs.
 

@@ -6,10 +6,11 @@ result = lower(graph, hints={"s0": 8}); result.plan
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pirol.compiler.errors import PirolError, message
 from pirol.compiler.ir import Graph
 from pirol.compiler.verify import verify
 from pirol.kernels.lower import Refusal, build_nest
@@ -22,6 +23,7 @@ from pirol.passes.plan import Plan, plan
 from pirol.prim import Facts
 
 Progress = Callable[[str, float], None]
+Pass = Callable[[Graph], Graph]
 
 
 @dataclass
@@ -34,9 +36,16 @@ class Lowered:
 
 
 def lower(
-    graph: Graph, hints: Mapping[str, int], progress: Progress | None = None
+    graph: Graph,
+    hints: Mapping[str, int],
+    progress: Progress | None = None,
+    own: Sequence[Pass] = (),
 ) -> Lowered:
-    """Run the passes on a captured graph; `hints` are the first call's sizes."""
+    """Run the passes on a captured graph; `hints` are the first call's sizes.
+
+    The user's `own` passes run on primitives ("flat"), before those are fused; one with
+    the attribute `level = "calls"` runs while composite ops are still calls.
+    """
     stages: dict[str, Graph] = {"capture": graph}
     verify(graph, "pir")
     refused: list[Refused] = []
@@ -46,22 +55,57 @@ def lower(
         refused.extend(found)
         return fused
 
-    passes: tuple[tuple[str, Callable[[Graph], Graph], str], ...] = (
+    passes: tuple[tuple[str, Pass, str], ...] = (
         ("decompose", lambda g: decompose(g, Facts(hints)), "calls"),
         ("canonicalize", canonicalize, "calls"),
+        *_named(own, "calls"),
         ("claim", claim, "calls"),
         ("inline", inline, "flat"),
         ("canonicalize-2", canonicalize, "flat"),
+        *_named(own, "flat"),
         ("fuse", fuse_all, "fused"),
     )
     for at, (name, run, level) in enumerate(passes):
-        graph = run(graph)
+        before, graph = graph, run(graph)
+        if run in own:
+            graph = _checked(name, before, graph, level)
         verify(graph, level)
         stages[name] = graph
         if progress is not None:
             progress(name, (at + 1) / (len(passes) + 1))
     _dump(stages)
     return Lowered(plan(graph), refused, stages)
+
+
+def _named(own: Sequence[Pass], level: str) -> list[tuple[str, Pass, str]]:
+    """The passes of a level with their names; equal names are numbered."""
+    found: dict[str, Pass] = {}
+    for run in own:
+        if getattr(run, "level", "flat") == level:
+            name = getattr(run, "__name__", type(run).__name__)
+            found[name if name not in found else f"{name}-{len(found)}"] = run
+    return [(name, run, level) for name, run in found.items()]
+
+
+def _checked(name: str, before: Graph, after: object, level: str) -> Graph:
+    """What a user's pass made: a valid graph of the same inputs and result types."""
+    if not isinstance(after, Graph):
+        got = type(after).__name__
+        raise PirolError(message(f"pass {name}", got=got, expected="a Graph"))
+    ends = [(g.inputs, [v.type for v in g.results]) for g in (before, after)]
+    if ends[0] != ends[1]:
+        raise PirolError(
+            message(
+                f"pass {name}",
+                got="other inputs, or results of other types",
+                expected="the inputs and result types that it was given",
+            )
+        )
+    try:
+        verify(after, level)
+    except PirolError as error:
+        raise PirolError(f"pass {name} made an invalid graph: {error}") from error
+    return canonicalize(after)
 
 
 def fusible(body: Graph) -> Refusal | None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from pirol.compiler.dims import to_text
-from pirol.compiler.ir import Graph, Op
+from pirol.compiler.dims import add, evaluate, mul, to_text
+from pirol.compiler.ir import BITS, Graph, Op, Value
 from pirol.compiler.pipeline import Lowered
-from pirol.compiler.runtime import Compiled
+from pirol.compiler.runtime import Built, Compiled
 from pirol.passes.fuse import Refused
 
 
@@ -26,12 +28,17 @@ class Fallback:
 
 @dataclass(frozen=True)
 class GroupInfo:
-    """One fused group: its kernel, its primitives, the user's line."""
+    """One fused group: its kernel, its primitives, the user's line.
+
+    rows, read and written (bytes a call) are numbers, or formulas of the sizes.
+    """
 
     kernel: str
     ops: tuple[str, ...]
     rows: str
     line: str
+    read: str = ""
+    written: str = ""
 
     def __str__(self) -> str:
         return f"{self.kernel} [{self.rows} rows] {' '.join(self.ops)}"
@@ -43,7 +50,9 @@ class Report:
 
     coverage: (ops that Pirol compiled or gave to a library, all ops); kernels: name ->
     source text; refusals: edges not fused; fallbacks: what Paddle ran instead;
-    compiles: how many plans were made (one a broadcast class, not one a size).
+    compiles: how many plans were made (one a broadcast class, not one a size);
+    traffic: bytes that the groups read and write in a first call, and what one kernel
+    for each op (views left out) would.
     """
 
     coverage: tuple[int, int] = (0, 0)
@@ -53,10 +62,20 @@ class Report:
     refusals: list[Refused] = field(default_factory=list)
     fallbacks: list[Fallback] = field(default_factory=list)
     compiles: int = 0
+    traffic: tuple[int, int] = (0, 0)
     stages: dict[str, Graph] = field(default_factory=dict)
 
-    def add(self, lowered: Lowered, compiled: Compiled, whole: bool = True) -> None:
-        """Take in one more compiled plan, of a whole program or of a branch in one."""
+    def add(
+        self,
+        lowered: Lowered,
+        compiled: Compiled,
+        sizes: Mapping[str, int],
+        whole: bool = True,
+    ) -> None:
+        """Take in one more compiled plan, of a whole program or of a branch in one.
+
+        `sizes` are the symbols' values in its first call.
+        """
         program = lowered.stages["capture"]
         fused = lowered.stages["fuse"]
         opaque = [op for op in fused.ops if op.name == "opaque"]
@@ -71,9 +90,9 @@ class Report:
             self.fall_back(op.title, str(op.attrs.get("why", "")), op.line)
         for built in compiled.kernels:
             self.kernels[built.kernel.name] = built.source
-            rows = to_text(built.kernel.rows)
-            name = built.kernel.name
-            self.groups.append(GroupInfo(name, _names(built.op), rows, built.op.line))
+            self.groups.append(_group(built))
+        ours, apart = _traffic(lowered, sizes)
+        self.traffic = (self.traffic[0] + ours, self.traffic[1] + apart)
 
     def fall_back(self, op: str, why: str, line: str = "") -> bool:
         """Note something that Paddle runs; False where it was noted before."""
@@ -86,11 +105,62 @@ class Report:
     def __str__(self) -> str:
         done, total = self.coverage
         lines = [f"{done} of {total} ops compiled, {self.compiles} plan(s)"]
+        ours, apart = self.traffic
+        if apart:
+            share = f"{ours / 1e6:.1f} MB, {100 * ours / apart:.0f}% of"
+            lines.append(f"memory traffic a call: {share} one kernel an op")
         lines += _section("groups", self.groups)
         lines += _section("library steps", self.library)
         lines += _section("edges not fused", self.refusals)
         lines += _section("run by Paddle", self.fallbacks)
         return "\n".join(lines)
+
+
+def _group(built: Built) -> GroupInfo:
+    op = built.op
+    rows, read, written = (
+        to_text(d) for d in (built.kernel.rows, _bytes(op.operands), _bytes(op.results))
+    )
+    return GroupInfo(built.kernel.name, _names(op), rows, op.line, read, written)
+
+
+def _bytes(values: Iterable[Value]) -> Any:
+    """The size of some values' memory, a Dim."""
+    total: Any = 0
+    for value in dict.fromkeys(values):
+        total = add(total, mul(value.type.size, BITS[value.dtype] // 8))
+    return total
+
+
+# Ops that move no bytes: constants, and those that Paddle makes views of.
+VIEWS = {
+    f"pd_op.{name}"
+    for name in ("assign", "flatten", "full", "full_int_array", "reshape", "shape64")
+    + ("share_data", "slice", "split", "split_with_num", "squeeze", "unsqueeze")
+}
+
+
+def _traffic(lowered: Lowered, sizes: Mapping[str, int]) -> tuple[int, int]:
+    """Bytes read and written by the groups, and by one kernel for each of their ops."""
+    fused = lowered.stages["fuse"]
+    elsewhere = {op.attrs.get("site") for op in fused.ops if op.name != "group"}
+    ours = [op for op in fused.ops if op.name == "group"]
+    alone = [
+        op
+        for op in lowered.stages["capture"].ops
+        if op.name not in VIEWS and op.attrs.get("site") not in elsewhere
+    ]
+    return _moved(ours, sizes), _moved(alone, sizes)
+
+
+def _moved(ops: Iterable[Op], sizes: Mapping[str, int]) -> int:
+    """The ops' bytes; sizes that only the data tell count as nothing."""
+    total = 0
+    for op in ops:
+        for value in (*op.operands, *op.results):
+            with suppress(KeyError):
+                total += evaluate(value.type.size, sizes) * BITS[value.dtype] // 8
+    return total
 
 
 def _names(op: Op) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ import sympy
 from pirol.compiler import dims
 from pirol.compiler.dims import Dim, FloorDiv, Mod
 from pirol.compiler.errors import BuildError, Unsupported
-from pirol.compiler.ir import BITS, Graph, Guard, Op
+from pirol.compiler.ir import BITS, Graph, Guard, Op, structure
 from pirol.kernels import cpu
 from pirol.kernels.build import build, load
 from pirol.kernels.kernel import Kernel
@@ -97,7 +97,8 @@ def assemble(plan: Plan, original: Graph, caller: Caller) -> Compiled:
     """
     from pirol.compiler import _native
 
-    kernels = [_kernel(s.op) for s in plan.steps if isinstance(s, Launch)]
+    alike: dict[Any, Built] = {}
+    kernels = [_alike(s.op, alike) for s in plan.steps if isinstance(s, Launch)]
     paths = _built(kernels)
     addresses = [load(str(p), k.kernel.name) for p, k in zip(paths, kernels)]
     spec = _Assembler(plan, original, caller).spec(list(zip(kernels, addresses)))
@@ -121,6 +122,15 @@ def _build_alone(built: Built) -> None:
     except (BuildError, OSError) as error:
         where = f" at {built.op.line}" if built.op.line else ""
         raise BuildError(f"kernel {built.kernel.name}{where}: {error}") from error
+
+
+def _alike(op: Op, alike: dict[Any, Built]) -> Built:
+    """The group's kernel: the one in `alike` of a group that is built the same."""
+    assert op.body is not None
+    key = structure(op.body)
+    if key not in alike:
+        alike[key] = _kernel(op)
+    return replace(alike[key], op=op)
 
 
 def _kernel(op: Op) -> Built:

@@ -1,7 +1,8 @@
 """Kernel text -> machine code: finds a C compiler, builds, keeps results on disk.
 
 A built kernel is `KEY.so` with its SHA-256 in `KEY.sum`, in the user's own folder
-(0700); what does not fit its sum, or is not the user's, is built again.
+(0700); what does not fit its sum, or is not the user's, is built again. Kernels that
+were built together are links of one file.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import functools
 import hashlib
 import os
 import platform
+import re
 import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -37,7 +39,8 @@ FLAGS = (
 )
 # gcc and clang else use half of an AVX-512 register.
 WIDE = ("-mprefer-vector-width=512",) if platform.machine() == "x86_64" else ()
-TIMEOUT = 120  # seconds a kernel
+TIMEOUT = 120  # seconds a translation unit
+MOST = 32  # kernels in a translation unit, on average
 
 
 def cache_folder() -> Path:
@@ -132,22 +135,54 @@ def build(sources: Sequence[str]) -> list[Path]:
     compiler()
     folder = cache_folder()
     wanted = {key_of(s): s for s in sources}
-    missing = [k for k in wanted if not _valid(folder / f"{k}.so")]
-    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-        list(pool.map(lambda k: _build_one(folder, k, wanted[k]), missing))
+    missing = {k: s for k, s in wanted.items() if not _valid(folder / f"{k}.so")}
+    with ThreadPoolExecutor(max_workers=_cpus()) as pool:
+        list(pool.map(lambda some: _build_some(folder, some), _shared_out(missing)))
     return [folder / f"{key_of(s)}.so" for s in sources]
 
 
-def _build_one(folder: Path, key: str, source: str) -> None:
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+
+
+def _shared_out(sources: Mapping[str, str]) -> list[dict[str, str]]:
+    """The sources in few translation units of like size; no name twice in one."""
+    count = max(_cpus(), -(-len(sources) // MOST))
+    units: list[dict[str, str]] = [{} for _ in range(count)]
+    names: list[set[str]] = [set() for _ in units]
+    for key, source in sorted(sources.items(), key=lambda item: -len(item[1])):
+        defined = set(_DEFINED.findall(source))
+        free = [k for k in range(len(units)) if not names[k] & defined]
+        if not free:
+            units.append({key: source})
+            names.append(defined)
+            continue
+        best = min(free, key=lambda k: sum(map(len, units[k].values())))
+        units[best][key] = source
+        names[best] |= defined
+    return [unit for unit in units if unit]
+
+
+def _build_some(folder: Path, sources: Mapping[str, str]) -> None:
+    """One shared object; each source's key is a name (a link) of it."""
     with tempfile.TemporaryDirectory(dir=folder) as work:
-        made = Path(work) / f"{key}.so"
-        _compile(source, made, _vector_math())
+        made = Path(work) / "unit.so"
+        _compile("\n".join(sources.values()), made, _vector_math())
         made.chmod(0o700)
-        total = Path(work) / f"{key}.sum"
-        total.write_text(_digest(made))
-        os.replace(total, folder / total.name)
-        os.replace(made.with_suffix(".c"), folder / f"{key}.c")
-        os.replace(made, folder / made.name)
+        digest = _digest(made)
+        for key, source in sources.items():
+            _place(folder / f"{key}.c", Path(work), source)
+            _place(folder / f"{key}.sum", Path(work), digest)
+            link = Path(work) / f"{key}.so"
+            os.link(made, link)
+            os.replace(link, folder / link.name)
+
+
+def _place(target: Path, work: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    made = work / target.name
+    made.write_text(text)
+    os.replace(made, target)
 
 
 def _digest(path: Path) -> str:
@@ -172,4 +207,5 @@ def load(path: str, name: str) -> int:
     return int(pointer.value or 0)
 
 
+_DEFINED = re.compile(r"^void (\w+)\(", re.MULTILINE)
 _LOADED: list[ctypes.CDLL] = []

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pirol.compiler.errors import Unsupported
-from pirol.compiler.ir import Graph, Op, Value
+from pirol.compiler.ir import Graph, Op, Value, structure
 from pirol.prim import PRIMS
 
 FREE = ("const", "iota", "broadcast", "reshape", "transpose", "reverse", "slice")
@@ -121,7 +121,7 @@ class _Fuser:
 
     def answer(self, body: Graph) -> Any:
         """What `lower` says of the ops; asked once for bodies that are built alike."""
-        key = _structure(body)
+        key = structure(body)
         if key not in self.answers:
             self.answers[key] = self.lower(body)
         return self.answers[key]
@@ -178,20 +178,6 @@ class _Fuser:
             done.add(first)
             found.append(first)
         return found
-
-
-def _structure(body: Graph) -> Any:
-    """Equal for bodies that differ in nothing but their values' identities."""
-    numbers = {v: k for k, v in enumerate(body.inputs)}
-    ops = []
-    for op in body.ops:
-        operands = tuple(numbers[v] for v in op.operands)
-        for result in op.results:
-            numbers[result] = len(numbers)
-        types = tuple(r.type for r in op.results)
-        ops.append((op.name, operands, repr(op.attrs), types))
-    outputs = tuple(numbers[v] for v in body.outputs)
-    return tuple(v.type for v in body.inputs), tuple(ops), outputs
 
 
 def _own_step(op: Op) -> tuple[str, str]:

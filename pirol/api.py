@@ -20,6 +20,7 @@ def to_static(
     full_graph: bool = True,
     strict: bool = False,
     progress: Progress | None = None,
+    passes: Sequence[Callable[[Any], Any]] = (),
 ) -> Any:
     """Compile a function or Layer; usable as a decorator, with or without arguments.
 
@@ -32,6 +33,9 @@ def to_static(
         strict: raise StrictError instead of letting Paddle run what Pirol cannot
             compile. PIROL_STRICT=1 sets it for all.
         progress: called with (stage, fraction done) while compiling.
+        passes: your own passes, Graph -> Graph, run before ops are fused; see
+            docs/passes.md. One that fails or makes an invalid graph leaves the
+            program to Paddle, as all that cannot be compiled.
 
     Returns:
         What paddle.jit.to_static returns: the same Layer, or a callable. What cannot
@@ -46,7 +50,7 @@ def to_static(
     from pirol.compiler.capture.sot import own_code
 
     def compile_it(target: Any) -> Any:
-        options = Options(strict=strict, progress=progress)
+        options = Options(strict=strict, progress=progress, passes=passes)
         if is_loaded(target):
             compile_loaded(target, options)
             return target

@@ -23,7 +23,7 @@ def _created(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
 
 
 def _const(*, value: Any, shape: Any, dtype: str) -> Any:
-    return np.full(shape, value, DTYPES[dtype][1])
+    return np.full(shape, np.asarray(value).astype(DTYPES[dtype][1]))  # integers wrap
 
 
 def _iota(*, axis: int, shape: Any, dtype: str) -> Any:
@@ -168,7 +168,7 @@ def _infer_pad(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
 def _pad(x: Any, *, low: Any, high: Any, interior: Any, value: Any) -> Any:
     wide = [max((d - 1) * (i + 1) + 1, 0) for d, i in zip(x.shape, interior)]
     shape = [lo + w + hi for lo, w, hi in zip(low, wide, high)]
-    out = np.full(shape, value, x.dtype)
+    out = np.full(shape, np.asarray(value).astype(x.dtype))
     at = tuple(slice(lo, lo + w, i + 1) for lo, w, i in zip(low, wide, interior))
     out[at] = x
     return out

@@ -12,5 +12,6 @@ settings.load_profile("steady")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """--update-docs writes the outputs shown in the docs anew."""
+    """--update-docs writes the outputs shown in the docs anew; --graph: one graph."""
     parser.addoption("--update-docs", action="store_true", default=False)
+    parser.addoption("--graph", metavar="SEED:NUMBER", help="of test_kernels_many.py")

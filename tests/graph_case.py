@@ -131,10 +131,14 @@ class Case:
 
     def check(self, sizes: Sizes, arrays: Any, got: Sequence[Array], who: str) -> None:
         """AssertionError where the outputs are not what they should be."""
-        wanted = self.expected(sizes, arrays)
-        assert len(got) == len(wanted)
-        for k, (have, want) in enumerate(zip(got, wanted)):
-            check(have, want, f"{who}, output {k}, sizes {dict(sizes)}")
+        agree(self.expected(sizes, arrays), got, f"{who}, sizes {dict(sizes)}")
+
+
+def agree(wanted: Sequence[Expected], got: Sequence[Array], what: str) -> None:
+    """AssertionError where the outputs are not what they should be."""
+    assert len(got) == len(wanted)
+    for k, (have, want) in enumerate(zip(got, wanted)):
+        check(have, want, f"{what}, output {k}")
 
 
 # Data ------------------------------------------------------------------------------

@@ -73,5 +73,3 @@ def _of(op: Op) -> str:
     if op.name == "gather":  # the indices come behind
         return op.operands[0].dtype
     return (*op.results[:1], *op.operands)[-1].dtype
-
-

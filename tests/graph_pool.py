@@ -68,9 +68,7 @@ class Pool:
         """The wanted dtype, or any."""
         return want.dtype or str(self.choices.one(KINDS))
 
-    def pick(
-        self, want: Want, fits: Callable[[Item], bool] = anything
-    ) -> Item | None:
+    def pick(self, want: Want, fits: Callable[[Item], bool] = anything) -> Item | None:
         """An item, one of the later ones; of a wanted dtype it is made if need be."""
         found = [i for i in reversed(self.items) if want.takes(i.dtype) and fits(i)]
         if found:

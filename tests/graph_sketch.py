@@ -154,7 +154,11 @@ class Sketch:
     ) -> Item:
         """Around and between the elements, `fill`."""
         value = self.b.pad(
-            x.value, low=dims_of(low), high=dims_of(high), interior=tuple(inner), value=fill
+            x.value,
+            low=dims_of(low),
+            high=dims_of(high),
+            interior=tuple(inner),
+            value=fill,
         )
 
         def run(env: Env) -> Expected:

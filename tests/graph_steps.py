@@ -177,9 +177,7 @@ class Steps(Pool):
         if found and self.choices.flag():
             index = self.choices.one(found)
         elif self.choices.flag():
-            index = self.sketch.iota(
-                self.choices.number(0, x.rank - 1), sizes, "int64"
-            )
+            index = self.sketch.iota(self.choices.number(0, x.rank - 1), sizes, "int64")
         else:
             index = self.sketch.input(sizes, "int64")
         at = [-1 if k == axis else k for k in range(x.rank)]

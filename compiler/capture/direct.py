@@ -65,7 +65,9 @@ _PAIRS = (
 )
 SIGNATURES |= dict.fromkeys(_PAIRS.split(), ("x", "y"))
 # Operands that must be tensors, constant or not.
-TENSORS = {name: ("x", "y", "index", "updates") for name in SIGNATURES}
+TENSORS: dict[str, tuple[str, ...]] = dict.fromkeys(
+    SIGNATURES, ("x", "y", "index", "updates")
+)
 TENSORS |= {"arange": ("start", "end", "step"), "put_along_axis": ("arr", "values")}
 TENSORS |= {"searchsorted": ("sorted_sequence", "values"), "bincount": ("x", "weights")}
 TENSORS |= {"grid_sample": ("x", "grid"), "nonzero": ("condition",)}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 
 import paddle
 
 from pirol.compiler.errors import StrictError
-from pirol.compiler.pipeline import Progress
+from pirol.compiler.pipeline import Pass, Progress
 from pirol.compiler.report import Report
 
 
@@ -20,9 +21,14 @@ class Options(paddle.static.BuildStrategy):  # type: ignore[misc]
     """What a user asked of `pirol.to_static`, and the report of what came of it."""
 
     def __init__(
-        self, *, strict: bool = False, progress: Progress | None = None
+        self,
+        *,
+        strict: bool = False,
+        progress: Progress | None = None,
+        passes: Sequence[Pass] = (),
     ) -> None:
         super().__init__()
+        self.passes = tuple(passes)
         self.strict = strict or os.environ.get("PIROL_STRICT", "") not in ("", "0")
         self.progress = progress
         self.report = Report()

@@ -146,7 +146,9 @@ class Plans:
         self.program = program
         shapes = [tensors[k].shape for k in program.inputs]
         hints = bind_symbols(program.graph, shapes)
-        lowered = lower(program.graph, hints, self.options.progress)
+        lowered = lower(
+            program.graph, hints, self.options.progress, self.options.passes
+        )
         opaque = [op for op in lowered.plan.graph.ops if op.name == "opaque"]
         for op in opaque:
             self.options.fall_back(op.title, str(op.attrs["why"]), op.line)
@@ -154,7 +156,7 @@ class Plans:
         made = self.assembled(lowered.plan, program)
         if self.options.progress is not None:
             self.options.progress("kernels", 1.0)
-        self.options.report.add(lowered, made, self.whole)
+        self.options.report.add(lowered, made, hints, self.whole)
         _dump(made)
         return made
 
