@@ -132,12 +132,8 @@ def _bytes(values: Iterable[Value]) -> Any:
     return total
 
 
-# Ops that move no bytes: constants, and those that Paddle makes views of.
-VIEWS = {
-    f"pd_op.{name}"
-    for name in ("assign", "flatten", "full", "full_int_array", "reshape", "shape64")
-    + ("share_data", "slice", "split", "split_with_num", "squeeze", "unsqueeze")
-}
+# Primitives that move no bytes: constants, and what Paddle has as views.
+VIEWS = ("broadcast", "check", "const", "iota", "reshape", "slice")
 
 
 def _traffic(lowered: Lowered, sizes: Mapping[str, int]) -> tuple[int, int]:
@@ -147,8 +143,9 @@ def _traffic(lowered: Lowered, sizes: Mapping[str, int]) -> tuple[int, int]:
     ours = [op for op in fused.ops if op.name == "group"]
     alone = [
         op
-        for op in lowered.stages["capture"].ops
-        if op.name not in VIEWS and op.attrs.get("site") not in elsewhere
+        for op in lowered.stages["canonicalize"].ops
+        if op.name not in (*VIEWS, "opaque")
+        and op.attrs.get("site", -1) not in elsewhere
     ]
     return _moved(ours, sizes), _moved(alone, sizes)
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from pirol.compiler import dims
 from pirol.compiler.dims import Dim
-from pirol.compiler.ir import BITS, DTYPES, FLOATS, SHORT, TensorType
+from pirol.compiler.ir import BITS, DTYPES, FLOATS, INTS, SHORT, TensorType
 from pirol.kernels.affine import Affine, Data, Quotient, Remainder
 from pirol.kernels.kernel import (
     Apply,
@@ -240,14 +240,16 @@ class _Renderer:
     def apply(self, e: Apply) -> str:
         if e.prim == "cast" and e.dtype == "bool":
             return f"({self.expr(e.args[0])} != 0)"
-        rounds = e.prim == "cast" and e.dtype in FLOATS and e.of in ("int32", "int64")
-        if rounds and self.target is CPU:  # see the header
-            return f"(({self.type(e.dtype)})({self.expr(e.args[0])} | pr_zero))"
         table = PRIMS[e.prim].scalar
         assert table is not None
         template = table.get(class_of(e.of)) or table["any"]
+        args = [self.expr(a) for a in e.args]
+        if self.target is CPU and e.prim == "cast" and e.dtype in FLOATS:
+            args = [f"({a} | pr_zero)" if e.of in INTS else a for a in args]
+        elif self.target is CPU and e.prim == "pow":
+            args[1] += " + pr_zero"
         return template.format(
-            *map(self.expr, e.args),
+            *args,
             c=self.type(e.dtype),
             u="unsigned long long" if e.dtype == "int64" else "unsigned",
             t=SHORT[e.of],
@@ -267,7 +269,8 @@ class _Renderer:
 
     def number(self, value: Any, dtype: str) -> str:
         if not isinstance(value, (int, float, bool)):
-            return f"(({self.type(dtype)}){self.dim(value)})"
+            whole = f"({self.dim(value)} != 0)" if dtype == "bool" else self.dim(value)
+            return f"(({self.type(dtype)}){whole})"
         if dtype in FLOATS:
             return self.float(float(DTYPES[dtype][1](value)), dtype)
         exact = int(np.asarray(value).astype(DTYPES[dtype][1]))

@@ -219,7 +219,8 @@ def _selected(given: list[list[Any]]) -> Items:
 def _cast(items: list[Any], dtype: str) -> Items:
     """A Dim stays one; as a float it is exact as long as it is below 2**24."""
     if all(map(_plain, items)):
-        return _numbers(np.array(items).astype(DTYPES[dtype][1]))
+        with np.errstate(invalid="ignore"):
+            return _numbers(np.array(items).astype(DTYPES[dtype][1]))
     if dtype in ("float32", "float64"):
         return items
     if any(isinstance(item, float) for item in items):

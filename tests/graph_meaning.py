@@ -59,6 +59,8 @@ def check(got: Array, wanted: Expected, what: str) -> None:
     """AssertionError where `got` is not what was expected."""
     assert got.dtype == dtype_of(wanted.dtype), f"{what}: dtype {got.dtype}"
     assert got.shape == wanted.value.shape, f"{what}: shape {got.shape}"
+    if got.dtype == bool:  # NumPy takes a 2 for True as well
+        assert (got.view(np.uint8) <= 1).all(), f"{what}: are wrong, not 0 or 1"
     if wanted.bound is None:
         wrong = _differs(got, wanted)
     else:

@@ -12,7 +12,7 @@ import pytest
 from paddle.static import InputSpec
 
 import pirol
-from pirol.compiler.capture import ops, plans, seam
+from pirol.compiler.capture import ops, plans
 from pirol.compiler.capture.options import PirolWarning
 
 warnings.simplefilter("ignore", PirolWarning)

@@ -18,127 +18,11 @@ from cuda_simulator import (
     has_compiler,
 )
 
+PROGRAMS = Path(__file__).parent / "cusim"
 pytestmark = pytest.mark.skipif(not has_compiler(), reason="the simulator needs g++")
 
 # Each takes (x, y, n): 1-d float arrays in and out, and n floats of x in use.
-FAULTS = r"""
-#define KERNEL(name) extern "C" __global__ void name(const float* x, float* y, int n)
-#define T (int)threadIdx.x
-#define I (int)(blockIdx.x * blockDim.x + threadIdx.x)
-
-KERNEL(oob_write) { if (I <= n) y[I] = x[I < n ? I : 0]; }
-KERNEL(oob_read4) {
-    float4 v = ((const float4*)x)[I + 1];
-    if (I * 4 < n) y[I] = v.x + v.y + v.z + v.w;
-}
-KERNEL(oob_before) { y[I] = x[I - 1]; }
-KERNEL(oob_array) {
-    __shared__ float s[32];
-    for (int i = T; i < n; i += 32) s[i & 63] = x[i];
-    y[T] = s[T];
-}
-KERNEL(oob_global) {
-    static float counter[4];
-    counter[T & 3] = 1.f;
-    y[I] = counter[T & 3];
-}
-KERNEL(misaligned) {
-    float4 v = *(const float4*)(x + 4 * T + 1 - (T == 63));
-    y[T] = v.x + v.w;
-}
-KERNEL(no_barrier) {
-    __shared__ float s[256];
-    s[T] = x[T];
-    y[T] = s[255 - T];
-}
-KERNEL(no_second_barrier) {
-    __shared__ float s[256];
-    s[T] = x[T];
-    __syncthreads();
-    float v = s[T ? T - 1 : 0];
-    s[T] = v;
-    __syncthreads();
-    y[T] = s[T];
-}
-KERNEL(no_warp_barrier) {  // a shuffle does not order memory
-    __shared__ float s[32];
-    s[T] = x[T];
-    float v = __shfl_xor_sync(0xffffffffu, x[T], 1);
-    y[T] = s[T ^ 1] + v;
-}
-KERNEL(many_readers) {
-    __shared__ float s[1];
-    if (T == 0) s[0] = x[0];
-    __syncthreads();
-    float v = s[0];
-    if (T == 0) s[0] = 0.f;
-    y[T] = v;
-}
-KERNEL(uninitialised_shared) {
-    __shared__ float s[256];
-    if (T < 128) s[T] = x[T];
-    __syncthreads();
-    y[T] = s[T];
-}
-KERNEL(uninitialised_output) { y[I] += x[I]; }
-KERNEL(unwritten) { if (I < n - 3) y[I] = x[I]; }
-KERNEL(divergent) {
-    if (T < 100) {
-        __syncthreads();
-        y[T] = x[T];
-    } else {
-        __syncthreads();
-        y[T] = 0.f;
-    }
-}
-KERNEL(exit_late) {
-    y[T] = 0.f;
-    if (T >= 200) return;
-    __syncthreads();
-    y[T] = x[T];
-}
-KERNEL(exit_early) {
-    y[T] = 0.f;
-    if (T < 56) return;
-    __syncthreads();
-    y[T] = x[T];
-}
-KERNEL(block_race) { y[T] = x[T] + blockIdx.x; }
-KERNEL(block_read_race) {
-    float v = 0.f;
-    if (blockIdx.x == 0) y[T] = x[T];
-    else v = y[T];
-    y[blockDim.x * (1 + blockIdx.x) + T] = v;
-}
-KERNEL(block_atomic_race) {
-    if (T == 0) y[0] = 0.f;
-    __syncthreads();
-    atomicAdd(y, x[T]);
-}
-KERNEL(absent_lanes) {
-    float v = x[T];
-    if ((T & 31) < 16) v += __shfl_down_sync(0xffffffffu, v, 8);
-    y[T] = v;
-}
-KERNEL(exited_lanes) {
-    y[T] = 0.f;
-    if ((T & 31) < 16) return;
-    y[T] = __shfl_xor_sync(0xffffffffu, x[T], 1);
-}
-KERNEL(inactive_source) {
-    y[T] = 0.f;
-    if ((T & 31) < 16) y[T] = __shfl_sync(0x0000ffffu, x[T], 20);
-}
-KERNEL(not_in_mask) { y[T] = __shfl_xor_sync(0x0000ffffu, x[T], 1); }
-KERNEL(divergent_warp) {
-    if (T & 1) y[T] = __shfl_xor_sync(0xffffffffu, x[T], 1);
-    else y[T] = __shfl_xor_sync(0xffffffffu, x[T], 2);
-}
-KERNEL(write_read_only) { ((float*)x)[T] = 1.f; y[T] = 2.f; }
-__constant__ float table[2] = {1.f, 2.f};
-KERNEL(write_constant) { table[T & 1] = x[T]; }
-KERNEL(division_by_zero) { y[I] = (float)(n / (n - 256)); }
-"""
+FAULTS = (PROGRAMS / "faults.cu").read_text()
 
 # name -> grid, block, length of y, expected words
 EXPECTED: dict[str, tuple[int, int, int, str]] = {
@@ -171,76 +55,7 @@ EXPECTED: dict[str, tuple[int, int, int, str]] = {
     "division_by_zero": (1, 256, 256, "integer division by zero"),
 }
 
-GOOD = r"""
-typedef long long int64_t;
-typedef unsigned char uint8_t;
-__constant__ float scale[2] = {2.f, 3.f};
-__device__ const float shift[2] = {1.f, -1.f};
-
-extern "C" __global__ void add(const float* x, float* y, int64_t n) {
-    int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x;
-    if (i < n) y[i] = x[i] + 1.f;
-}
-extern "C" __global__ void __launch_bounds__(64) tables(float* y) {
-    y[threadIdx.x] = scale[threadIdx.x & 1] + shift[threadIdx.x & 1];
-}
-extern "C" __global__ void dynamic_sum(const float* x, float* y, int n) {
-    extern __shared__ __align__(16) float s[];
-    int t = threadIdx.x;
-    float a = 0.f;
-    for (int i = t; i < n; i += blockDim.x) a += x[i];
-    s[t] = a;
-    __syncthreads();
-    for (int o = blockDim.x / 2; o > 0; o >>= 1) {
-        if (t < o) s[t] += s[t + o];
-        __syncthreads();
-    }
-    if (t == 0) atomicAdd(y, s[0]);
-}
-extern "C" __global__ void warp_exchange(const float* x, float* y) {
-    __shared__ float s[32];
-    int t = threadIdx.x;
-    s[t] = x[t];
-    __syncwarp();
-    float v = s[t ^ 1];
-    __syncwarp();
-    s[t] = v;
-    y[t] = s[t];
-}
-extern "C" __global__ void halves(const float* x, float* y) {  // two masks at a time
-    int t = threadIdx.x;
-    if (t < 16) y[t] = __shfl_xor_sync(0x0000ffffu, x[t], 15);
-    else y[t] = __shfl_xor_sync(0xffff0000u, x[t], 15);
-}
-#define SHUFFLE(T, name)                                                   \
-    extern "C" __global__ void shuffle_##name(const T* x, T* y) {          \
-        int t = blockIdx.x * blockDim.x + threadIdx.x;                     \
-        T v = __shfl_xor_sync(0xffffffffu, x[t], 4);                       \
-        y[t] = (T)__shfl_down_sync(0xffffffffu, v, 3);                     \
-    }
-SHUFFLE(float, float32)
-SHUFFLE(double, float64)
-SHUFFLE(int, int32)
-SHUFFLE(long long, int64)
-SHUFFLE(bool, bool)
-SHUFFLE(signed char, int8)
-SHUFFLE(uint8_t, uint8)
-extern "C" __global__ void functions(const double* x, double* y, bool negate) {
-    int i = threadIdx.x;
-    float f = (float)x[i];
-    double s = erff(f) + tanhf(f) + expf(f) + exp(x[i]) + erf(x[i]) + exp(f)
-        + rsqrtf(f) + fmaxf(f, 1.f) + max(f, 2.0) + min(3LL, 4LL) + fabs(f)
-        + __int_as_float(__float_as_int(f))
-        + __longlong_as_double(__double_as_longlong(x[i])) + f * f + f;
-    y[i] = negate ? -s : s;
-}
-extern "C" __global__ void where_am_i(int* y) {
-    unsigned block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
-    unsigned t = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
-    unsigned i = block * blockDim.x * blockDim.y * blockDim.z + t;
-    y[i] = i;
-}
-"""
+GOOD = (PROGRAMS / "good.cu").read_text()
 
 HALF = r"""
 extern "C" __global__ void multiply_half(const __half* x, const __nv_bfloat16* b,
@@ -250,50 +65,7 @@ extern "C" __global__ void multiply_half(const __half* x, const __nv_bfloat16* b
 }
 """
 
-SOFTMAX = r"""
-#define NT 128
-__device__ __forceinline__ float warp_max(float v) {
-    #pragma unroll
-    for (int o = 16; o > 0; o >>= 1) v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, o));
-    return v;
-}
-__device__ __forceinline__ float warp_sum(float v) {
-    #pragma unroll
-    for (int o = 16; o > 0; o >>= 1) v += __shfl_xor_sync(0xffffffffu, v, o);
-    return v;
-}
-extern "C" __global__ void __launch_bounds__(NT)
-softmax(const float* __restrict__ x, float* __restrict__ y, int n) {
-    __shared__ float part[NT / 32];
-    int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-    const float4* in = (const float4*)(x + (long long)blockIdx.x * n);
-    float4* out = (float4*)(y + (long long)blockIdx.x * n);
-    float m = -__int_as_float(0x7f800000);
-    for (int i = threadIdx.x; i < n / 4; i += NT) {
-        float4 v = in[i];
-        m = fmaxf(fmaxf(m, fmaxf(v.x, v.y)), fmaxf(v.z, v.w));
-    }
-    m = warp_max(m);
-    if (lane == 0) part[warp] = m;
-    __syncthreads();
-    m = warp_max(part[lane % (NT / 32)]);
-    __syncthreads();
-    float s = 0.f;
-    for (int i = threadIdx.x; i < n / 4; i += NT) {
-        float4 v = in[i];
-        s += expf(v.x - m) + expf(v.y - m) + expf(v.z - m) + expf(v.w - m);
-    }
-    s = warp_sum(s);
-    if (lane == 0) part[warp] = s;
-    __syncthreads();
-    s = warp_sum(lane < NT / 32 ? part[lane] : 0.f);
-    for (int i = threadIdx.x; i < n / 4; i += NT) {
-        float4 v = in[i];
-        out[i] = make_float4(expf(v.x - m) / s, expf(v.y - m) / s,
-                             expf(v.z - m) / s, expf(v.w - m) / s);
-    }
-}
-"""
+SOFTMAX = (PROGRAMS / "softmax.cu").read_text()
 
 DTYPES = ("float32", "float64", "int32", "int64", "bool", "int8", "uint8")
 GOOD_NAMES = (

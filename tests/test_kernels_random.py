@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 from cuda_simulator import has_compiler
+from graph_case import Case, named, shape_of
 from graph_runs import Program
-from graph_sketch import Case, Sketch, named, shape_of
+from graph_sketch import Sketch
 from graphs import cases, symbol_sizes, walk_sizes
 from hypothesis import (
     HealthCheck,

@@ -64,7 +64,9 @@ def casts(s: Sketch, dtype: str) -> Outputs:
     x, mild, small = (s.input(n, dtype) for _ in range(3))
     held = dict.fromkeys(WHOLE, mild) | {"int8": small, "uint8": small}
     fitting = held if dtype in FLOATING else {}
-    return {f"cast: to {k}": s.cast(fitting.get(k, x), k) for k in KINDS}
+    found = {f"cast: to {k}": s.cast(fitting.get(k, x), k) for k in KINDS}
+    back = s.cast(s.cast(fitting.get("int32", x), "int32"), dtype)  # -0.5 to 0, not -0
+    return found | {"cast: there and back": back}
 
 
 def creation(s: Sketch, dtype: str) -> Outputs:

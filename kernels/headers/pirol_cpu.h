@@ -33,8 +33,9 @@ PR_SIMD double cos(double);
 PR_SIMD double pow(double, double);
 #endif
 
-/* 0, which the compiler cannot know: gcc 12 takes (float)(int)x for trunc(x), and so
-   -0.5 to -0.0, where nothing is done to the integer. */
+/* 0, which the compiler cannot know. gcc 12 takes (float)(int)x for trunc(x), and so
+   -0.5 to -0.0, and in vectors pow(x, 0.5) for sqrt(x), which has no sqrt(-inf), where
+   nothing is done to the integer and the exponent. */
 int pr_zero;
 
 /* The larger value, as `a > b ? a : b`, but NaN if either is NaN. */
