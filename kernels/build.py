@@ -134,11 +134,12 @@ def build(sources: Sequence[str]) -> list[Path]:
     """Shared objects for the sources, from the cache or built, in parallel."""
     compiler()
     folder = cache_folder()
-    wanted = {key_of(s): s for s in sources}
+    keys = [key_of(s) for s in sources]
+    wanted = dict(zip(keys, sources))
     missing = {k: s for k, s in wanted.items() if not _valid(folder / f"{k}.so")}
     with ThreadPoolExecutor(max_workers=_cpus()) as pool:
         list(pool.map(lambda some: _build_some(folder, some), _shared_out(missing)))
-    return [folder / f"{key_of(s)}.so" for s in sources]
+    return [folder / f"{key}.so" for key in keys]
 
 
 def _cpus() -> int:

@@ -13,10 +13,8 @@ from typing import Any
 from pirol.compiler import dims
 from pirol.compiler.errors import Unsupported
 from pirol.compiler.ir import Graph, Guard, Op, TensorType, Value
-from pirol.prim.contents import LIMIT, Part, contents
+from pirol.prim.contents import Part, contents
 from pirol.prim.prim import ELEMENTWISE, PRIMS
-
-KNOWN_LIMIT = LIMIT
 
 
 class Unify(Exception):

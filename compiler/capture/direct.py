@@ -100,7 +100,11 @@ def direct(site: Any, fixed: bool, lone: bool) -> Callable[..., Any] | None:
             places.append(names.index(key))
     if not {*names} <= given.keys():
         return None
-    return _bound(getattr(paddle._C_ops, name), [given[n] for n in names], places)
+    call = _bound(getattr(paddle._C_ops, name), [given[n] for n in names], places)
+    if name not in LACKING:
+        return call
+    rest = [None] * (sum(r.initialized() for r in site.results()) - 1)
+    return lambda *tensors: [call(*tensors), *rest]
 
 
 class _Tensor:

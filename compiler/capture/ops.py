@@ -17,7 +17,7 @@ from paddle.base.dygraph.base import switch_to_static_graph
 from paddle.base.libpaddle import pir
 from paddle.jit.dy2static.pir_partial_program import PartialProgramLayer
 
-from pirol.compiler.capture.direct import LACKING, direct
+from pirol.compiler.capture.direct import direct
 from pirol.compiler.capture.reader import Program, flat_operands, is_fixed
 from pirol.compiler.errors import Unsupported
 from pirol.compiler.ir import Graph, Op
@@ -49,14 +49,9 @@ def caller(
         site, opaque = program.sites[number], op.name == "opaque"
         if site.name() == "pd_op.assign_value_":
             return _constant(site)
-        lone = not needed[number]
-        quick = direct(site, opaque, lone)
-        if quick is None:
-            made: Callable[..., Any] = _as_program(site, opaque)
-            return made
-        extra = [None] * (len(op.results) - 1)
-        one_of_many = lone and extra and site.name().endswith(LACKING)
-        return (lambda *t: [quick(*t), *extra]) if one_of_many else quick
+        quick = direct(site, opaque, not needed[number])
+        made: Callable[..., Any] = quick or _as_program(site, opaque)
+        return made
 
     return of
 

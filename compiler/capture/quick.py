@@ -47,7 +47,7 @@ class QuickFunction(ASTStaticFunction):  # type: ignore[misc]
         return result
 
     def _remember(self, layers: list[CompiledLayer], served: CompiledLayer) -> None:
-        if served not in layers and len(layers) < MOST and served.may_be_quick():
+        if served not in layers and len(layers) < MOST:
             layers.append(served)
 
 

@@ -19,7 +19,7 @@ from paddle.autograd.backward_utils import ValueDict
 from pirol.compiler.dims import symbol
 from pirol.compiler.errors import Unsupported
 from pirol.compiler.ir import DTYPES, Graph, Op, TensorType, Value
-from pirol.prim.builder import KNOWN_LIMIT
+from pirol.prim.contents import small
 from pirol.prim.decomp import DECOMPOSITIONS
 
 # In-place ops: result number -> the operand number whose memory it is.
@@ -137,8 +137,7 @@ class _Reader:
         if op.name() not in REPEATED or len(made.results) != 1:
             return None
         same = [*map(self.of, _sources(op))] == [*made.operands]
-        size = value.type.size
-        return op if same and isinstance(size, int) and size <= KNOWN_LIMIT else None
+        return op if same and small(value) else None
 
     def type(self, value: Any, letter: str) -> TensorType:
         shape = []

@@ -33,11 +33,6 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
         last_served.layer = self
         return self._remove_no_value(self._restore_out(found))
 
-    def may_be_quick(self) -> bool:
-        """Whether `quick` can serve: all inputs are tensors of the call itself."""
-        plans = self._state()
-        return not plans.broken and plans.program is not None
-
     def quick(self, args: tuple[Any, ...], gradients: bool) -> tuple[Any] | None:
         """(The outputs as the function returns them,); None: go Paddle's way.
 

@@ -11,7 +11,8 @@ import numpy as np
 from pirol.compiler import dims
 from pirol.compiler.dims import Shape
 from pirol.compiler.ir import DTYPES, FLOATS, Value
-from pirol.prim.builder import KNOWN_LIMIT, Builder
+from pirol.prim.builder import Builder
+from pirol.prim.contents import LIMIT
 from pirol.prim.decomp.bounds import at_least
 from pirol.prim.decomp.registry import axis_in, decomposes, ints, need, number
 
@@ -90,7 +91,7 @@ def table(b: Builder, values: Sequence[Any], shape: Shape, dtype: str) -> Any:
     if not items or len({repr(v) for v in items}) == 1:
         item = items[0] if items else 0
         return b.const(value=item, shape=shape, dtype=dtype)
-    step = _step(items) if len(items) > KNOWN_LIMIT else None
+    step = _step(items) if len(items) > LIMIT else None
     if step is not None:
         line = progression(b, items[0], step, len(items), "int64")
         return b.reshape(b.cast(line, dtype=dtype), shape=shape)

@@ -7,7 +7,7 @@ rounded the other way is another pixel.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -21,6 +21,9 @@ from pirol.prim.builder import Builder
 from pirol.prim.decomp.registry import decomposes, ints, need
 from pirol.prim.decomp.shape import repeated
 
+# The attributes that tell the new sizes; the operands `sizes` are the size as a tensor,
+# as a list of scalars, and the scale as a tensor.
+SIZED = ("data_format", "out_d", "out_h", "out_w", "scale")
 CUBIC = -0.75  # the free parameter of bicubic interpolation
 
 
@@ -39,14 +42,14 @@ class Axis:
     count: int
 
 
-def _axes(b: Builder, x: Value, sizes: Any, attrs: dict[str, Any]) -> list[Axis]:
+def _axes(b: Builder, x: Value, sizes: Any, how: Mapping[str, Any]) -> list[Axis]:
     """The spatial dims and their new extents, from a tensor, a scale or attributes."""
     count = x.type.rank - 2
-    first = 2 if attrs["data_format"].startswith("NC") else 1
-    scale = [] if sizes[1] else [float(s) for s in attrs["scale"]]
+    first = 2 if how["data_format"].startswith("NC") else 1
+    scale = [] if sizes[1] else [float(s) for s in how["scale"]]
     if len(scale) == 1:
         scale *= count
-    given = _given(b, sizes, () if scale else attrs["sizes"][-count:])
+    given = _given(b, sizes, () if scale else [how[f"out_{k}"] for k in "dhw"[-count:]])
     found = []
     for k in range(count):
         old = x.shape[first + k]
@@ -139,24 +142,16 @@ def _unchanged(axes: Sequence[Axis]) -> bool:
     return all(dims.equal(a.old, a.new) is True for a in axes)
 
 
-@decomposes("pd_op.nearest_interp")
+@decomposes("pd_op.nearest_interp", keywords=SIZED)
 def nearest_interp(
     b: Builder,
     x: Value,
-    out_size: Value | None,
-    size_tensor: Any,
-    scale_tensor: Value | None,
-    *,
-    data_format: str,
-    out_d: int,
-    out_h: int,
-    out_w: int,
-    scale: Sequence[float],
+    *sizes: Any,
     align_corners: bool,
+    **how: Any,
 ) -> Any:
     """Each new place reads the old one below it (or nearest, for aligned corners)."""
-    attrs = {"data_format": data_format, "scale": scale, "sizes": (out_d, out_h, out_w)}
-    axes = _axes(b, x, (out_size, size_tensor, scale_tensor), attrs)
+    axes = _axes(b, x, sizes, how)
     if _unchanged(axes):
         return x
     factors = [None if align_corners else _factor(a) for a in axes]
@@ -194,26 +189,19 @@ def _factor(axis: Axis) -> int | None:
 
 
 def _linear(*names: str) -> None:
-    @decomposes(*(f"pd_op.{name}_interp" for name in names), compute_in="float32")
+    ops = [f"pd_op.{name}_interp" for name in names]
+
+    @decomposes(*ops, compute_in="float32", keywords=SIZED)
     def run(
         b: Builder,
         x: Value,
-        out_size: Value | None,
-        size_tensor: Any,
-        scale_tensor: Value | None,
-        *,
-        data_format: str,
-        out_d: int,
-        out_h: int,
-        out_w: int,
-        scale: Sequence[float],
+        *sizes: Any,
         align_corners: bool,
         align_mode: int,
+        **how: Any,
     ) -> Any:
         need(x.dtype in FLOATS, f"interpolation of {x.dtype}")
-        sizes = (out_d, out_h, out_w)
-        attrs = {"data_format": data_format, "scale": scale, "sizes": sizes}
-        axes = _axes(b, x, (out_size, size_tensor, scale_tensor), attrs)
+        axes = _axes(b, x, sizes, how)
         if _unchanged(axes):
             return x
         centred = align_mode == 0 and not align_corners
@@ -267,25 +255,17 @@ def _weighted(
     return total
 
 
-@decomposes("pd_op.bicubic_interp", compute_in="float32")
+@decomposes("pd_op.bicubic_interp", compute_in="float32", keywords=SIZED)
 def bicubic_interp(
     b: Builder,
     x: Value,
-    out_size: Value | None,
-    size_tensor: Any,
-    scale_tensor: Value | None,
-    *,
-    data_format: str,
-    out_d: int,
-    out_h: int,
-    out_w: int,
-    scale: Sequence[float],
+    *sizes: Any,
     align_corners: bool,
+    **how: Any,
 ) -> Any:
     """Cubic convolution of four places, along the width and then the height."""
     need(x.dtype in FLOATS, f"interpolation of {x.dtype}")
-    attrs = {"data_format": data_format, "scale": scale, "sizes": (out_d, out_h, out_w)}
-    axes = _axes(b, x, (out_size, size_tensor, scale_tensor), attrs)
+    axes = _axes(b, x, sizes, how)
     if _unchanged(axes):
         return x
     for axis in reversed(axes):
