@@ -140,6 +140,20 @@ def test_an_input_that_needs_gradients(taken: list[bool]) -> None:
     assert taken == [False]
 
 
+class Plain:
+    """Not a Layer: its methods have no training mode."""
+
+    @pirol.to_static
+    def scaled(self, x: Any) -> Any:
+        return x * 3.0
+
+
+def test_a_method_of_any_class_gets_paddles_answer() -> None:
+    owner = Plain()  # Paddle holds it weakly
+    with pytest.raises(TypeError, match="inherits from nn.Layer"):
+        owner.scaled(paddle.rand([4]))
+
+
 def test_switched_off(taken: list[bool]) -> None:
     fast = pirol.to_static(single)
     x = paddle.rand([3])

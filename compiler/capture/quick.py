@@ -28,9 +28,8 @@ class QuickFunction(ASTStaticFunction):  # type: ignore[misc]
         known = self.__dict__.get("_pirol_layers")
         if known is None:
             known = self.__dict__["_pirol_layers"] = {}
-        instance = self._class_instance
-        owner = self if instance is None else instance()
-        training = self._training if instance is None else owner.training
+        # Only a Layer has the mode; of another class Paddle says what is wrong.
+        training = getattr(self.class_instance, "training", self._training)
         layers = known.get((len(args), training))
         if layers and not kwargs and self._program_trans.enable_to_static:
             tracer = global_var._dygraph_tracer_
