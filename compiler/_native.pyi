@@ -31,8 +31,12 @@ Launch = tuple[Literal["launch"], int, Sequence[int], Dims, Dim, Dim, Dim]
 Opaque = tuple[
     Literal["opaque"], Callable[..., Any], Sequence[int], Sequence[int], str, bool
 ]
-# (opaque buffer, axis, slot)..., then the segment to run, or -1
-Bind = tuple[Literal["bind"], Sequence[tuple[int, int, int]], int]
+# Numbers that data tell. What is read: the slot that it sets, or (the int it must be,)
+Set = int | tuple[int]
+# (input, item, what it sets): read before anything runs
+Content = tuple[int, int, Set]
+# (buffer, axis or item, what it sets, whether an item)..., then the segment or -1
+Bind = tuple[Literal["bind"], Sequence[tuple[int, int, Set, bool]], int]
 # source buffer, input index
 Write = tuple[Literal["write"], int, int]
 
@@ -42,6 +46,7 @@ Check = tuple[Literal["check"], int, str]
 class Spec(TypedDict):
     slots: int
     inputs: Sequence[Input]
+    contents: Sequence[Content]
     segments: Sequence[Sequence[SlotOp]]
     guards: Sequence[Guard]
     written: Sequence[int]
@@ -60,6 +65,7 @@ class Plan:
     def __new__(cls, spec: Spec | dict[str, Any]) -> Plan: ...
     def run(self, tensors: Sequence[Any]) -> list[Any] | None: ...
     def miss(self) -> str: ...
+    def learned(self) -> tuple[list[int | None], int, list[int]] | None: ...
     def stats(self) -> Stats: ...
 
 def init(dlpack_capsule: object, openmp_library: str | None = None) -> bool: ...

@@ -69,6 +69,8 @@ class _Run:
             if self.opaque is None:
                 raise Unsupported(f"{op.title} has no NumPy meaning here")
             return self.opaque(op, operands)
+        if op.name == "bind":
+            self.bind_items(op, operands[0])
         attrs = {k: self.attr(v) for k, v in op.attrs.items()}
         found = PRIMS[op.name].numpy(*operands, **attrs)
         found = found if isinstance(found, tuple) else (found,)
@@ -96,6 +98,11 @@ class _Run:
             for dim, size in zip(value.shape, np.shape(array)):
                 if not isinstance(dim, int) and dim.is_Symbol:
                     self.symbols.setdefault(dim.name, int(size))
+
+    def bind_items(self, op: Op, array: Any) -> None:
+        for item, number in zip(op.attrs["items"], np.reshape(array, -1).tolist()):
+            if not isinstance(item, int):
+                self.symbols.setdefault(item.name, max(number, 0))
 
     def attr(self, value: Any) -> Any:
         if isinstance(value, (tuple, list)):

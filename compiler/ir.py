@@ -223,15 +223,18 @@ def prune(graph: Graph) -> Graph:
     """The graph without ops whose results nobody needs.
 
     An op of no results, or that draws random numbers, has an effect and stays. An op
-    of Paddle's is also needed where a dim that it defines is used.
+    of Paddle's, or a `bind`, is also needed where a dim that it defines is used.
     """
     needed = set(graph.results)
     sizes = symbols_in(tuple(v.shape for v in graph.results))
+    sizes |= symbols_of(*(d for g in graph.guards for d in (g.a, g.b)))
     kept: list[Op] = []
     for op in reversed(graph.ops):
         shapes = [r.shape for r in op.results]
-        defines = op.name in ("opaque", *CONTROL) and sizes & symbols_in(shapes)
+        defines = bool(sizes & defined_by(op))
         acts = not op.results or op.attrs.get("effect")
+        if op.name == "bind" and defined_by(op):
+            acts = False
         if acts or defines or any(r in needed for r in op.results):
             needed.update(op.operands)
             sizes |= symbols_in([tuple(op.attrs.values()), shapes])
@@ -239,6 +242,15 @@ def prune(graph: Graph) -> Graph:
     if len(kept) == len(graph.ops):
         return graph
     return graph.with_ops(reversed(kept))
+
+
+def defined_by(op: Op) -> set[str]:
+    """The symbols that the op may set: sizes and contents that data tell."""
+    if op.name == "bind":
+        return symbols_in(op.attrs["items"])
+    if op.name in ("opaque", *CONTROL):
+        return symbols_in([r.shape for r in op.results])
+    return set()
 
 
 def symbols_in(value: Any) -> set[str]:

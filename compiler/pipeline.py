@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pirol.compiler.errors import PirolError, message
-from pirol.compiler.ir import Graph
+from pirol.compiler.ir import Graph, Guard
 from pirol.compiler.verify import verify
 from pirol.kernels.lower import Refusal, build_nest
 from pirol.kernels.profit import unprofitable
@@ -32,6 +32,7 @@ class Lowered:
 
     plan: Plan
     refused: list[Refused]
+    facts: tuple[Guard, ...]  # what was assumed of dims
     stages: dict[str, Graph] = field(default_factory=dict)
 
 
@@ -49,6 +50,7 @@ def lower(
     stages: dict[str, Graph] = {"capture": graph}
     verify(graph, "pir")
     refused: list[Refused] = []
+    facts = Facts(hints)
 
     def fuse_all(g: Graph) -> Graph:
         fused, found = fuse(g, fusible)
@@ -56,7 +58,7 @@ def lower(
         return fused
 
     passes: tuple[tuple[str, Pass, str], ...] = (
-        ("decompose", lambda g: decompose(g, Facts(hints)), "calls"),
+        ("decompose", lambda g: decompose(g, facts), "calls"),
         ("canonicalize", canonicalize, "calls"),
         *_named(own, "calls"),
         ("claim", claim, "calls"),
@@ -74,7 +76,7 @@ def lower(
         if progress is not None:
             progress(name, (at + 1) / (len(passes) + 1))
     _dump(stages)
-    return Lowered(plan(graph), refused, stages)
+    return Lowered(plan(graph), refused, tuple(facts.guards), stages)
 
 
 def _named(own: Sequence[Pass], level: str) -> list[tuple[str, Pass, str]]:

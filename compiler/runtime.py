@@ -7,7 +7,7 @@ that buffers, kernels or guards need, computed by small programs of integer ops.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,6 +33,7 @@ from pirol.passes.plan import (
     Launch,
     Opaque,
     Plan,
+    Read,
     Step,
     Write,
 )
@@ -73,6 +74,7 @@ class Compiled:
     spec: dict[str, Any]
     run: Callable[[Sequence[Any]], list[Any] | None]
     miss: Callable[[], str]
+    learned: Callable[[], dict[str, int]]
 
     @cached_property
     def native(self) -> bool:
@@ -101,9 +103,33 @@ def assemble(plan: Plan, original: Graph, caller: Caller) -> Compiled:
     kernels = [_alike(s.op, alike) for s in plan.steps if isinstance(s, Launch)]
     paths = _built(kernels)
     addresses = [load(str(p), k.kernel.name) for p, k in zip(paths, kernels)]
-    spec = _Assembler(plan, original, caller).spec(list(zip(kernels, addresses)))
+    made = _Assembler(plan, original, caller)
+    spec = made.spec(list(zip(kernels, addresses)))
     native = _native.Plan(cast("_native.Spec", spec))
-    return Compiled(plan, kernels, spec, native.run, native.miss)
+
+    def learned() -> dict[str, int]:
+        return _learned(plan, original, made.slots, native.learned())
+
+    return Compiled(plan, kernels, spec, native.run, native.miss, learned)
+
+
+def _learned(
+    plan: Plan, original: Graph, slots: Mapping[Dim, int], found: Any
+) -> dict[str, int]:
+    """The symbols' values that the last run knew when it missed on its way."""
+    if found is None:
+        return {}
+    numbers, buffer, extents = found
+    symbols = [d for d in slots if d.is_Symbol and numbers[slots[d]] is not None]
+    values = {d.name: numbers[slots[d]] for d in symbols}
+    for step in plan.steps:
+        if isinstance(step, Opaque) and buffer in step.outputs and buffer >= 0:
+            site = step.op.attrs["site"]
+            (op,) = (o for o in original.ops if o.attrs.get("site") == site)
+            declared = op.results[step.outputs.index(buffer)].shape
+            pairs = zip(declared, extents)
+            values |= {d.name: n for d, n in pairs if not isinstance(d, int)}
+    return values
 
 
 def _built(kernels: Sequence[Built]) -> list[Path]:
@@ -168,14 +194,15 @@ class _Assembler:
         binds = [s for s in self.plan.steps if isinstance(s, Bind)]
         self.segments = [[] for _ in range(len(binds) + 1)]
         inputs = [self.input(v.type) for v in self.original.inputs]
-        for k, bind in enumerate(binds):
-            for _, _, name in bind.reads:
-                self.stages[name] = k + 1
+        for k, reads in enumerate([self.plan.contents, *(b.reads for b in binds)]):
+            for name in dims.symbols_of(*(r.dim for r in reads)):
+                self.stages.setdefault(name, k)
         guards = [self.guard(g) for g in self.plan.graph.guards]
         queue = iter(kernels)
         steps = [self.step(s, queue, binds) for s in self.plan.steps]
         return {
             "inputs": inputs,
+            "contents": [self.read(r)[:3] for r in self.plan.contents],
             "guards": guards,
             "written": sorted({i for i, _ in self.plan.graph.writes}),
             "buffers": [self.buffer(b) for b in self.plan.buffers],
@@ -212,15 +239,17 @@ class _Assembler:
                 fresh = op.title in NEVER_ALIAS
                 return ("opaque", call, list(inputs), list(outputs), op.title, fresh)
             case Bind(reads):
-                places = [(n, axis, self.symbol_slot(name)) for n, axis, name in reads]
-                return ("bind", places, binds.index(step) + 1)
+                return ("bind", [*map(self.read, reads)], binds.index(step) + 1)
             case Check(source, message):
                 return ("check", source, message)
             case Write(source, index):
                 return ("write", source, index)
 
-    def symbol_slot(self, name: str) -> int:
-        return -self.encode(dims.symbol(name)) - 1
+    def read(self, read: Read) -> tuple[int, int, Any, bool]:
+        """The slot that is set, or (number,)."""
+        fixed = isinstance(read.dim, int)
+        where = (read.dim,) if fixed else -self.encode(read.dim) - 1
+        return read.source, read.place, where, read.item
 
     def encode(self, dim: Dim) -> int:
         """A Dim as the native runtime has it: >= 0 itself, < 0 a slot."""

@@ -6,13 +6,22 @@ A composite becomes `call {callee, site}`; what no decomposition takes stays
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from pirol.compiler import dims
+from pirol.compiler.dims import symbols_of
 from pirol.compiler.errors import ShapeError, Unsupported
-from pirol.compiler.ir import COMPUTED, Graph, Op, TensorType, Value
+from pirol.compiler.ir import (
+    COMPUTED,
+    Graph,
+    Guard,
+    Op,
+    TensorType,
+    Value,
+    symbols_in,
+)
 from pirol.prim import Builder, Facts, Unify
 from pirol.prim.decomp import DECOMPOSITIONS, Decomposition, widened
 
@@ -45,14 +54,26 @@ class _Decomposer:
         self.needed = set(graph.results) | {v for v, ops in users.items() if ops}
 
     def run(self) -> Graph:
+        self.b.facts.define([v.shape for v in self.graph.inputs], 0)
         for value in self.graph.inputs:
             self.env[value] = self.b.input(value.type.with_symbols(self.known))
         for op in self.graph.ops:
             self.op(op)
         outputs = [self.env[v] for v in self.graph.outputs]
         writes = tuple((i, self.env[v]) for i, v in self.graph.writes)
-        guards = tuple(self.b.facts.guards)
+        guards = tuple(self.guards())
         return self.b.graph(self.graph.name, outputs, writes=writes, guards=guards)
+
+    def guards(self) -> Iterator[Guard]:
+        """The facts; a symbol that nothing sets any more is what stands for it, and
+        its own fact holds by the shape that Paddle's result must have."""
+        kept = symbols_of(*(d for v in self.graph.inputs for d in v.shape))
+        kept |= symbols_in([op.attrs["items"] for op in self.b.binds.values()])
+        gone = {k: v for k, v in self.known.items() if k not in kept}
+        for guard in self.b.facts.guards:
+            a, b = (dims.substitute(d, gone) for d in (guard.a, guard.b))
+            if guard.kind != "eq" or dims.equal(a, b) is not True:
+                yield replace(guard, a=a, b=b)
 
     def op(self, op: Op) -> None:
         self.b.line = op.line
@@ -101,9 +122,12 @@ class _Decomposer:
     def composite(self, op: Op, rule: Decomposition) -> Sequence[Value | None]:
         outer = self.operands(op)
         env: dict[Value, Value] = {}
-        inner = Builder(
-            self.b.facts, op.line, lambda v: self.b.known(env[v]) if v in env else None
-        )
+
+        def known(value: Value, read: bool) -> list[Any] | None:
+            tell = self.b.read if read else self.b.known
+            return tell(env[value]) if value in env else None
+
+        inner = Builder(self.b.facts, op.line, known)
         inside = [inner.input(v.type) for v in outer]
         env.update(zip(inside, outer))
         found = self.checked(op, _run(inner, op, rule, inside))
@@ -118,6 +142,7 @@ class _Decomposer:
     def control(self, op: Op) -> Sequence[Value]:
         """The op as it is: its branches are programs of their own."""
         results = tuple(Value(r.type.with_symbols(self.known)) for r in op.results)
+        self.b.facts.define([r.shape for r in results], len(self.b.ops))
         new = replace(op, operands=tuple(self.operands(op)), results=results)
         return self.b.add_op(new).results
 
@@ -126,6 +151,7 @@ class _Decomposer:
         fixed = op.attrs.get("fixed", ())
         operands = [v for k, v in enumerate(self.operands(op)) if k not in fixed]
         types = self.declared(op)
+        self.b.facts.define([t.shape for t in types], len(self.b.ops))
         if "effect" in attrs:
             return self.b.op("opaque", operands, types, attrs).results
         facts = sorted((k, repr(v)) for k, v in attrs.items() if k != "site")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pirol.compiler.errors import Unsupported
-from pirol.compiler.ir import Graph, Op, Value, structure
+from pirol.compiler.ir import Graph, Op, Value, defined_by, structure, symbols_in
 from pirol.prim import PRIMS
 
 FREE = ("const", "iota", "broadcast", "reshape", "transpose", "reverse", "slice")
@@ -85,10 +85,22 @@ class _Fuser:
         acting = [op for op in graph.ops if op.attrs.get("effect")]
         for before, op in zip(acting, acting[1:]):
             self.link(before, op)  # random draws keep their order
+        self.link_sizes()
 
     def link(self, first: Op, then: Op) -> None:
         self.of[first].feeds.add(self.of[then])
         self.of[then].needs.add(self.of[first])
+
+    def link_sizes(self) -> None:
+        """An op that uses a size follows the op that sets it."""
+        setters: dict[str, Op] = {}
+        for op in self.graph.ops:
+            used = setters and symbols_in([[*op.attrs.values()], _shapes(op)])
+            for name in used:
+                if name in setters:
+                    self.link(setters[name], op)
+            for name in defined_by(op):
+                setters.setdefault(name, op)
 
     def sources(self, op: Op) -> list[Op]:
         return [self.producers[v] for v in op.operands if v in self.producers]
@@ -178,6 +190,10 @@ class _Fuser:
             done.add(first)
             found.append(first)
         return found
+
+
+def _shapes(op: Op) -> list[Any]:
+    return [r.shape for r in op.results]
 
 
 def _own_step(op: Op) -> tuple[str, str]:

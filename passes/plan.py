@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from pirol.compiler.dims import symbols_of
+from pirol.compiler.dims import Dim, symbols_of
 from pirol.compiler.ir import Graph, Op, TensorType, Value, symbols_in
 
 # Their results never share memory with operands, and nothing keeps the operands.
@@ -44,10 +44,23 @@ class Opaque:
 
 
 @dataclass(frozen=True)
-class Bind:
-    """Read sizes that depend on data: (buffer, axis, symbol)."""
+class Read:
+    """A number that data tell: the extent of an axis, or an item, of a buffer.
 
-    reads: tuple[tuple[int, int, str], ...]
+    `dim` is the symbol that it sets, or the number that it must be.
+    """
+
+    source: int
+    place: int
+    dim: Dim
+    item: bool
+
+
+@dataclass(frozen=True)
+class Bind:
+    """Read sizes that depend on data."""
+
+    reads: tuple[Read, ...]
 
 
 @dataclass(frozen=True)
@@ -71,9 +84,13 @@ Step = Launch | Opaque | Bind | Write | Check
 
 @dataclass(frozen=True)
 class Plan:
-    """What a call does; lifetimes are (first step, last step) of each buffer."""
+    """What a call does; lifetimes are (first step, last step) of each buffer.
+
+    `contents` are items of inputs (`source` counts inputs), read before all steps.
+    """
 
     graph: Graph
+    contents: tuple[Read, ...]
     buffers: tuple[Buffer, ...]
     steps: tuple[Step, ...]
     lifetimes: tuple[tuple[int, int], ...]
@@ -90,6 +107,7 @@ class _Planner:
     graph: Graph
     buffers: list[Buffer] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
+    contents: list[Read] = field(default_factory=list)
     ids: dict[Value, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -107,7 +125,8 @@ class _Planner:
             self.steps.append(Write(self.ids[value], index))
         outputs = tuple(self.ids[v] for v in self.graph.outputs)
         spans = tuple(_lifetimes(self.buffers, self.steps))
-        return Plan(self.graph, tuple(self.buffers), tuple(self.steps), spans, outputs)
+        buffers, steps = tuple(self.buffers), tuple(self.steps)
+        return Plan(self.graph, tuple(self.contents), buffers, steps, spans, outputs)
 
     def buffer(self, value: Value, kind: str, of: int = -1) -> int:
         self.ids[value] = len(self.buffers)
@@ -120,8 +139,22 @@ class _Planner:
         elif op.name == "check":
             step = Check(self.ids[op.operands[0]], op.attrs["message"])
             self.steps.append(step)
+        elif op.name == "bind":
+            self.bind_items(op)
         else:
             self.opaque(op)
+
+    def bind_items(self, op: Op) -> None:
+        number = self.ids[op.operands[0]]
+        buffer = self.buffers[number]
+        given = buffer.kind == "input"
+        source = buffer.of if given else number
+        reads = [Read(source, k, d, True) for k, d in enumerate(op.attrs["items"])]
+        self.bound |= symbols_of(*op.attrs["items"])
+        if given:
+            self.contents += reads
+        else:
+            self.steps.append(Bind(tuple(reads)))
 
     def group(self, op: Op) -> None:
         if self.is_view(op):
@@ -166,7 +199,7 @@ class _Planner:
                 fresh = not isinstance(dim, int) and dim.is_Symbol
                 if fresh and dim.name not in self.bound:
                     self.bound.add(dim.name)
-                    reads.append((number, axis, dim.name))
+                    reads.append(Read(number, axis, dim, False))
         if reads:
             self.steps.append(Bind(tuple(reads)))
 
@@ -222,6 +255,6 @@ def _touched(step: Step) -> tuple[int, ...]:
         case Launch(_, inputs, outputs) | Opaque(_, inputs, outputs):
             return (*inputs, *(n for n in outputs if n >= 0))
         case Bind(reads):
-            return tuple(n for n, _, _ in reads)
+            return tuple(r.source for r in reads)
         case Write(source, _) | Check(source, _):
             return (source,)

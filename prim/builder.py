@@ -6,15 +6,29 @@ graph = b.graph("f", [b.exp(b.mul(x, 2.0))])
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pirol.compiler import dims
 from pirol.compiler.errors import Unsupported
-from pirol.compiler.ir import Graph, Guard, Op, TensorType, Value
+from pirol.compiler.ir import INTS, Graph, Guard, Op, TensorType, Value
 from pirol.prim.contents import Part, contents
 from pirol.prim.prim import ELEMENTWISE, PRIMS
+
+READABLE = 8  # elements of a tensor whose contents may be read while a program runs
+
+
+def readable(value: Value) -> bool:
+    """Whether a tensor's elements may be read while the program runs."""
+    size = value.type.size
+    small = isinstance(size, int) and 0 < size <= READABLE
+    return small and value.dtype in INTS
+
+
+def item_name(number: int, place: int) -> str:
+    """The symbol for an element of an input."""
+    return f"i{number}_{place}"
 
 
 class Unify(Exception):
@@ -29,12 +43,19 @@ class Unify(Exception):
 class Facts:
     """What is assumed of dims: sizes seen in the first call, and facts so far.
 
-    `hints` are the symbols' values in the first call; a broadcast between dims that
-    could not be proved equal is decided by them and becomes a guard.
+    `hints` are the symbols' values as far as they are known; a broadcast between dims
+    that could not be proved equal is decided by them and becomes a guard. Dims of no
+    known values are taken as equal: a call that shows them otherwise gives hints.
     """
 
     hints: Mapping[str, int] = field(default_factory=dict)
     guards: list[Guard] = field(default_factory=list)
+    order: dict[str, int] = field(default_factory=dict)  # symbol -> where it is set
+
+    def define(self, shapes: Iterable[dims.Shape], at: int) -> None:
+        """Note that the symbols of the shapes are set at this place, if not before."""
+        for name in dims.symbols_of(*(d for shape in shapes for d in shape)):
+            self.order.setdefault(name, at)
 
     def substitution(self) -> dict[str, Any]:
         """Symbol -> Dim, for the facts that fix a symbol."""
@@ -43,31 +64,40 @@ class Facts:
             if guard.kind != "eq":
                 continue
             a, b = (dims.substitute(d, found) for d in (guard.a, guard.b))
-            pair = _solved(a, b)
+            pair = self._solved(a, b)
             if pair is not None:
                 found = {k: dims.substitute(v, dict([pair])) for k, v in found.items()}
                 found[pair[0]] = pair[1]
         return found
 
-    def decide(self, a: Any, b: Any) -> Guard | None:
-        """How dims that broadcast together relate, from the hints: a fact to assume."""
+    def _solved(self, a: Any, b: Any) -> tuple[str, Any] | None:
+        """a == b as symbol = Dim, of which nothing is set later than the symbol."""
+        for one, other in ((b, a), (a, b)):
+            plain = not isinstance(one, int) and one.is_Symbol
+            if not plain or one.name in dims.symbols_of(other):
+                continue
+            places = [self.order.get(s, 0) for s in dims.symbols_of(other)]
+            if max(places, default=0) <= self.order.get(one.name, 0):
+                return str(one.name), other
+        return None
+
+    def value(self, dim: Any) -> int | None:
+        """The dim's value by the hints, or None."""
         try:
-            x, y = (dims.evaluate(d, self.hints) for d in (a, b))
+            return dims.evaluate(dim, self.hints)
         except KeyError:
             return None
-        if x == y:
+
+    def decide(self, a: Any, b: Any) -> Guard | None:
+        """How dims that broadcast together relate, from the hints: a fact to assume."""
+        if dims.equal(a, b) is False and self.value(a) is None:
+            return None
+        x, y = self.value(a), self.value(b)
+        if x is None or y is None or x == y:
             return Guard("eq", a, b)
         if 1 in (x, y):
             return Guard("eq", a if x == 1 else b, 1)
         return None
-
-
-def _solved(a: Any, b: Any) -> tuple[str, Any] | None:
-    for one, other in ((b, a), (a, b)):
-        plain = not isinstance(one, int) and one.is_Symbol
-        if plain and one.name not in dims.symbols_of(other):
-            return str(one.name), other
-    return None
 
 
 class Builder:
@@ -80,15 +110,17 @@ class Builder:
         self,
         facts: Facts | None = None,
         line: str = "",
-        known: Callable[[Value], list[Any] | None] | None = None,
+        known: Callable[[Value, bool], list[Any] | None] | None = None,
     ) -> None:
         self.facts = facts or Facts()
         self.line = line
-        self.known_input = known or (lambda value: None)
+        self.outer = known  # tells of an input; with True it may have it read
         self.inputs: list[Value] = []
         self.ops: list[Op] = []
         self.producers: dict[Value, Op] = {}
         self.contents: dict[Value, list[Any] | None] = {}
+        self.asked: dict[Value, list[Any] | None] = {}  # contents from what is read
+        self.binds: dict[Value, Op] = {}  # where it is read, by what
 
     def input(self, kind: TensorType) -> Value:
         """A new input of the graph."""
@@ -98,8 +130,10 @@ class Builder:
 
     def graph(self, name: str, outputs: Sequence[Value], **rest: Any) -> Graph:
         """What was built so far, as a Graph."""
-        ops, inputs = tuple(self.ops), tuple(self.inputs)
-        return Graph(name, inputs, ops, tuple(outputs), **rest)
+        ops = [self.binds[v] for v in self.inputs if v in self.binds]
+        for op in self.ops:
+            ops += [op, *(self.binds[v] for v in op.results if v in self.binds)]
+        return Graph(name, tuple(self.inputs), tuple(ops), tuple(outputs), **rest)
 
     def add_op(self, op: Op) -> Op:
         """Append an op as it is."""
@@ -203,11 +237,8 @@ class Builder:
         gap = dims.sub(a, b)
         if gap >= 0 if isinstance(gap, int) else gap.is_nonnegative:
             return
-        try:
-            holds = dims.evaluate(gap, self.facts.hints) >= 0
-        except KeyError:
-            holds = False
-        if not holds:
+        value = self.facts.value(gap)
+        if value is not None and value < 0:
             got = f"{dims.to_text(a)} is below {dims.to_text(b)}"
             raise Unsupported(f"{what}: {got}, or may be")
         self.assume(Guard("ge", a, b))
@@ -268,11 +299,58 @@ class Builder:
         parts = found is not None and any(isinstance(item, Part) for item in found)
         return None if parts else found
 
+    def read(self, value: Value) -> list[Any] | None:
+        """As `known`; where only the run tells an integer, a symbol, which a `bind` op
+        sets in the run."""
+        self._read(value)
+        return self.known(value)
+
     def _contents(self, value: Value) -> list[Any] | None:
+        if value in self.asked:
+            return self.asked[value]
         if value not in self.contents:
             op = self.producers.get(value)
             if op is not None:
                 self.contents[value] = contents(op, value, self._contents)
             else:
-                self.contents[value] = self.known_input(value)
+                self.contents[value] = self.outer(value, False) if self.outer else None
         return self.contents[value]
+
+    def _read(self, value: Value) -> list[Any] | None:
+        found = self._contents(value)
+        if found is not None:
+            return found
+        op, mark = self.producers.get(value), (len(self.asked), len(self.binds))
+        if op is not None:
+            found = contents(op, value, self._read)
+        elif self.outer is not None:
+            found = self.outer(value, True)
+        if found is None:  # then what was read for it is of no use
+            _shorten(self.asked, mark[0])
+            _shorten(self.binds, mark[1])
+            found = self._bound(value)
+        self.asked[value] = found
+        return found
+
+    def _bound(self, value: Value) -> list[Any] | None:
+        """A small integer tensor's elements as symbols; one that the hints say to be 0
+        or below as that number, which it must then be in each call."""
+        if not readable(value) or self.outer is not None:
+            return None
+        given = self.inputs.index(value) if value in self.inputs else None
+        items: list[Any] = []
+        for k in range(int(value.type.size)):
+            late = f"v{len(self.binds)}_{k}"
+            name = late if given is None else item_name(given, k)
+            hint = self.facts.hints.get(name, 1)
+            items.append(dims.symbol(name) if hint > 0 else hint)
+        self.binds[value] = Op("bind", (value,), {"items": tuple(items)}, (), None, "")
+        self.facts.define([tuple(items)], 0 if given is not None else len(self.ops))
+        known = self.facts.substitution()
+        return [dims.substitute(item, known) for item in items]
+
+
+def _shorten(made: dict[Value, Any], count: int) -> None:
+    """Keep the first entries."""
+    for late in [*made][count:]:
+        del made[late]

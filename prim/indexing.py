@@ -9,7 +9,7 @@ import numpy as np
 
 from pirol.compiler.dims import equal, same_shape
 from pirol.compiler.errors import PirolError
-from pirol.compiler.ir import TensorType
+from pirol.compiler.ir import INTS, TensorType
 from pirol.prim.elementwise import NUMBERS
 from pirol.prim.prim import Attrs, Prim, define, require
 
@@ -86,5 +86,20 @@ def _check(ok: Any, *, message: str) -> tuple[()]:
     return ()
 
 
+def _infer_bind(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
+    ok = types[0].dtype in INTS and types[0].size == len(attrs["items"])
+    require(ok, "bind", types, f"{len(attrs['items'])} integers")
+    return ()
+
+
+def _bind(x: Any, *, items: Sequence[Any]) -> tuple[()]:
+    if np.reshape(x, -1).tolist() != list(items):
+        raise CheckError(f"{x} is not {items}")
+    return ()
+
+
+# No result: it sets the symbols among the items, the elements of its operand, which
+# must be >= 0; a number among them must be the element.
+define(Prim("bind", "effect", _infer_bind, _bind))
 # No result: it ends the call, which Paddle then runs, where the operand is false.
 define(Prim("check", "effect", _infer_check, _check))

@@ -54,6 +54,7 @@ def plan(**spec):
     """A plan; the keys that a test does not care about are empty."""
     whole = dict(slots=0, inputs=[], segments=[], guards=[], written=[], buffers=[])
     whole |= dict(lifetimes=[(0, 0)] * len(spec.get("buffers", [])), steps=[])
+    whole |= dict(contents=[])
     return _native.Plan(whole | dict(outputs=[]) | spec)
 
 

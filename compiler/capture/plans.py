@@ -17,14 +17,16 @@ from pirol.compiler.capture import native
 from pirol.compiler.capture.ops import caller
 from pirol.compiler.capture.options import Options
 from pirol.compiler.capture.reader import Program
-from pirol.compiler.errors import PirolError, StrictError
+from pirol.compiler.errors import PirolError, StrictError, Unsupported
 from pirol.compiler.interpreter import bind_symbols
 from pirol.compiler.ir import Graph
-from pirol.compiler.pipeline import dump_folder, lower
+from pirol.compiler.pipeline import Lowered, dump_folder, lower
 from pirol.compiler.runtime import Compiled, assemble
-from pirol.passes.plan import Plan
+from pirol.passes.plan import Bind, Plan
+from pirol.prim.builder import item_name, readable
 
 MAX_VARIANTS = 16  # plans kept for one program; a call beyond them is Paddle's
+MAX_TRIES = 4  # plans made for one call
 LOCK = threading.RLock()  # tracing and compiling use Paddle's process-wide state
 # A fork waits for a compile to end: its child would find the lock taken for ever.
 os.register_at_fork(
@@ -52,6 +54,9 @@ class Plans:
         self.read = read
         self.program: Program | None = None
         self.variants: list[Compiled] = []
+        self.assumed: list[Any] = []  # the facts that each variant is for
+        self.native = False  # no plan has steps of Paddle's
+        self.draws = False  # random numbers
         self.broken = False  # Paddle runs every call from now on
         # Its executor runs a program for one thread at a time.
         self.paddle_lock = threading.RLock()
@@ -76,50 +81,50 @@ class Plans:
         return result
 
     def attempt(self, tensors: list[Any]) -> list[Any] | None:
-        """Run a plan that fits, made first if need be."""
-        found = self.try_variants(tensors)
+        """Run a plan that fits, made first if need be. Each run that ends on its way
+        has come upon sizes that the next plan is made for."""
+        found, learned = self.tried(tensors)
         if found is not None:
             return found
-        with LOCK:
-            found = self.try_variants(tensors)
-            if found is not None or not self.compile(tensors):
-                return found
-        found = self.try_variants(tensors)
+        for _ in range(MAX_TRIES):
+            with LOCK:
+                found, learned = self.tried(tensors)
+                if found is not None or not self.compile(tensors, learned):
+                    return found
+            found, learned = self.tried(tensors)
+            if not learned:
+                break
         if found is None and self.variants:
             why = f"the inputs fit no plan: {self.variants[-1].miss()}"
             self.options.fall_back("the call", why)
         return found
 
-    def try_variants(self, tensors: list[Any]) -> list[Any] | None:
+    def tried(self, tensors: list[Any]) -> tuple[list[Any] | None, dict[str, int]]:
+        """The outputs by a plan that takes the tensors, or None; and the sizes that
+        runs came upon. The random draws of a run that ended on its way are undone."""
+        learned: dict[str, int] = {}
         if self.program is None:
-            return None
+            return None, learned
         used = [tensors[k] for k in self.program.inputs]
         for variant in self.variants:
-            found = variant.run(used)
+            found = _undone(variant.run, used) if self.draws else variant.run(used)
             if found is not None:
-                return _detached(variant, found)
-        return None
+                return _detached(variant, found), {}
+            learned |= variant.learned()
+        return None, learned
 
     def quick(self, tensors: list[Any]) -> list[Any] | None:
         """A plan's outputs; None where no plan takes the tensors, or where one fails
         (the call's next way meets the failure again, and tells of it)."""
-        if self.program is None:
+        try:
+            if self.native:
+                return self.tried(tensors)[0]
+            with paddle.no_grad(), native.library_threads():
+                return self.tried(tensors)[0]
+        except Exception:
             return None
-        used = [tensors[k] for k in self.program.inputs]
-        for variant in self.variants:
-            try:
-                if variant.native:
-                    found = variant.run(used)
-                else:
-                    with paddle.no_grad(), native.library_threads():
-                        found = variant.run(used)
-            except Exception:
-                return None
-            if found is not None:
-                return _detached(variant, found)
-        return None
 
-    def compile(self, tensors: list[Any]) -> bool:
+    def compile(self, tensors: list[Any], learned: dict[str, int]) -> bool:
         """Make a plan for inputs like these; False where Paddle must run the call."""
         if len(self.variants) >= MAX_VARIANTS:
             self.options.fall_back("the call", f"more than {MAX_VARIANTS} plans")
@@ -127,11 +132,12 @@ class Plans:
         if self.variants and not self.misses_facts():
             return True
         try:
-            self.variants.append(self.compiled(tensors))
+            self.variants.append(self.compiled(tensors, learned))
+            self.native = all(v.native for v in self.variants)
         except StrictError:
             raise
         except Exception as error:  # whatever it is, the user's program still runs
-            self.broken = not self.variants
+            self.broken = self.broken or not self.variants
             known = isinstance(error, (PirolError, OSError))
             why = str(error) if known else f"internal error, {error!r}"
             self.options.fall_back("the program", why)
@@ -142,14 +148,18 @@ class Plans:
         """Whether another plan could serve what the last one refused."""
         return self.variants[-1].miss().startswith("guard")
 
-    def compiled(self, tensors: list[Any]) -> Compiled:
+    def compiled(self, tensors: list[Any], learned: dict[str, int]) -> Compiled:
         program = self.program or self.read()
         self.program = program
-        shapes = [tensors[k].shape for k in program.inputs]
-        hints = bind_symbols(program.graph, shapes)
+        self.draws = any(op.attrs.get("effect") for op in program.graph.walk())
+        hints = _hints(program.graph, [tensors[k] for k in program.inputs]) | learned
         lowered = lower(
             program.graph, hints, self.options.progress, self.options.passes
         )
+        if facts_of(lowered) in self.assumed:
+            self.broken = True
+            raise Unsupported("its sizes are not those that Paddle declares")
+        self.assumed.append(facts_of(lowered))
         opaque = [op for op in lowered.plan.graph.ops if op.name == "opaque"]
         for op in opaque:
             self.options.fall_back(op.title, str(op.attrs["why"]), op.line)
@@ -184,6 +194,35 @@ class Plans:
             return found
 
         return run
+
+
+def _undone(
+    run: Callable[[list[Any]], list[Any] | None], tensors: list[Any]
+) -> list[Any] | None:
+    """A run; what it drew at random, where it does not come to its end, is put back."""
+    before, found = paddle.get_rng_state(), None
+    try:
+        found = run(tensors)
+    finally:
+        if found is None:
+            paddle.set_rng_state(before)
+    return found
+
+
+def facts_of(lowered: Lowered) -> tuple[Any, ...]:
+    """What a plan is made for: facts about dims, and numbers that must be so."""
+    binds = [s.reads for s in lowered.plan.steps if isinstance(s, Bind)]
+    return lowered.facts, lowered.plan.contents, tuple(binds)
+
+
+def _hints(graph: Graph, tensors: Sequence[Any]) -> dict[str, int]:
+    """The symbols' values in a call, small integer inputs' items among them."""
+    found = bind_symbols(graph, [t.shape for t in tensors])
+    for k, (value, tensor) in enumerate(zip(graph.inputs, tensors)):
+        if readable(value):
+            for place, item in enumerate(tensor.numpy().reshape(-1).tolist()):
+                found[item_name(k, place)] = item
+    return found
 
 
 def _detached(variant: Compiled, found: list[Any]) -> list[Any]:

@@ -58,26 +58,63 @@ static void bind_inputs(Check *check) {
     }
 }
 
-static int check_guards(Check *check) {
+static int dim_stage(const Check *check, Dim dim) {
+    return dim < 0 ? check->stage_of[dim_slot(dim)] : 0;
+}
+
+static int place_guards(Check *check) {
     for (int i = 0; i < check->plan->n_guards; i++) {
-        const Guard *guard = &check->plan->guards[i];
+        Guard *guard = &check->plan->guards[i];
         if (need_dim(check, guard->a, "guards", i) ||
             need_dim(check, guard->b, "guards", i))
+            return -1;
+        int a = dim_stage(check, guard->a), b = dim_stage(check, guard->b);
+        guard->stage = a > b ? a : b;
+    }
+    return 0;
+}
+
+/* Items are read of static integers only, so that the place can be checked here. */
+static int check_item(const TensorSpec *type, const char *what, int index, int place) {
+    int64_t items = 1;
+    for (int i = 0; i < type->dims.count; i++) {
+        if (type->dims.at[i] < 0) return fail("%s[%d]: of no fixed size", what, index);
+        items *= type->dims.at[i];
+    }
+    bool whole = type->code == DL_INT || (type->code == DL_UINT && type->bits == 8);
+    if (whole && place < items) return 0;
+    return fail("%s[%d]: no integer item %d to read", what, index, place);
+}
+
+static int set_binding(Check *check, const char *what, int index, Binding *binding) {
+    if (binding->slot < 0) return 0;
+    binding->known = check->stage_of[binding->slot] >= 0;
+    return binding->known ? 0 : set_slot(check, binding->slot, what, index);
+}
+
+static int check_contents(Check *check) {
+    for (int i = 0; i < check->plan->n_contents; i++) {
+        Binding *binding = &check->plan->contents[i];
+        const TensorSpec *type = &check->plan->inputs[binding->source].type;
+        if (check_item(type, "contents", i, binding->place) ||
+            set_binding(check, "contents", i, binding))
             return -1;
     }
     return 0;
 }
 
 static int check_binding(Check *check, int step, Binding *binding) {
-    const BufferSpec *buffer = &check->plan->buffers[binding->buffer];
-    if (buffer->kind != ON_OPAQUE)
+    const BufferSpec *buffer = &check->plan->buffers[binding->source];
+    if (binding->item) {
+        if (check_item(&buffer->type, "steps", step, binding->place)) return -1;
+    } else if (buffer->kind != ON_OPAQUE) {
         return fail("steps[%d]: bind reads buffer %d, which no opaque step returns",
-                    step, binding->buffer);
-    if (binding->axis >= buffer->type.dims.count)
-        return fail("steps[%d]: buffer %d has no axis %d", step, binding->buffer,
-                    binding->axis);
-    binding->known = check->stage_of[binding->slot] >= 0;
-    return binding->known ? 0 : set_slot(check, binding->slot, "steps", step);
+                    step, binding->source);
+    } else if (binding->place >= buffer->type.dims.count) {
+        return fail("steps[%d]: buffer %d has no axis %d", step, binding->source,
+                    binding->place);
+    }
+    return set_binding(check, "steps", step, binding);
 }
 
 /* The slots that binds set, in order; the steps' own uses are looked at later. */
@@ -97,9 +134,9 @@ static int check_binds(Check *check) {
 
 static int check_slots(Check *check) {
     bind_inputs(check);
+    if (check_contents(check)) return -1;
     if (check->plan->n_segments && check_segment(check, 0)) return -1;
-    if (check_guards(check)) return -1;
-    return check_binds(check);
+    return check_binds(check) || place_guards(check) ? -1 : 0;
 }
 
 /* ---- buffers ---- */
@@ -281,8 +318,13 @@ static int check_opaque(Check *check, const OpaqueStep *opaque) {
 }
 
 static int check_bind(Check *check, const BindStep *bind) {
-    for (int i = 0; i < bind->count; i++)
-        if (use_buffer(check, bind->bindings[i].buffer)) return -1;
+    Plan *plan = check->plan;
+    for (int i = 0; i < bind->count; i++) {
+        const Binding *binding = &bind->bindings[i];
+        if (use_buffer(check, binding->source)) return -1;
+        if (binding->item)
+            plan->buffers[plan->buffers[binding->source].root].read_flat = true;
+    }
     check->stage++;
     return 0;
 }
@@ -359,7 +401,8 @@ int check_plan(Plan *plan) {
     Check check = {.plan = plan};
     check.stage_of = plan_alloc(plan, (size_t)plan->n_slots, sizeof(int));
     check.produced = plan_alloc(plan, (size_t)plan->n_buffers, sizeof(bool));
-    if (!check.stage_of || !check.produced) return -1;
+    plan->learned.slots = plan_alloc(plan, (size_t)plan->n_slots, sizeof(int64_t));
+    if (!check.stage_of || !check.produced || !plan->learned.slots) return -1;
     for (int i = 0; i < plan->n_slots; i++) check.stage_of[i] = -1;
     plan->slot_stage = check.stage_of;
     if (check_slots(&check) || check_buffers(&check) || check_steps(&check) ||

@@ -1,4 +1,4 @@
-/* Steps that call Python, and the sizes read from their results. */
+/* Steps that call Python. */
 #include "runtime.h"
 
 /* ---- results ---- */
@@ -29,34 +29,12 @@ static int check_type(const Plan *plan, int step, int id, const DLTensor *tensor
     return 0;
 }
 
-/* The first extent that differs from what is known by now; -1 if none does. */
-static int differing_axis(const Call *call, int id, const DLTensor *tensor) {
-    const Dims *dims = &call->plan->buffers[id].type.dims;
-    if (tensor->rank != dims->count) return 0;
-    for (int i = 0; i < dims->count; i++) {
-        Dim dim = dims->at[i];
-        if (dim < 0 && call->plan->slot_stage[dim_slot(dim)] > call->stage) continue;
-        if (tensor->shape[i] != dim_value(dim, call->slots)) return i;
-    }
-    return -1;
-}
-
-static int check_shape(const Call *call, int step, int id, const DLTensor *tensor) {
-    int axis = differing_axis(call, id, tensor);
-    if (axis < 0) return 0;
-    char what[32];
-    snprintf(what, sizeof what, "at axis %d the extent", axis);
-    Dim dim = call->plan->buffers[id].type.dims.at[axis];
-    return wrong(call->plan, step, id, what, tensor->shape[axis],
-                 dim_value(dim, call->slots));
-}
-
 static int take_result(Call *call, int step, int id, PyObject *object) {
     DLTensor tensor;
     Buffer *buffer = &call->buffers[id];
     if (tensor_view(object, &tensor)) return -1;
     if (check_type(call->plan, step, id, &tensor)) return -1;
-    if (check_shape(call, step, id, &tensor)) return -1;
+    if (differing_axis(call, id, &tensor) >= 0) return miss_shape(call, id, &tensor);
     buffer->object = Py_NewRef(object);
     buffer->data = tensor.data;
     if (!call->plan->buffers[id].read_flat) return 0;
@@ -138,48 +116,4 @@ int run_opaque(Call *call, int step) {
     }
     Py_DECREF(result);
     return status;
-}
-
-/* ---- binds ---- */
-
-static int bind(Call *call, int step, const Binding *binding) {
-    DLTensor tensor;
-    if (tensor_view(call->buffers[binding->buffer].object, &tensor)) return -1;
-    int64_t *slot = &call->slots[binding->slot];
-    int64_t extent = binding->axis < tensor.rank ? tensor.shape[binding->axis] : -1;
-    if (!binding->known) *slot = extent;
-    if (*slot == extent && extent >= 0) return 0;
-    PyErr_Format(PyExc_RuntimeError,
-                 "step %d: axis %d of buffer %d has the extent %lld, expected %lld",
-                 step, binding->axis, binding->buffer, (long long)extent,
-                 (long long)*slot);
-    return -1;
-}
-
-/* Results taken before this stage were checked but for what it has just set. */
-static int check_earlier(Call *call, int step) {
-    const Plan *plan = call->plan;
-    const Groups *stages = &plan->stages;
-    for (int i = stages->begin[call->stage]; i < stages->begin[call->stage + 1]; i++) {
-        int id = stages->ids[i];
-        DLTensor tensor;
-        if (plan->buffers[id].kind != ON_OPAQUE || !call->buffers[id].object) continue;
-        if (tensor_view(call->buffers[id].object, &tensor)) return -1;
-        int axis = differing_axis(call, id, &tensor);
-        if (axis < 0) continue;
-        PyErr_Format(PyExc_RuntimeError,
-                     "step %d: axis %d of buffer %d is not as bound", step, axis, id);
-        return -1;
-    }
-    return 0;
-}
-
-int run_bind(Call *call, int step) {
-    const BindStep *at = &call->plan->steps[step].bind;
-    for (int i = 0; i < at->count; i++)
-        if (bind(call, step, &at->bindings[i])) return -1;
-    if (at->segment >= 0) run_segment(&call->plan->segments[at->segment], call->slots);
-    call->stage++;
-    if (check_earlier(call, step)) return -1;
-    return call_enter_stage(call, call->stage);
 }

@@ -55,6 +55,7 @@ static int plan_build(Plan *plan, PyObject *spec) {
         PyErr_NoMemory();
         return -1;
     }
+    plan->learned.stage = -1;
     return read_spec(plan, spec) || check_plan(plan) ? -1 : 0;
 }
 
@@ -84,6 +85,32 @@ static PyObject *plan_miss(PyObject *self, PyObject *unused) {
     return PyUnicode_FromString(((Plan *)self)->miss);
 }
 
+static PyObject *slot_list(const Plan *plan) {
+    PyObject *slots = PyList_New(plan->n_slots);
+    for (int i = 0; slots && i < plan->n_slots; i++) {
+        bool known = plan->slot_stage[i] <= plan->learned.stage;
+        PyObject *value = known ? PyLong_FromLongLong(plan->learned.slots[i])
+                                : Py_NewRef(Py_None);
+        if (!value) Py_CLEAR(slots);
+        if (value) PyList_SET_ITEM(slots, i, value);
+    }
+    return slots;
+}
+
+static PyObject *learned(PyObject *self, PyObject *unused) {
+    (void)unused;
+    const Plan *plan = (Plan *)self;
+    if (plan->learned.stage < 0) Py_RETURN_NONE;
+    PyObject *shape = PyList_New(plan->learned.rank);
+    for (int i = 0; shape && i < plan->learned.rank; i++) {
+        PyObject *extent = PyLong_FromLongLong(plan->learned.shape[i]);
+        if (!extent) Py_CLEAR(shape);
+        if (extent) PyList_SET_ITEM(shape, i, extent);
+    }
+    if (!shape) return NULL;
+    return Py_BuildValue("(NiN)", slot_list(plan), plan->learned.buffer, shape);
+}
+
 static PyObject *stats(PyObject *self, PyObject *unused) {
     (void)unused;
     Plan *plan = (Plan *)self;
@@ -95,6 +122,8 @@ static PyObject *stats(PyObject *self, PyObject *unused) {
 static PyMethodDef methods[] = {
     {"run", run, METH_O, "run(tensors) -> list of results, or None: a guard missed"},
     {"miss", plan_miss, METH_NOARGS, "Why the last run that missed did so."},
+    {"learned", learned, METH_NOARGS,
+     "(slots, buffer, its shape): what the last run knew when it missed on its way."},
     {"stats", stats, METH_NOARGS, "calls, layouts computed, arena_bytes of the last."},
     {0},
 };

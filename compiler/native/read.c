@@ -131,6 +131,28 @@ static int read_input(Plan *plan, Where where, PyObject *object) {
     return input->binds ? 0 : -1;
 }
 
+/* items: axis or item; the slot that it sets, or (the int that it must be,) */
+static int read_place(Plan *plan, Where where, PyObject **items, Binding *binding) {
+    int most = binding->item ? MOST : MAX_RANK;
+    if (read_int(where, items[0], "place", 0, most, &binding->place)) return -1;
+    binding->slot = -1;
+    if (PyTuple_CheckExact(items[1])) {
+        PyObject **literal = read_tuple(where, items[1], 1);
+        return literal ? read_wide(where, literal[0], &binding->literal) : -1;
+    }
+    return read_int(where, items[1], "slot", 0, plan->n_slots, &binding->slot);
+}
+
+static int read_content(Plan *plan, Where where, PyObject *object) {
+    Binding *binding = &plan->contents[where.index];
+    PyObject **items = read_tuple(where, object, 3);
+    if (!items) return -1;
+    binding->item = true;
+    if (read_int(where, items[0], "input", 0, plan->n_inputs, &binding->source))
+        return -1;
+    return read_place(plan, where, items + 1, binding);
+}
+
 static int read_slot_op(Plan *plan, Where where, PyObject *object, SlotOp *op) {
     int kind;
     PyObject **items = read_tuple(where, object, 4);
@@ -237,12 +259,13 @@ static int read_opaque(Plan *plan, Where where, PyObject *object, OpaqueStep *st
 }
 
 static int read_binding(Plan *plan, Where where, PyObject *object, Binding *binding) {
-    PyObject **items = read_tuple(where, object, 3);
+    PyObject **items = read_tuple(where, object, 4);
     if (!items) return -1;
-    if (read_int(where, items[0], "buffer", 0, plan->n_buffers, &binding->buffer))
+    if (!PyBool_Check(items[3])) return fail_object(where, "a bool", items[3]);
+    binding->item = items[3] == Py_True;
+    if (read_int(where, items[0], "buffer", 0, plan->n_buffers, &binding->source))
         return -1;
-    if (read_int(where, items[1], "axis", 0, MAX_RANK, &binding->axis)) return -1;
-    return read_int(where, items[2], "slot", 0, plan->n_slots, &binding->slot);
+    return read_place(plan, where, items + 1, binding);
 }
 
 static int read_bind(Plan *plan, Where where, PyObject *object, BindStep *step) {
@@ -334,14 +357,14 @@ static int read_buffers(Plan *plan, PyObject *spec) {
 }
 
 static int check_keys(PyObject *spec) {
-    static const char *const keys[] = {"slots",   "inputs",  "segments",  "guards",
-                                       "written", "buffers", "lifetimes", "steps",
-                                       "outputs", "keep"};
+    static const char *const keys[] = {"slots",     "inputs",  "contents", "segments",
+                                       "guards",    "written", "buffers",  "lifetimes",
+                                       "steps",     "outputs", "keep"};
     PyObject *key, *value;
     Py_ssize_t at = 0;
     while (PyDict_Next(spec, &at, &key, &value)) {
         int i;
-        if (read_kind((Where){"spec", -1}, key, keys, 10, &i)) {
+        if (read_kind((Where){"spec", -1}, key, keys, 11, &i)) {
             PyErr_Format(PyExc_ValueError, "unknown key %R", key);
             return -1;
         }
@@ -356,6 +379,8 @@ int read_spec(Plan *plan, PyObject *spec) {
         return -1;
     if (read_section(plan, spec, "inputs", sizeof *plan->inputs, &plan->inputs,
                      &plan->n_inputs, read_input) ||
+        read_section(plan, spec, "contents", sizeof *plan->contents, &plan->contents,
+                     &plan->n_contents, read_content) ||
         read_section(plan, spec, "segments", sizeof *plan->segments, &plan->segments,
                      &plan->n_segments, read_segment) ||
         read_section(plan, spec, "guards", sizeof *plan->guards, &plan->guards,

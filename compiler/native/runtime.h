@@ -146,6 +146,7 @@ typedef enum { EQ, NE, GE, LT } GuardKind;
 typedef struct {
     GuardKind kind;
     Dim a, b;
+    int stage; /* where both are known */
 } Guard;
 
 typedef enum { LAUNCH, OPAQUE, BIND, WRITE, CHECK } StepKind;
@@ -163,9 +164,13 @@ typedef struct {
     bool fresh; /* nothing sees the operands' memory once the step is over */
 } OpaqueStep;
 
+/* One number that only data tell, taken when it is there. */
 typedef struct {
-    int buffer, axis, slot;
-    bool known; /* the slot had a value before: compare instead */
+    int source;      /* a buffer; of `contents` an input */
+    int place, slot; /* the axis or item read; the slot to set, -1: none */
+    bool item;       /* an item of the tensor (>= 0), not an extent */
+    bool known;      /* compare with the slot, or with: */
+    int64_t literal;
 } Binding;
 
 typedef struct {
@@ -210,11 +215,22 @@ typedef struct {
     int64_t call; /* the last one that used it */
 } Spare;
 
+/* What a run had found out when it missed on its way: the slots of the stages up to its
+   own, and the shape of the opaque buffer that was not as expected. */
+typedef struct {
+    int64_t *slots;
+    int stage;        /* -1: nothing */
+    int buffer, rank; /* buffer -1: none */
+    int64_t shape[MAX_RANK];
+} Learned;
+
 typedef struct Plan {
     PyObject_HEAD void *owned; /* chain of the arrays below */
-    int n_slots, n_inputs, n_segments, n_guards, n_written, n_buffers, n_steps;
+    int n_slots, n_inputs, n_contents, n_segments, n_guards, n_written, n_buffers;
+    int n_steps;
     int n_stages; /* binds + 1 */
     InputSpec *inputs;
+    Binding *contents; /* items of inputs, read before anything runs */
     Segment *segments;
     Guard *guards;
     int *written;
@@ -235,6 +251,7 @@ typedef struct Plan {
     int64_t calls, layouts_computed;
     size_t arena_bytes;
     char miss[160];
+    Learned learned; /* by the last run that missed on its way */
 } Plan;
 
 extern PyTypeObject PlanType;
@@ -296,6 +313,7 @@ typedef struct {
     Block **regions;
     Block *scratch;
     int stage;
+    bool missed; /* on its way: the sizes are none that the plan was made for */
     int64_t number;
     size_t arena_bytes, operand_bytes; /* operands: of distinct tensors */
     /* Room for the step at hand. */
@@ -311,7 +329,19 @@ int call_enter_stage(Call *call, int stage);
 PyObject *call_tensor(Call *call, int buffer, bool counted); /* a new reference */
 int run_steps(Call *call);
 int run_opaque(Call *call, int step);
+
+/* ---- bind.c: numbers that only data tell, and the guards on all sizes ---- */
+
+typedef enum { FAILED = -1, MISSED, PASSED } Verdict;
+
+Verdict miss(Plan *plan, const char *format, ...); /* notes why; MISSED */
+Verdict bind_contents(Call *call);
+Verdict check_guards(Call *call); /* those of the call's stage */
 int run_bind(Call *call, int step);
+/* The result for a buffer has another shape than the plan is for; -1. */
+int miss_shape(Call *call, int buffer, const DLTensor *tensor);
+/* The first extent that differs from what is known by now; -1 if none does. */
+int differing_axis(const Call *call, int buffer, const DLTensor *tensor);
 
 /* ---- spare.c: operand tensors from one use to the next; all under the GIL ---- */
 

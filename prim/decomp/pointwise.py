@@ -204,11 +204,9 @@ def _other_sign(b: Builder, rest: Value, y: Value) -> Any:
 
 def _divisor_is_not_zero(b: Builder, y: Value) -> None:
     known = b.known(y)
-    if known is None:
+    need(known is None or 0 not in known, "a divisor is 0")
+    if known is None or not all(isinstance(d, int) or d.is_positive for d in known):
         b.check(b.ne(y, 0), "a divisor is 0")
-    else:
-        sure = [isinstance(d, int) or d.is_positive for d in known]
-        need(all(sure) and 0 not in known, "a divisor may be 0")
 
 
 @decomposes("pd_op.pow", compute_in="float32")

@@ -95,7 +95,7 @@ def ints(b: Builder, value: Any, what: str) -> list[Any]:
     """The contents (Dims) of a shape-like operand: a tensor, or a list of scalars."""
     if isinstance(value, list):
         return [item for part in value for item in ints(b, part, what)]
-    found = b.known(value) if isinstance(value, Value) else list(value)
+    found = b.read(value) if isinstance(value, Value) else list(value)
     need(found is not None, f"{what} is known only when the program runs")
     assert found is not None
     return [int(d) if isinstance(d, float) else d for d in found]
@@ -103,7 +103,7 @@ def ints(b: Builder, value: Any, what: str) -> list[Any]:
 
 def number(b: Builder, value: Value, what: str) -> Any:
     """The only element of a scalar operand."""
-    found = b.known(value)
+    found = b.read(value)
     need(found is not None and len(found) == 1, f"{what} is not a known scalar")
     assert found is not None
     return found[0]

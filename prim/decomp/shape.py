@@ -24,7 +24,12 @@ def assign(b: Builder, x: Value) -> Any:
 @decomposes("pd_op.reshape", composite=False)
 def reshape(b: Builder, x: Value, shape: Any) -> Any:
     """x in another shape; 0 copies a dim of x, one -1 is inferred."""
-    return b.reshape(x, shape=target_shape(x, ints(b, shape, "the shape")))
+    target = target_shape(x, ints(b, shape, "the shape"))
+    size = dims.product(target)
+    if dims.equal(size, x.type.size) is not True:
+        b.require_equal(size, x.type.size, "reshape")
+        x = b.relabelled(b.reshape(x, shape=(x.type.size,)), (size,))
+    return b.reshape(x, shape=target)
 
 
 def target_shape(x: Value, wanted: Sequence[Any]) -> Shape:
@@ -39,9 +44,6 @@ def target_shape(x: Value, wanted: Sequence[Any]) -> Shape:
     if unknown:
         rest = dims.product(s for k, s in enumerate(sizes) if k != unknown[0])
         sizes[unknown[0]] = dims.floordiv(x.type.size, rest)
-    if dims.equal(dims.product(sizes), x.type.size) is not True:
-        got = ", ".join(map(dims.to_text, sizes))
-        raise Unsupported(f"reshape of {x.type} to [{got}]: equal sizes are not proved")
     return tuple(sizes)
 
 

@@ -87,7 +87,7 @@ def nonzero_plan(kernels, call=paddle.nonzero):
         lifetimes=[(0, 0), (0, 2), (2, 3), (3, 3)],
         steps=[
             ("opaque", call, [0], [1], "pd_op.nonzero", False),
-            ("bind", [(1, 0, 2)], 1),
+            ("bind", [(1, 0, 2, False)], 1),
             ("launch", kernels["to_float"], [1, 2], [2], slot(2), 1, 0),
             ("launch", kernels["scale"], [2, 3], [1, 10], slot(3), 1, 0),
         ],
@@ -185,7 +185,6 @@ def test_empty_arena_in_an_opaque_step(kernels):
 WRONG_RESULTS = {
     "is float64, expected float32": lambda t: t.astype("float64"),
     "rank 1, expected 2": lambda t: t.reshape([-1]),
-    "at axis 0 the extent 2, expected 3": lambda t: t[:2],
     "no result for buffer 2": lambda t: [None],
     "2 results, expected 1": lambda t: [t, t],
     "Unable to cast": lambda t: "text",
@@ -236,3 +235,70 @@ def test_exceptions_pass_and_free(kernels):
         with pytest.raises(Stop):
             p.run([x])
     assert sys.getrefcount(x) == before
+
+
+def items_plan(kernels, source, **changes):
+    """x, n -> x scaled by n[0] * n[1]; `source` makes n from the second input."""
+    return plan(
+        slots=3,
+        inputs=[(*F32, [4]), (*I64, [2])],
+        segments=[[], [(3, 2, slot(0), slot(1))]],
+        guards=[(2, slot(2), 6)],
+        buffers=[
+            ("input", 0, *F32, [4]),
+            ("input", 1, *I64, [2]),
+            ("opaque", 0, *I64, [2]),
+            ("output", 0, *F32, [4]),
+        ],
+        lifetimes=[(0, 0)] * 4,
+        steps=[
+            ("opaque", source, [1], [2], "source", False),
+            ("bind", [(2, 0, 0, True), (2, 1, 1, True)], 1),
+            ("launch", kernels["scale"], [0, 3], [4, slot(2)], 1, 1, 0),
+        ],
+        outputs=[3],
+        **changes,
+    )
+
+
+@pytest.mark.parametrize("strided", [False, True])
+def test_items_of_a_result(kernels, strided):
+    def source(n):
+        return paddle.stack([n, n], 1)[:, 0] if strided else n + 0
+
+    p, x = items_plan(kernels, source), rand(4)
+    for pair in ([2, 3], [5, 4]):
+        (out,) = p.run([x, paddle.to_tensor(pair)])
+        same(out, pair[0] * pair[1] * x.numpy())
+        assert p.learned() is None
+    assert p.run([x, paddle.to_tensor([2, 2])]) is None
+    assert p.miss() == "guard 0: not 4 >= 6" and p.learned() == ([2, 2, 4], -1, [])
+    assert p.run([x, paddle.to_tensor([-2, 3])]) is None
+    assert p.miss().startswith("guard: item 0 of 2 is -2")
+    assert p.learned() == ([-2, 3, -6], -1, [])
+
+
+def test_a_result_of_another_shape_is_a_miss(kernels):
+    p = items_plan(kernels, lambda n: paddle.concat([n, n]))
+    assert p.run([rand(4), paddle.to_tensor([2, 3])]) is None
+    assert p.learned() == ([None] * 3, 2, [4])
+
+
+def test_items_of_inputs(kernels):
+    p = plan(
+        slots=2,
+        inputs=[(*F32, [4]), (0, 32, [2, 2])],
+        contents=[(1, 3, 0), (1, 1, (-5,))],
+        segments=[[(3, 1, slot(0), 10)]],
+        guards=[(3, slot(0), 100)],
+        buffers=[("input", 0, *F32, [4]), ("output", 0, *F32, [4])],
+        steps=[("launch", kernels["scale"], [0, 1], [4, slot(1)], 1, 1, 0)],
+        outputs=[1],
+    )
+    x = rand(4)
+    for numbers in (paddle.to_tensor, lambda n: paddle.to_tensor(n).T.contiguous().T):
+        (out,) = p.run([x, numbers([[1, -5], [9, 3]]).astype("int32")])
+        same(out, 30 * x.numpy())
+    for wrong in ([[1, -4], [9, 3]], [[1, -5], [9, -1]], [[1, -5], [9, 100]]):
+        assert p.run([x, paddle.to_tensor(wrong, dtype="int32")]) is None
+        assert p.miss().startswith("guard") and p.learned() is None

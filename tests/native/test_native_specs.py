@@ -48,13 +48,16 @@ BAD_SPECS = {
     "has no axis 1": dict(
         slots=2,
         buffers=[("opaque", 0, *F32, [slot(0)])],
-        steps=[SEE, ("bind", [(0, 1, 0)], -1)],
+        steps=[SEE, ("bind", [(0, 1, 0, False)], -1)],
     ),
     "size of buffer 1 is not known yet": dict(
         slots=2,
         buffers=[("opaque", 0, *F32, [slot(0)]), ("output", 0, *F32, [slot(0)])],
-        steps=[SEE, ("launch", 1, [1], [], 1, 1, 0), ("bind", [(0, 0, 0)], -1)],
+        steps=[SEE, ("launch", 1, [1], [], 1, 1, 0), ("bind", [(0, 0, 0, False)], -1)],
     ),
+    "no integer item 4": dict(slots=1, inputs=[(*I64, [4])], contents=[(0, 4, 0)]),
+    "no integer item 0": dict(slots=1, inputs=[(*F32, [4])], contents=[(0, 0, 0)]),
+    "of no fixed size": dict(slots=2, inputs=[(*I64, [slot(1)])], contents=[(0, 0, 0)]),
     "not listed as written": dict(
         inputs=[(*F32, [4])],
         buffers=[("input", 0, *F32, [4])],
@@ -89,7 +92,7 @@ def test_bad_specs(why):
 
 def test_missing_keys():
     whole = dict(slots=0, inputs=[], segments=[], guards=[], written=[], buffers=[])
-    whole |= dict(lifetimes=[], steps=[], outputs=[])
+    whole |= dict(contents=[], lifetimes=[], steps=[], outputs=[])
     _native.Plan(whole)
     for key in whole:
         with pytest.raises(ValueError, match=f"{key}: missing"):
@@ -114,8 +117,9 @@ def test_no_index_crashes():
     """Specs with one number wrong are refused, or run and raise, or are harmless."""
     dims, found = [slot(0), slot(1)], [slot(2), 2]
     spec = dict(
-        slots=4,
-        inputs=[(*F32, dims), (*F32, dims)],
+        slots=6,
+        inputs=[(*F32, dims), (*F32, dims), (*I64, [3])],
+        contents=[(2, 1, 4), (2, 2, (7,))],
         segments=[[], [(3, 3, slot(2), 2)]],
         guards=[(2, slot(0), 1)],
         written=[1],
@@ -126,18 +130,19 @@ def test_no_index_crashes():
             ("alias", 1, *I64, [slot(3)]),
             ("arena", 0, *F32, dims),
             ("output", 0, *F32, [slot(3)]),
+            ("input", 2, *I64, [3]),
         ],
-        lifetimes=[(0, 0), (0, 2), (2, 2), (0, 2), (0, 3), (3, 3)],
+        lifetimes=[(0, 0), (0, 2), (2, 2), (0, 2), (0, 3), (3, 3), (0, 3)],
         steps=[
             ("opaque", lambda *t: paddle.nonzero(t[0]), [0, 4], [1], "nonzero", False),
-            ("bind", [(1, 0, 2)], 1),
+            ("bind", [(1, 0, 2, False), (6, 0, 5, True), (6, 2, (7,), True)], 1),
             ("opaque", nop, [2, 3], [], "see", False),
             ("write", 4, 1),
         ],
         outputs=[1, 3, 5, 0],
     )
     rng = random.Random(1)
-    inputs = [paddle.ones([2, 3]), rand(2, 3)]
+    inputs = [paddle.ones([2, 3]), rand(2, 3), paddle.to_tensor([5, 6, 7])]
     assert _native.Plan(spec).run(inputs) is not None
     refused = 0
     for _ in range(3000):
