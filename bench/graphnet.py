@@ -12,7 +12,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,11 @@ from pirol.compiler.report import Report
 
 HERE = Path(__file__).resolve().parent.parent / "tests" / "data" / "graphnet"
 FAR = 1e4  # in the place of an infinite bound
+# What makes a serialised program one of float64: types, and dtypes among attributes.
+DOUBLED = (
+    ('"#": "0.t_f32"', '"#": "0.t_f64"'),
+    ('"1.a_dtype", "D": "float32"', '"1.a_dtype", "D": "float64"'),
+)
 Run = Callable[[Sequence[Any]], list[Any]]
 
 
@@ -65,6 +70,16 @@ class Sample(Graph):
         options = options or Options()
         layer = self._layer(CompiledLayer, options)
         return lambda tensors: list(layer.sot_call(list(tensors))), options.report
+
+    def in_double(self) -> list[Any]:
+        """The outputs of Paddle's run with all that is float32 in float64."""
+        text = json.dumps(self.serialised)
+        for narrow, wide in DOUBLED:
+            text = text.replace(narrow, wide)
+        tensors = [
+            t.astype("float64") if t.dtype == paddle.float32 else t for t in self.draw()
+        ]
+        return replace(self, serialised=json.loads(text)).paddles()(tensors)
 
     def _layer(self, kind: Any, options: Options | None) -> Any:
         program = self.program()

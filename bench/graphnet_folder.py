@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import json
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import paddle
+from paddle.autograd.backward_utils import ValueDict
+from paddle.base import core
+from paddle.static import InputSpec
 
 import pirol
-from pirol.bench.graphnet import Graph, Run
+from pirol.bench.graphnet import Graph, Run, Sample
 from pirol.compiler.report import Report
 
 FACTS = ("name", "shape", "dtype", "min_val", "max_val", "mean", "std", "data")
@@ -41,9 +46,27 @@ class Folder(Graph):
 
     def program(self) -> Any:
         """The PIR program as captured."""
-        spec = [paddle.static.InputSpec(e["shape"], e["dtype"]) for e in self.inputs]
+        return self.captured().main_program
+
+    def captured(self) -> Any:
+        """What Paddle captures of the Layer; its inputs have their names."""
+        spec = [InputSpec(e["shape"], e["dtype"], e["name"]) for e in self.inputs]
         layer = paddle.jit.to_static(self.fresh(), spec, full_graph=True, backend=None)
-        return layer.forward.concrete_program.main_program
+        return layer.forward.concrete_program
+
+    def in_double(self) -> list[Any]:
+        """The outputs of Paddle's run with all that is float32 in float64."""
+        found = self.captured()
+        results = ValueDict()
+        for at, op in enumerate(found.main_program.global_block().ops):
+            for k, result in enumerate(op.results()):
+                results[result] = (at, k)
+        outputs = [results[v] for v in paddle.utils.flatten(found.outputs)]
+        with tempfile.TemporaryDirectory() as work:
+            path = Path(work) / "program.json"
+            core.serialize_pir_program(found.main_program, str(path), True, True)
+            serialised = json.loads(path.read_text())
+        return Sample(self.name, self.inputs, outputs, serialised).in_double()
 
     def fresh(self) -> Any:
         """A new GraphModule, for inference."""

@@ -75,13 +75,13 @@ def run_child(command: Sequence[str], env: dict[str, str], timeout: float) -> Re
 
 
 def _judged(said: str, status: int, limit: float | None, tail: str) -> Record:
-    stage = "load"
+    stage, found = "load", None
     for line in said.splitlines():
         with contextlib.suppress(json.JSONDecodeError):
-            found = json.loads(line)
-            stage = found.get("stage", stage)
-            if "found" in found:
-                return _failed(found["found"])
+            told = json.loads(line)
+            stage, found = told.get("stage", stage), told.get("found", found)
+    if found is not None:
+        return _failed(found)
     if limit is not None:
         return _failed({"failed": stage, "why": f"over {limit:g} s", "how": "timeout"})
     name = signal.Signals(-status).name if status < 0 else f"status {status}"
