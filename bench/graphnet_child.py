@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -77,6 +78,7 @@ def measure(sample: Any, gflop_limit: float, tell: Tell) -> Found:
     found |= traced(lambda: ours(inputs), program)
     fallbacks = dict.fromkeys(map(str, report.fallbacks))
     found |= {"fallbacks": list(fallbacks), "plans": report.compiles}
+    found["bytes"] = report.traffic
     if kept is not None:
         tell("float64", found)
         found = judged(found, *kept, exactly(sample))
@@ -166,14 +168,19 @@ def traced(call: Callable[[], Any], program: Any) -> Found:
     return {"coverage": part, "ops": compute, "launches": dict(launched)}
 
 
-def first_call(sample: Any, tell: Tell) -> Found:
-    """Seconds of the first call alone, for a cache that is filled."""
-    tell("compile")
+def first_call(sample: Any, side: str, tell: Tell) -> Found:
+    """A side's first call alone: its seconds, and the process's largest memory after
+    two more calls."""
+    tell("compile" if side == "pirol" else "paddle")
     start = time.perf_counter()
-    ours, _ = sample.pirols()
+    run = sample.pirols()[0] if side == "pirol" else sample.paddles()
     made = time.perf_counter() - start
-    tell("runtime")
-    return {"pirol_warm": made + seeded(ours, sample.draw())[1]}
+    tell("runtime" if side == "pirol" else "paddle")
+    seconds = made + seeded(run, sample.draw())[1]
+    for _ in range(2):
+        run(sample.draw())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {f"{side}_again": seconds, f"{side}_mb": peak}
 
 
 def answer(request: Found, tell: Tell) -> Found:
@@ -187,8 +194,8 @@ def answer(request: Found, tell: Tell) -> Found:
     try:
         sample = read(request)
         core.set_num_threads(threads())
-        if request.get("warm"):
-            return first_call(sample, enter)
+        if request["alone"]:
+            return first_call(sample, request["alone"], enter)
         return measure(sample, request["gflop"], enter)
     except Exception as error:
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"

@@ -23,6 +23,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pirol.bench.peers import environment
 from pirol.bench.score import LEVELS, Outcome, es, family, s
 
@@ -105,14 +107,15 @@ def run_sample(name: str, path: Path, chosen: argparse.Namespace) -> Record:
     with tempfile.TemporaryDirectory() as cache:
         env = environment(chosen.threads) | {"PIROL_CACHE_DIR": f"{cache}/pirol"}
         found = run_child(_command(request), env, chosen.timeout)
-        if chosen.warm and "pirol_first" in found:
-            again = run_child(_command(request, warm=True), env, chosen.timeout)
-            found["pirol_warm"] = again.get("pirol_warm")
+        alone = chosen.warm and "pirol_first" in found
+        for side in ("pirol", "paddle") if alone else ():
+            again = run_child(_command(request, side), env, chosen.timeout)
+            found |= {k: v for k, v in again.items() if k.startswith(side)}
     return {"name": name, "threads": chosen.threads, **found}
 
 
-def _command(request: Record, warm: bool = False) -> list[str]:
-    asked = json.dumps(request | {"warm": warm})
+def _command(request: Record, alone: str = "") -> list[str]:
+    asked = json.dumps(request | {"alone": alone})
     return [sys.executable, "-m", "pirol.bench.graphnet_child", asked]
 
 
@@ -153,8 +156,10 @@ def text_of(record: Record) -> str:
         _cell("speedup", record.get("speedup"), ".2f"),
         _cell("coverage", record.get("coverage"), ".2f"),
         _cell("first s", record.get("pirol_first"), ".2f"),
-        _cell("warm", record.get("pirol_warm"), ".2f"),
+        _cell("warm", record.get("pirol_again"), ".2f"),
         _cell("Paddle", record.get("paddle_first"), ".2f"),
+        _cell("MB", record.get("pirol_mb"), ".0f"),
+        _cell("Paddle", record.get("paddle_mb"), ".0f"),
     ]
     return f"{record['name']}  {verdict}  {'  '.join(c for c in cells if c)}".rstrip()
 
@@ -183,7 +188,30 @@ def summary(records: Sequence[Record]) -> list[str]:
     for record in judged:
         groups.setdefault(family(record["name"]), []).append(record)
     lines += [_row(name, groups[name]) for name in sorted(groups)]
-    return [*lines, _row("all", judged)]
+    return [*lines, _row("all", judged), "", *_costs(judged)]
+
+
+def _costs(records: Sequence[Record]) -> list[str]:
+    """First calls, memory and memory traffic, as far as they were measured."""
+    lines = []
+    cold = [r["pirol_first"] - r["pirol_ms"] / 1e3 for r in records if "pirol_ms" in r]
+    if cold:
+        lines.append(f"first call less a steady one, cold: {_spread(cold)} s")
+    pairs = [r for r in records if "pirol_mb" in r and "paddle_mb" in r]
+    if pairs:
+        later = [r["pirol_again"] - r["paddle_again"] for r in pairs]
+        lines.append(f"warm, beyond Paddle's first call: {_spread(later)} s")
+        memory = [r["pirol_mb"] / r["paddle_mb"] for r in pairs]
+        lines.append(f"peak memory over Paddle's: {_spread(memory)}")
+    ours, apart = (sum(r["bytes"][k] for r in records if "bytes" in r) for k in (0, 1))
+    if apart:
+        lines.append(f"bytes moved: {ours / apart:.2f} of one kernel an op")
+    return lines
+
+
+def _spread(numbers: Sequence[float]) -> str:
+    middle, high = np.quantile(numbers, (0.5, 0.9))
+    return f"median {middle:.2f}, p90 {high:.2f}, most {max(numbers):.2f}"
 
 
 def _row(name: str, records: Sequence[Record]) -> str:
@@ -211,7 +239,8 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--threads", type=int, default=cpus, help="threads of both (%(default)s)")
     add("--timeout", type=float, default=600, help="seconds a sample (%(default)g)")
     add("--gflop", type=float, default=20, help="larger graphs run once (%(default)g)")
-    add("--warm", action="store_true", help="time a first call on a filled cache, too")
+    warm = "time a first call on a filled cache, and measure memory, of each side alone"
+    add("--warm", action="store_true", help=warm)
     return parser.parse_args(arguments)
 
 
