@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from pirol.compiler.costs import roofline
 from pirol.compiler.dims import add, evaluate, mul, to_text
 from pirol.compiler.ir import BITS, Graph, Op, Value
 from pirol.compiler.pipeline import Lowered
 from pirol.compiler.runtime import Built, Compiled
 from pirol.passes.fuse import Refused
+from pirol.prim import PRIMS
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ class Fallback:
 class GroupInfo:
     """One fused group: its kernel, its primitives, the user's line.
 
-    rows, read and written (bytes a call) are numbers, or formulas of the sizes.
+    rows, read and written (bytes a call) are numbers, or formulas of the sizes;
+    predicted: seconds of the first call's sizes on one thread, by `costs.roofline`.
     """
 
     kernel: str
@@ -39,9 +41,11 @@ class GroupInfo:
     line: str
     read: str = ""
     written: str = ""
+    predicted: float = 0.0
 
     def __str__(self) -> str:
-        return f"{self.kernel} [{self.rows} rows] {' '.join(self.ops)}"
+        head = f"{self.kernel} [{self.rows} rows, {1e6 * self.predicted:.3g} us]"
+        return f"{head} {' '.join(self.ops)}"
 
 
 @dataclass
@@ -90,7 +94,7 @@ class Report:
             self.fall_back(op.title, str(op.attrs.get("why", "")), op.line)
         for built in compiled.kernels:
             self.kernels[built.kernel.name] = built.source
-            self.groups.append(_group(built))
+            self.groups.append(_group(built, sizes))
         ours, apart = _traffic(lowered, sizes)
         self.traffic = (self.traffic[0] + ours, self.traffic[1] + apart)
 
@@ -116,12 +120,26 @@ class Report:
         return "\n".join(lines)
 
 
-def _group(built: Built) -> GroupInfo:
+def _group(built: Built, sizes: Mapping[str, int]) -> GroupInfo:
     op = built.op
+    seconds = roofline(_moved([op], sizes), _work(op, sizes))
     rows, read, written = (
         to_text(d) for d in (built.kernel.rows, _bytes(op.operands), _bytes(op.results))
     )
-    return GroupInfo(built.kernel.name, _names(op), rows, op.line, read, written)
+    name, ops = built.kernel.name, _names(op)
+    return GroupInfo(name, ops, rows, op.line, read, written, seconds)
+
+
+def _work(op: Op, sizes: Mapping[str, int]) -> int:
+    """The group's operations, each on as many elements as it reads or makes."""
+    assert op.body is not None
+    total = 0
+    for inner in op.body.ops:
+        if inner.name not in VIEWS:
+            values = (*inner.operands, *inner.results)
+            most = max(_size(v, sizes) for v in values)
+            total += PRIMS[inner.name].cost * most
+    return total
 
 
 def _bytes(values: Iterable[Value]) -> Any:
@@ -151,13 +169,16 @@ def _traffic(lowered: Lowered, sizes: Mapping[str, int]) -> tuple[int, int]:
 
 
 def _moved(ops: Iterable[Op], sizes: Mapping[str, int]) -> int:
-    """The ops' bytes; sizes that only the data tell count as nothing."""
-    total = 0
-    for op in ops:
-        for value in (*op.operands, *op.results):
-            with suppress(KeyError):
-                total += evaluate(value.type.size, sizes) * BITS[value.dtype] // 8
-    return total
+    """The ops' bytes; sizes that only data tell count as nothing."""
+    values = (v for op in ops for v in (*op.operands, *op.results))
+    return sum(_size(v, sizes) * BITS[v.dtype] // 8 for v in values)
+
+
+def _size(value: Value, sizes: Mapping[str, int]) -> int:
+    try:
+        return evaluate(value.type.size, sizes)
+    except KeyError:
+        return 0
 
 
 def _names(op: Op) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The command line: `python -m pirol bench graphnet|peers|demo ...`."""
+"""The command line: `python -m pirol bench graphnet|peers|demo|calls ...`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ BENCHES = {
     "graphnet": "pirol.bench.graphnet_run",
     "peers": "pirol.bench.peers",
     "demo": "pirol.bench.demo",
+    "calls": "pirol.bench.calls",
 }
 
 

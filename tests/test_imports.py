@@ -11,7 +11,12 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("pirol", "compiler", "prim", "passes", "kernels", "bench")
 # Lowest first; a module may import only from its own rank or below.
 RANKS = (
-    ("pirol.compiler.errors", "pirol.compiler.dims", "pirol.compiler.ir"),
+    (
+        "pirol.compiler.errors",
+        "pirol.compiler.dims",
+        "pirol.compiler.ir",
+        "pirol.compiler.costs",
+    ),
     ("pirol.compiler.text",),
     ("pirol.prim",),
     ("pirol.compiler.autodiff", "pirol.compiler.interpreter", "pirol.compiler.verify"),

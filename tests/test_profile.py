@@ -14,6 +14,7 @@ import pytest
 from paddle.static import InputSpec
 
 import pirol
+from pirol.compiler import costs
 
 LAUNCH = re.compile(r"(\w+) (?:kernel launch|compute|dygraph)\b")
 
@@ -48,3 +49,22 @@ def test_a_steady_call_of_an_encoder_runs_only_matmul(tmp_path: Path) -> None:
     steady = kernels_of(lambda: fast(*inputs), tmp_path / "pirol")
     assert set(steady) == {"matmul"}
     assert steady["matmul"] % 16 == 0
+
+
+def test_predicted_times() -> None:
+    """Of memory alone, and of a function that takes longer than its memory."""
+
+    def moved(x: Any) -> Any:
+        return x + 1.0
+
+    def costly(x: Any) -> Any:
+        return paddle.tanh(x) * 2.0
+
+    times = []
+    for function in (moved, costly):
+        compiled = pirol.to_static(function, strict=True)
+        compiled(paddle.ones([500, 1000]))
+        (group,) = pirol.explain(compiled).groups
+        times.append(group.predicted)
+    assert times[0] == pytest.approx(4e6 / costs.BANDWIDTH + costs.LAUNCH)
+    assert times[1] > 1.5 * times[0]

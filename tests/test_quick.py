@@ -164,3 +164,17 @@ def test_switched_off(taken: list[bool]) -> None:
     finally:
         paddle.jit.enable_to_static(True)
     assert not taken
+
+
+def lacking(x: Any) -> Any:
+    """The number that to Paddle is a missing return value."""
+    return x * 2.0, paddle.full([1], 1.77113e27, "float64")
+
+
+def test_a_missing_return_value_is_left_out() -> None:
+    x = paddle.ones([1])
+    theirs = paddle.jit.to_static(lacking, full_graph=True, backend=None)
+    ours = pirol.to_static(lacking)
+    for _ in range(3):
+        assert isinstance(ours(x), type(theirs(x)))
+        np.testing.assert_array_equal(ours(x).numpy(), theirs(x).numpy())

@@ -6,6 +6,7 @@ that makes program layers; there ours takes the place of Paddle's.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 import paddle
 from paddle.base import core, framework
 from paddle.jit.dy2static import pir_partial_program as partial
+from paddle.jit.dy2static.utils import RETURN_NO_VALUE_MAGIC_NUM as NO_VALUE
 
 from pirol.compiler.capture import native
 from pirol.compiler.capture.options import Options
@@ -48,10 +50,10 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
     @cached_property
     def _form(self) -> Callable[[list[Any]], Any]:
         """Tensors -> what the function returns of them; looked into once."""
-        shapes = [v.shape for v in self.origin_runnable_program.out_values]
-        slots = [_Slot(k) for k in range(len(shapes))]
+        runnable = self.origin_runnable_program
+        slots = [_Slot(k) for k in range(len(runnable.out_values))]
         form = self._restore_out(slots)
-        if any(list(s) in ([1], [-1]) for s in shapes):  # may stand for no value
+        if _makes_no_value(runnable.program.global_block()):
             return lambda found: self._remove_no_value(self._restore_out(found))
         if isinstance(form, _Slot):
             number = form.number
@@ -98,6 +100,26 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
         runnable = self.origin_runnable_program
         inputs = [*runnable.x_values, *runnable.param_values]
         return read(runnable.program, inputs, runnable.out_values)
+
+
+MAKERS = ("pd_op.full", "pd_op.assign_value", "pd_op.assign_value_")
+
+
+def _is_no_value(number: Any) -> bool:
+    return isinstance(number, float) and math.isclose(number, NO_VALUE, rel_tol=1e-6)
+
+
+def _makes_no_value(block: Any) -> bool:
+    """Whether a program holds the number that to Paddle is a missing return value."""
+    for op in block.ops:
+        if op.name() in MAKERS:
+            attrs = op.attrs()
+            numbers = attrs["values"] if "values" in attrs else [attrs["value"]]
+            if any(map(_is_no_value, numbers)):
+                return True
+        if any(map(_makes_no_value, op.blocks())):
+            return True
+    return False
 
 
 def _stops(tensor: Any) -> bool:
