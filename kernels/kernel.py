@@ -145,18 +145,17 @@ class If:
 
 @dataclass(frozen=True)
 class Turn:
-    """array[i * 64 + j] = element index + i + j * step of a buffer, for a block.
+    """to[i * step of `to` + j] = source[i + j * step of `source`], for a block.
 
-    i goes up to 16 and to `high`, j up to 64 and to `wide`: what is left of the axes.
+    Each place is (name, first element, step); i goes up to `high`, j up to `wide`:
+    what is left of the axes, and at most so many.
     """
 
-    array: str
-    buffer: str
     dtype: str
-    index: Affine
-    step: Affine
-    wide: Affine
-    high: Affine
+    to: tuple[str, Affine, Affine]
+    source: tuple[str, Affine, Affine]
+    wide: tuple[Affine, int]
+    high: tuple[Affine, int]
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 from pirol.compiler import dims
 from pirol.compiler.dims import Dim
 from pirol.compiler.ir import BITS, DTYPES, FLOATS, INTS, SHORT, TensorType
-from pirol.kernels.affine import Affine, Data, Quotient, Remainder
+from pirol.kernels.affine import ZERO, Affine, Data, Quotient, Remainder
 from pirol.kernels.kernel import (
     Apply,
     Array,
@@ -166,16 +166,22 @@ class _Renderer:
             case If(condition, body):
                 head = f"{pad}if ({self.expr(condition)}) {{"
                 return [head, *self.block(body, depth + 1), pad + "}"]
-            case Turn(array, buffer, dtype, index, step, wide, high):
-                source = f"{buffer} + {self.index(index)}"
-                given = ", ".join([array, source, *map(self.index, (step, wide, high))])
-                return [f"{pad}pr_turn_{BITS[dtype] // 8}({given});"]
+            case Turn(dtype, to, source, wide, high):
+                given = [text for place in (to, source) for text in self.place(*place)]
+                for rest, most in (wide, high):
+                    given.append(f"pr_least({self.index(rest)}, {most})")
+                return [f"{pad}pr_turn_{BITS[dtype] // 8}({', '.join(given)});"]
             case WarpReduce():
                 return [pad + line for line in self.warp(stmt)]
             case Barrier():
                 return [f"{pad}__syncthreads();"]
             case Loop():
                 return self.loop(stmt, depth)
+
+    def place(self, name: str, first: Affine, step: Affine) -> tuple[str, str]:
+        """A pointer to an element, and a step."""
+        start = name if first == ZERO else f"{name} + {self.index(first)}"
+        return start, self.index(step)
 
     def array(self, array: Array) -> str:
         kind = self.type(array.dtype)

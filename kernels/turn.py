@@ -1,7 +1,7 @@
 """Schedule for transposes: reads along one axis and writes along another, in blocks.
 
-A load that is contiguous along an axis other than the innermost is first turned, block
-by block, into an array in which the innermost axis is contiguous.
+A load that is contiguous along an axis other than the lanes' is first turned, block by
+block, into an array in which it is contiguous; a store is turned after, the same way.
 """
 
 from __future__ import annotations
@@ -13,29 +13,30 @@ from pirol.compiler.dims import Dim, product
 from pirol.kernels import affine
 from pirol.kernels.affine import Affine, axis, constant
 from pirol.kernels.emit import Emitter, Passes, closure, unravel
-from pirol.kernels.kernel import Array, At, Expr, Kernel, Loop, Stmt, Turn
-from pirol.kernels.nest import Axis, Load, Nest
+from pirol.kernels.kernel import Array, At, Kernel, Loop, Put, Stmt, Turn
+from pirol.kernels.nest import Axis, Load, Nest, Store
 
-HIGH, WIDE = 16, 64  # a block: rows along the axis read, elements along the innermost
+HIGH, WIDE = 16, 64  # a block: elements of one axis, and of the axis of the lanes
 LEAST = 8  # a static axis shorter than this is not worth turning
 
 
 @dataclass(frozen=True)
 class Turned:
-    """The loads to turn (node numbers), and the axis along which they are read."""
+    """A nest whose lanes run along `inner`; across them, in blocks, `along`.
+
+    The loads (node numbers) that are contiguous along `along` are turned, and the
+    stores if `back`.
+    """
 
     nest: Nest
+    inner: Axis
     along: Axis
     loads: tuple[int, ...]
-
-    @property
-    def inner(self) -> Axis:
-        """The axis along which is written."""
-        return self.nest.rows[-1]
+    back: bool
 
     def kernel(self, grain: Dim) -> Kernel:
         """The kernel; `grain`: how many blocks of rows are worth a thread."""
-        outer = [a for a in self.nest.rows[:-1] if a is not self.along]
+        outer = [a for a in self.nest.rows if a not in (self.inner, self.along)]
         blocks = dims.floordiv(dims.add(self.along.extent, HIGH - 1), HIGH)
         axes = (*outer, Axis("high", blocks, False))
         places = unravel([a.name for a in axes], _with_axes(self.nest, axes), "r")
@@ -45,55 +46,89 @@ class Turned:
         nest = self.nest
         return Kernel(nest.name, nest.inputs, nest.outputs, (loop,), rows, grain)
 
+    @property
+    def stores(self) -> list[Store]:
+        """The nest's stores, all of which are of its rows."""
+        return Passes(self.nest).row_stores
+
     def arrays(self) -> list[Stmt]:
-        """A block's memory for each turned load."""
+        """A block's memory for each turned load and store."""
         nodes = self.nest.nodes
-        return [
-            Array(f"t{k}", nodes[k].dtype, HIGH * WIDE, "local") for k in self.loads
-        ]
+        blocks = [(f"t{k}", nodes[k].dtype) for k in self.loads]
+        if self.back:
+            blocks += [(f"o{s.output}", nodes[s.node].dtype) for s in self.stores]
+        return [Array(name, dtype, HIGH * WIDE, "local") for name, dtype in blocks]
 
     def block(self) -> Stmt:
-        """All blocks along the innermost axis."""
+        """All blocks along the lanes' axis."""
         inner, start = self.inner, axis("wide")
         turns = [self.turn(k) for k in self.loads]
-        emitter = Emitter(self.nest, {k: self.turned(k) for k in self.loads})
-        stores = Passes(self.nest).row_stores
-        needed = closure(self.nest, [s.node for s in stores], emitter.have)
-        body = [*emitter.lets(needed), *(emitter.put(s) for s in stores)]
+        emitter = Emitter(self.nest, {k: At(f"t{k}", self.place) for k in self.loads})
+        needed = closure(self.nest, [s.node for s in self.stores], emitter.have)
+        puts = [self.put(emitter, s) for s in self.stores]
+        body = (*emitter.lets(needed), *puts)
         limit = constant(inner.extent)
         stop = affine.add(start, constant(WIDE))
-        lanes = Loop(inner.name, start, stop, tuple(body), "lanes", limit=limit)
-        first = affine.scale(axis("high"), HIGH)
+        lanes = Loop(inner.name, start, stop, body, "lanes", limit=limit)
         rows = Loop(
             self.along.name,
-            first,
-            affine.add(first, constant(HIGH)),
+            self.first,
+            affine.add(self.first, constant(HIGH)),
             (lanes,),
             limit=constant(self.along.extent),
         )
-        return Loop("wide", affine.ZERO, limit, (*turns, rows), step=WIDE)
+        backs = [self.turn_back(s) for s in self.stores] if self.back else []
+        return Loop("wide", affine.ZERO, limit, (*turns, rows, *backs), step=WIDE)
+
+    @property
+    def first(self) -> Affine:
+        """Where a block begins on `along`."""
+        return affine.scale(axis("high"), HIGH)
+
+    @property
+    def place(self) -> Affine:
+        """An element's place in its block."""
+        row = affine.add(axis(self.along.name), affine.scale(self.first, -1))
+        lane = affine.add(axis(self.inner.name), affine.scale(axis("wide"), -1))
+        return affine.add(affine.scale(row, WIDE), lane)
+
+    def corner(self, index: Affine) -> Affine:
+        """An index at a block's first row and lane."""
+        first = {self.along.name: self.first, self.inner.name: axis("wide")}
+        return affine.substitute(index, first)
 
     def turn(self, k: int) -> Stmt:
-        """Read a load's block, from its first row and element on."""
+        """Read a load's block."""
         load = self.nest.nodes[k]
         assert isinstance(load, Load)
-        first = affine.scale(axis("high"), HIGH)
-        corner = {self.along.name: first, self.inner.name: axis("wide")}
-        return Turn(
-            f"t{k}",
-            f"in{load.buffer}",
-            load.dtype,
-            affine.substitute(load.index, corner),
-            constant(load.index.coefficient(self.inner.name)),
-            _rest(self.inner, axis("wide")),
-            _rest(self.along, first),
-        )
+        step = constant(load.index.coefficient(self.inner.name))
+        source = (f"in{load.buffer}", self.corner(load.index), step)
+        to = (f"t{k}", affine.ZERO, constant(WIDE))
+        return Turn(load.dtype, to, source, self.wide, self.high)
 
-    def turned(self, k: int) -> Expr:
-        """A load's element in its block."""
-        row = affine.add(axis(self.along.name), affine.scale(axis("high"), -HIGH))
-        place = affine.add(axis(self.inner.name), affine.scale(axis("wide"), -1))
-        return At(f"t{k}", affine.add(affine.scale(row, WIDE), place))
+    def put(self, emitter: Emitter, store: Store) -> Stmt:
+        """Store an element, or keep it in its block."""
+        if not self.back:
+            return emitter.put(store)
+        return Put(f"o{store.output}", self.place, emitter.ref(store.node))
+
+    def turn_back(self, store: Store) -> Stmt:
+        """Write a store's block."""
+        step = constant(store.index.coefficient(self.inner.name))
+        to = (f"out{store.output}", self.corner(store.index), step)
+        source = (f"o{store.output}", affine.ZERO, constant(WIDE))
+        dtype = self.nest.nodes[store.node].dtype
+        return Turn(dtype, to, source, self.high, self.wide)
+
+    @property
+    def wide(self) -> tuple[Affine, int]:
+        """How much of a block there is on the lanes' axis."""
+        return _rest(self.inner, axis("wide")), WIDE
+
+    @property
+    def high(self) -> tuple[Affine, int]:
+        """How much of a block there is across the lanes."""
+        return _rest(self.along, self.first), HIGH
 
 
 def _rest(of: Axis, start: Affine) -> Affine:
@@ -105,7 +140,11 @@ def _with_axes(nest: Nest, axes: tuple[Axis, ...]) -> Nest:
 
 
 def turned(nest: Nest) -> Turned | None:
-    """How to turn a nest's loads, if it has such and reduces nothing."""
+    """How to turn a nest's loads, if it has such and reduces nothing.
+
+    Where most accesses run along the axis that they are turned from, the lanes run
+    along that one: then fewer have to be turned, and what is read is read in order.
+    """
     if nest.columns or len(nest.rows) < 2:
         return None
     inner = nest.rows[-1]
@@ -113,29 +152,36 @@ def turned(nest: Nest) -> Turned | None:
     if not straight or not _long(inner):
         return None
     found: dict[str, list[int]] = {}
-    for k, node in enumerate(nest.nodes):
-        along = _read_along(nest, node) if isinstance(node, Load) else None
-        if along is not None:
-            found.setdefault(along.name, []).append(k)
-    if not found:
-        return None
+    for along in nest.rows[:-1]:
+        found[along.name] = _read_along(nest, along, inner)
     best = max(found, key=lambda name: len(found[name]))
+    if not found[best]:
+        return None
     along = next(a for a in nest.rows if a.name == best)
-    return Turned(nest, along, tuple(found[best]))
+    others = _read_along(nest, inner, along)
+    steps = all(s.index.plain(best) for s in nest.stores)
+    if steps and len(found[best]) >= len(others) + len(nest.stores):
+        return Turned(nest, along, inner, tuple(others), True)
+    return Turned(nest, inner, along, tuple(found[best]), False)
 
 
 def _long(of: Axis) -> bool:
     return not isinstance(of.extent, int) or of.extent >= LEAST
 
 
-def _read_along(nest: Nest, load: Load) -> Axis | None:
-    """The outer axis along which a load is contiguous, if it steps on the innermost."""
-    inner, index = nest.rows[-1].name, load.index
-    steps = index.plain(inner) and index.coefficient(inner) not in (0, 1)
-    if load.guard is not None or index.data() or not steps:
-        return None
-    for along in nest.rows[:-1]:
-        one = index.coefficient(along.name) == 1
-        if one and index.plain(along.name) and _long(along):
-            return along
-    return None
+def _read_along(nest: Nest, along: Axis, across: Axis) -> list[int]:
+    """The loads that are contiguous along one axis and step on the other."""
+    return [
+        k
+        for k, node in enumerate(nest.nodes)
+        if _long(along) and isinstance(node, Load) and _reads(node, along, across)
+    ]
+
+
+def _reads(load: Load, along: Axis, across: Axis) -> bool:
+    index = load.index
+    if load.guard is not None or index.data():
+        return False
+    plain = index.plain(across.name) and index.plain(along.name)
+    steps = index.coefficient(across.name) not in (0, 1)
+    return plain and steps and index.coefficient(along.name) == 1

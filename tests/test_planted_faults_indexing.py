@@ -73,9 +73,17 @@ def summed_ones() -> Case:
     return s.case([s.window_sum(s.const(1, x.sizes, "int32"), *AROUND)])
 
 
-def turned() -> Case:
+def turned_back() -> Case:
+    """Read in order; blocks are turned where they are written."""
     s = Sketch()
     return s.case([s.transpose(s.input(shape_of("n", 40), "float32"), (1, 0))])
+
+
+def turned() -> Case:
+    """Written in order, as most is read; blocks of the other input are turned."""
+    s = Sketch()
+    y = s.transpose(s.input(shape_of("n", 40), "float32"), (1, 0))
+    return s.case([s.apply("add", y, s.input(shape_of(40, "n"), "float32"))])
 
 
 def wrapped() -> Case:
@@ -244,7 +252,7 @@ C_FAULTS = [
     Fault(
         "blocks turned with another stride",
         turned,
-        text(r", 40, wide", ", 39, wide"),
+        text(r", 40, pr_least", ", 39, pr_least"),
         FOUND,
         n=130,
     ),
@@ -260,7 +268,7 @@ C_FAULTS = [
         turned,
         both(
             text(r"(float t0\[1024\];)", r"\1 t0[7 * 64] = 7;"),
-            text("16 \\+ 40", "16 + 39"),
+            text("16 \\+ 40, 16", "16 + 39, 16"),
         ),
         FOUND,
         n=130,
@@ -276,6 +284,27 @@ C_FAULTS = [
         "blocks of rows that overlap",
         turned,
         text(r"in0 \+ high \* 16", "in0 + high * 8"),
+        FOUND,
+        n=130,
+    ),
+    Fault(
+        "blocks turned back with another stride",
+        turned_back,
+        text(r", d0, o0", ", d0 - 1, o0"),
+        FOUND,
+        n=130,
+    ),
+    Fault(
+        "the last column of a block not turned back",
+        turned_back,
+        text(r"16 \+ d0, 16", "16 + d0 - 1, 16"),
+        FOUND,
+        n=130,
+    ),
+    Fault(
+        "the rows of a block to be turned back overlap",
+        turned_back,
+        text(r"high \* -1024 \+ i0 \+ i1 \* 64", "high * -512 + i0 + i1 * 32"),
         FOUND,
         n=130,
     ),

@@ -98,21 +98,23 @@ typedef uint16_t __attribute__((may_alias)) pr_u2;
 typedef uint32_t __attribute__((may_alias)) pr_u4;
 typedef uint64_t __attribute__((may_alias)) pr_u8;
 
-/* to[i * 64 + j] = from[i + j * step], for i < high (at most 16), j < wide (64):
-   squares of 8 or 4 by shuffles of registers, the rest one by one. */
+static inline int64_t pr_least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* to[i * out + j] = from[i + j * in], for i < high, j < wide: squares of 8 or 4 by
+   shuffles of registers, the rest one by one. */
 #define PR_TURN_ONE(N, T)                                                      \
-  PR_DEVICE void pr_turn_##N(void *to, const void *from, int64_t step,         \
-                             int64_t wide, int64_t high) {                     \
-    T *restrict tile = (T *)to;                                                \
+  PR_DEVICE void pr_turn_##N(void *to, int64_t out, const void *from,          \
+                             int64_t in, int64_t wide, int64_t high) {         \
+    T *restrict y = (T *)to;                                                   \
     const T *restrict x = (const T *)from;                                     \
-    const int64_t w = wide < 64 ? wide : 64, h = high < 16 ? high : 16;        \
-    const int64_t fw = PR_SQUARES_##N(w), fh = fw ? PR_SQUARES_##N(h) : 0;     \
+    const int64_t fw = PR_SQUARES_##N(wide);                                   \
+    const int64_t fh = fw ? PR_SQUARES_##N(high) : 0;                          \
     for (int64_t j = 0; j < fw; j += PR_SIDE_##N)                              \
       for (int64_t i = 0; i < fh; i += PR_SIDE_##N)                            \
-        pr_square_##N(tile + i * 64 + j, x + i + j * step, step);              \
-    for (int64_t j = 0; j < w; ++j)                                            \
-      for (int64_t i = j < fw ? fh : 0; i < h; ++i)                            \
-        tile[i * 64 + j] = x[i + j * step];                                    \
+        pr_square_##N(y + i * out + j, out, x + i + j * in, in);               \
+    for (int64_t j = 0; j < wide; ++j)                                         \
+      for (int64_t i = j < fw ? fh : 0; i < high; ++i)                         \
+        y[i * out + j] = x[i + j * in];                                        \
   }
 #if defined(__has_builtin)
 #if __has_builtin(__builtin_shufflevector)
@@ -123,8 +125,8 @@ typedef uint64_t __attribute__((may_alias)) pr_u8;
 #define PR_SIDE_2 1
 #define PR_SQUARES_1(n) 0
 #define PR_SQUARES_2(n) 0
-#define pr_square_1(to, from, step) (void)0
-#define pr_square_2(to, from, step) (void)0
+#define pr_square_1(to, out, from, step) (void)0
+#define pr_square_2(to, out, from, step) (void)0
 #ifdef PR_SHUFFLES
 #define PR_SIDE_4 8
 #define PR_SIDE_8 4
@@ -142,9 +144,10 @@ typedef uint64_t pr_v4 __attribute__((vector_size(32), aligned(8), may_alias));
 #define PR_OUT8(k, a, b)                                                       \
   PR_MIX8(lo##k, a, b, 0, 1, 2, 3, 8, 9, 10, 11);                              \
   PR_MIX8(hi##k, a, b, 4, 5, 6, 7, 12, 13, 14, 15);                            \
-  *(pr_v8 *)(to + k * 64) = lo##k;                                             \
-  *(pr_v8 *)(to + (k + 4) * 64) = hi##k
-PR_DEVICE void pr_square_4(pr_u4 *to, const pr_u4 *from, int64_t step) {
+  *(pr_v8 *)(to + k * out) = lo##k;                                             \
+  *(pr_v8 *)(to + (k + 4) * out) = hi##k
+PR_DEVICE void pr_square_4(pr_u4 *to, int64_t out, const pr_u4 *from,
+                           int64_t step) {
 #define PR_ROW(k) (*(const pr_v8 *)(from + (k) * step))
   PR_PAIR8(a0, a1, PR_ROW(0), PR_ROW(1));
   PR_PAIR8(a2, a3, PR_ROW(2), PR_ROW(3));
@@ -160,11 +163,12 @@ PR_DEVICE void pr_square_4(pr_u4 *to, const pr_u4 *from, int64_t step) {
   PR_OUT8(2, b2, b6);
   PR_OUT8(3, b3, b7);
 }
-PR_DEVICE void pr_square_8(pr_u8 *to, const pr_u8 *from, int64_t step) {
+PR_DEVICE void pr_square_8(pr_u8 *to, int64_t out, const pr_u8 *from,
+                           int64_t step) {
   for (int i = 0; i < 4; ++i) {
     const pr_v4 row = {from[i], from[i + step], from[i + 2 * step],
                        from[i + 3 * step]};
-    *(pr_v4 *)(to + i * 64) = row;
+    *(pr_v4 *)(to + i * out) = row;
   }
 }
 #else
@@ -172,8 +176,8 @@ PR_DEVICE void pr_square_8(pr_u8 *to, const pr_u8 *from, int64_t step) {
 #define PR_SIDE_8 1
 #define PR_SQUARES_4(n) 0
 #define PR_SQUARES_8(n) 0
-#define pr_square_4(to, from, step) (void)0
-#define pr_square_8(to, from, step) (void)0
+#define pr_square_4(to, out, from, step) (void)0
+#define pr_square_8(to, out, from, step) (void)0
 #endif
 PR_TURN_ONE(1, pr_u1)
 PR_TURN_ONE(2, pr_u2)
