@@ -14,6 +14,7 @@ import importlib.util
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def sides(total: Any, count: int) -> list[Call]:
     inputs = [paddle.ones([1]) for _ in range(count)]
     ours = pirol.to_static(total, strict=True)
     theirs = paddle.jit.to_static(total, full_graph=True, backend=None)
-    return [lambda f=f: f(*inputs) for f in (ours, theirs, total)]
+    return [partial(f, *inputs) for f in (ours, theirs, total)]
 
 
 def line(counts: Sequence[int], times: Sequence[float]) -> tuple[float, float]:

@@ -8,10 +8,11 @@ from typing import Any
 
 from pirol.compiler.costs import roofline
 from pirol.compiler.dims import add, evaluate, mul, to_text
-from pirol.compiler.ir import BITS, Graph, Op, Value
+from pirol.compiler.ir import BITS, Graph, Op, Value, symbols_in
 from pirol.compiler.pipeline import Lowered
 from pirol.compiler.runtime import Built, Compiled
 from pirol.passes.fuse import Refused
+from pirol.passes.plan import Launch
 from pirol.prim import PRIMS
 
 
@@ -152,26 +153,66 @@ def _bytes(values: Iterable[Value]) -> Any:
 
 # Primitives that move no bytes: constants, and what Paddle has as views.
 VIEWS = ("broadcast", "check", "const", "iota", "reshape", "slice")
+# Paddle's ops that move none: literals, shapes, and another shape of the same memory.
+STILL = tuple(
+    f"pd_op.{name}"
+    for name in (
+        *("assign", "assign_value", "data", "flatten", "full", "full_int_array"),
+        *("numel", "reshape", "shape", "shape64", "share_data", "squeeze", "unsqueeze"),
+    )
+)
 
 
 def _traffic(lowered: Lowered, sizes: Mapping[str, int]) -> tuple[int, int]:
-    """Bytes read and written by the groups, and by one kernel for each of their ops."""
+    """Bytes read and written by the kernels, and by one for each op as captured, those
+    left out that Paddle runs in both; nothing where only a run tells sizes."""
     fused = lowered.stages["fuse"]
-    elsewhere = {op.attrs.get("site") for op in fused.ops if op.name != "group"}
-    ours = [op for op in fused.ops if op.name == "group"]
+    elsewhere = {op.attrs["site"] for op in fused.ops if "site" in op.attrs}
+    ours = [step.op for step in lowered.plan.steps if isinstance(step, Launch)]
     alone = [
         op
-        for op in lowered.stages["canonicalize"].ops
-        if op.name not in (*VIEWS, "opaque")
-        and op.attrs.get("site", -1) not in elsewhere
+        for op in lowered.stages["capture"].ops
+        if op.name not in STILL and op.attrs.get("site") not in elsewhere
     ]
+    shapes = [v.shape for op in alone for v in (*op.operands, *op.results)]
+    if not symbols_in(shapes) <= sizes.keys():
+        return 0, 0
     return _moved(ours, sizes), _moved(alone, sizes)
 
 
 def _moved(ops: Iterable[Op], sizes: Mapping[str, int]) -> int:
-    """The ops' bytes; sizes that only data tell count as nothing."""
-    values = (v for op in ops for v in (*op.operands, *op.results))
-    return sum(_size(v, sizes) * BITS[v.dtype] // 8 for v in values)
+    """The ops' bytes; sizes that only data tell count as nothing.
+
+    Of a table whose elements are looked up, as many as the op makes are read.
+    """
+    total = 0
+    for op in ops:
+        looked = _tables(op)
+        most = sum(_size(v, sizes) for v in op.results)
+        for value in (*op.operands, *op.results):
+            size = _size(value, sizes)
+            size = min(size, most) if value in looked else size
+            total += size * BITS[value.dtype] // 8
+    return total
+
+
+LOOKUPS = ("pd_op.embedding", "pd_op.gather", "pd_op.gather_nd", "pd_op.index_select")
+
+
+def _tables(op: Op) -> set[Value]:
+    """The operands that are read at places which data name."""
+    if op.name in LOOKUPS:
+        return set(op.operands)
+    if op.body is None:
+        return set()
+    pairs = zip(op.body.inputs, op.operands)
+    users = op.body.users()
+    return {
+        value
+        for inner, value in pairs
+        if users[inner]
+        and all(u.name == "gather" and u.operands[0] is inner for u in users[inner])
+    }
 
 
 def _size(value: Value, sizes: Mapping[str, int]) -> int:

@@ -15,8 +15,8 @@ from paddle.base import core
 from pirol.compiler.errors import BuildError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
-MAPPED_FROM = 1 << 30  # bytes from which on a block is a mapping of its own
-KEPT_BYTES = 256 << 20  # freed bytes kept at the heap's end
+MAPPED_FROM = 48 << 20  # bytes from which on a block is a mapping of its own
+KEPT_BYTES = 128 << 20  # freed bytes kept at the heap's end
 
 OPENMP = Path(paddle.__file__).parent / "libs" / "libiomp5.so"
 

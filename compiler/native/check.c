@@ -232,8 +232,10 @@ static int by_first_use(const BufferSpec *buffer) {
     return buffer->as_tensor ? buffer->first_use : -1;
 }
 
+/* Results of opaque steps go as soon as the last step has read them. */
 static int by_last_use(const BufferSpec *buffer) {
-    return buffer->as_tensor ? buffer->last_use : -1;
+    bool own = buffer->as_tensor || (buffer->kind == ON_OPAQUE && !buffer->shown);
+    return own ? buffer->last_use : -1;
 }
 
 static int group_buffers(Plan *plan) {
@@ -292,6 +294,7 @@ static int produce(Check *check, int id, bool fresh) {
     if (check->produced[id])
         return fail("steps[%d]: buffer %d is returned twice", check->step, id);
     check->produced[id] = true;
+    check->plan->buffers[id].last_use = check->step;
     check->plan->buffers[id].exposed |= !fresh;
     return 0;
 }

@@ -239,7 +239,7 @@ typedef struct Plan {
     Ids outputs;
     int *slot_stage;     /* slot -> the stage that sets it, -1: none */
     Groups stages;       /* buffers by stage */
-    Groups makes, drops; /* as_tensor buffers by first and last use */
+    Groups makes, drops; /* tensors by first and last use */
     int n_extents, n_written_dims, max_launch_buffers, max_launch_dims, max_arguments;
     PyObject *keep; /* what owns the kernels */
     Pool *pool;

@@ -5,6 +5,10 @@
 
 #include "runtime.h"
 
+/* Larger ones go back to the allocator, which gives their memory to tensors of any
+   shape; what making one costs is then little beside its use. */
+enum { LARGEST = 1 << 20 };
+
 static size_t bytes_of(const TensorSpec *type, const int64_t *shape) {
     size_t bytes = type->bits / 8;
     for (int i = 0; i < type->dims.count; i++) bytes *= (size_t)shape[i];
@@ -90,7 +94,8 @@ static bool is_reusable(Call *call, int id) {
 void spare_give(Call *call, int id) {
     Plan *plan = call->plan;
     Buffer *buffer = &call->buffers[id];
-    if (!is_reusable(call, id)) {
+    size_t bytes = bytes_of(&plan->buffers[id].type, shape_of(call, id));
+    if (bytes > LARGEST || !is_reusable(call, id)) {
         Py_CLEAR(buffer->object);
         return;
     }
@@ -98,9 +103,8 @@ void spare_give(Call *call, int id) {
     if (limit < call->operand_bytes) limit = call->operand_bytes;
     trim(plan, MAX_SPARES - 1, limit);
     plan->spares[plan->n_spares++] =
-        (Spare){buffer->object, bytes_of(&plan->buffers[id].type, shape_of(call, id)),
-                call->number};
+        (Spare){buffer->object, bytes, call->number};
     buffer->object = NULL;
-    plan->spare_bytes += plan->spares[plan->n_spares - 1].bytes;
+    plan->spare_bytes += bytes;
     trim(plan, MAX_SPARES, limit);
 }

@@ -90,11 +90,16 @@ static int make_tensors(Call *call, int begin, int end) {
     return 0;
 }
 
-/* Those that they are the last to use: the next may have them at once. */
+/* Those that they are the last to use: the next may have their memory at once. */
 static void drop_tensors(Call *call, int begin, int end) {
     const Groups *drops = &call->plan->drops;
-    for (int i = drops->begin[begin]; i < drops->begin[end]; i++)
-        spare_give(call, drops->ids[i]);
+    for (int i = drops->begin[begin]; i < drops->begin[end]; i++) {
+        Buffer *buffer = &call->buffers[drops->ids[i]];
+        if (call->plan->buffers[drops->ids[i]].as_tensor)
+            spare_give(call, drops->ids[i]);
+        Py_CLEAR(buffer->object);
+        Py_CLEAR(buffer->flat);
+    }
 }
 
 static Status run_one(Call *call, const Step *step) {
