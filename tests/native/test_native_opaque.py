@@ -302,3 +302,26 @@ def test_items_of_inputs(kernels):
     for wrong in ([[1, -4], [9, 3]], [[1, -5], [9, -1]], [[1, -5], [9, 100]]):
         assert p.run([x, paddle.to_tensor(wrong, dtype="int32")]) is None
         assert p.miss().startswith("guard") and p.learned() is None
+
+
+def test_results_are_freed_after_their_last_use():
+    """Of three in a row, each sees only the one before it alive."""
+    made, alive = [], []
+
+    def step(x):
+        alive.append([r() is not None for r in made])
+        result = x + 1.0
+        made.append(weakref.ref(result))
+        return result
+
+    opaque = ("opaque", 0, *F32, [4])
+    p = plan(
+        inputs=[(*F32, [4])],
+        buffers=[("input", 0, *F32, [4]), *[opaque] * 4],
+        lifetimes=[(0, 3)] * 5,
+        steps=[("opaque", step, [k], [k + 1], "step", True) for k in range(4)],
+        outputs=[4],
+    )
+    (out,) = p.run([paddle.zeros([4])])
+    same(out, np.full(4, 4.0))
+    assert alive == [[], [True], [False, True], [False, False, True]]
