@@ -10,7 +10,6 @@ to_static and its eager ops are timed in turn with them.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ import paddle
 
 import pirol
 from pirol.bench.demo import medians
+from pirol.bench.graphnet_folder import run_file
 
 COUNTS = (1, 2, 4, 8, 16, 32)
 Call = Callable[[], Any]
@@ -38,12 +38,7 @@ def function(count: int, folder: Path) -> Any:
     """The function, from a file: Paddle reads the source of what it captures."""
     path = folder / f"total{count}.py"
     path.write_text(source(count))
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module.total
+    return run_file(path).total
 
 
 def sides(total: Any, count: int) -> list[Call]:

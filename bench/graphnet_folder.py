@@ -90,11 +90,11 @@ def load_folder(path: Path, name: str) -> Folder:
     Raises:
         ValueError: an input of forward has no facts.
     """
-    module = _module(path / "model.py").GraphModule
+    module = run_file(path / "model.py").GraphModule
     facts: dict[str, dict[str, Any]] = {}
     for file in ("weight_meta.py", "input_meta.py"):
         if (path / file).exists():
-            facts |= {e["name"]: e for e in _entries(_module(path / file))}
+            facts |= {e["name"]: e for e in _entries(run_file(path / file))}
     names = [n for n in inspect.signature(module.forward).parameters if n != "self"]
     missing = [n for n in names if n not in facts]
     if missing:
@@ -102,8 +102,9 @@ def load_folder(path: Path, name: str) -> Folder:
     return Folder(name, [facts[n] for n in names], module)
 
 
-def _module(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"graphnet_{path.stem}", path)
+def run_file(path: Path) -> ModuleType:
+    """The module that a Python file makes; capture finds its source."""
+    spec = importlib.util.spec_from_file_location(f"bench_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     module.__dict__["paddle"] = paddle  # some samples use it without importing it

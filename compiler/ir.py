@@ -230,14 +230,11 @@ def prune(graph: Graph) -> Graph:
     sizes |= symbols_of(*(d for g in graph.guards for d in (g.a, g.b)))
     kept: list[Op] = []
     for op in reversed(graph.ops):
-        shapes = [r.shape for r in op.results]
-        defines = bool(sizes & defined_by(op))
-        acts = not op.results or op.attrs.get("effect")
-        if op.name == "bind" and defined_by(op):
-            acts = False
-        if acts or defines or any(r in needed for r in op.results):
+        defines = defined_by(op)
+        acts = op.attrs.get("effect") or not (op.results or defines)
+        if acts or sizes & defines or any(r in needed for r in op.results):
             needed.update(op.operands)
-            sizes |= symbols_in([tuple(op.attrs.values()), shapes])
+            sizes |= named_by(op)
             kept.append(op)
     if len(kept) == len(graph.ops):
         return graph
@@ -251,6 +248,11 @@ def defined_by(op: Op) -> set[str]:
     if op.name in ("opaque", *CONTROL):
         return symbols_in([r.shape for r in op.results])
     return set()
+
+
+def named_by(op: Op) -> set[str]:
+    """The symbols in the op's attributes and results."""
+    return symbols_in([tuple(op.attrs.values()), [r.shape for r in op.results]])
 
 
 def symbols_in(value: Any) -> set[str]:

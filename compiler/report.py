@@ -151,7 +151,7 @@ def _bytes(values: Iterable[Value]) -> Any:
     return total
 
 
-# Primitives that move no bytes: constants, and what Paddle has as views.
+# Primitives that compute nothing: constants, and what is folded into loads.
 VIEWS = ("broadcast", "check", "const", "iota", "reshape", "slice")
 # Paddle's ops that move none: literals, shapes, and another shape of the same memory.
 STILL = tuple(

@@ -12,7 +12,7 @@ from pirol.compiler import dims
 from pirol.compiler.dims import Dim, product
 from pirol.kernels import affine
 from pirol.kernels.affine import Affine, axis, constant
-from pirol.kernels.emit import Emitter, Passes, closure, unravel
+from pirol.kernels.emit import Emitter, closure, unravel
 from pirol.kernels.kernel import Array, At, Kernel, Loop, Put, Stmt, Turn
 from pirol.kernels.nest import Axis, Load, Nest, Store
 
@@ -46,17 +46,12 @@ class Turned:
         nest = self.nest
         return Kernel(nest.name, nest.inputs, nest.outputs, (loop,), rows, grain)
 
-    @property
-    def stores(self) -> list[Store]:
-        """The nest's stores, all of which are of its rows."""
-        return Passes(self.nest).row_stores
-
     def arrays(self) -> list[Stmt]:
         """A block's memory for each turned load and store."""
         nodes = self.nest.nodes
         blocks = [(f"t{k}", nodes[k].dtype) for k in self.loads]
         if self.back:
-            blocks += [(f"o{s.output}", nodes[s.node].dtype) for s in self.stores]
+            blocks += [(f"o{s.output}", nodes[s.node].dtype) for s in self.nest.stores]
         return [Array(name, dtype, HIGH * WIDE, "local") for name, dtype in blocks]
 
     def block(self) -> Stmt:
@@ -64,8 +59,8 @@ class Turned:
         inner, start = self.inner, axis("wide")
         turns = [self.turn(k) for k in self.loads]
         emitter = Emitter(self.nest, {k: At(f"t{k}", self.place) for k in self.loads})
-        needed = closure(self.nest, [s.node for s in self.stores], emitter.have)
-        puts = [self.put(emitter, s) for s in self.stores]
+        needed = closure(self.nest, [s.node for s in self.nest.stores], emitter.have)
+        puts = [self.put(emitter, s) for s in self.nest.stores]
         body = (*emitter.lets(needed), *puts)
         limit = constant(inner.extent)
         stop = affine.add(start, constant(WIDE))
@@ -77,7 +72,7 @@ class Turned:
             (lanes,),
             limit=constant(self.along.extent),
         )
-        backs = [self.turn_back(s) for s in self.stores] if self.back else []
+        backs = [self.turn_back(s) for s in self.nest.stores] if self.back else []
         return Loop("wide", affine.ZERO, limit, (*turns, rows, *backs), step=WIDE)
 
     @property

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pirol.compiler.errors import Unsupported
-from pirol.compiler.ir import Graph, Op, Value, defined_by, structure, symbols_in
+from pirol.compiler.ir import Graph, Op, Value, defined_by, named_by, structure
 from pirol.prim import PRIMS
 
 FREE = ("const", "iota", "broadcast", "reshape", "transpose", "reverse", "slice")
@@ -95,10 +95,8 @@ class _Fuser:
         """An op that uses a size follows the op that sets it."""
         setters: dict[str, Op] = {}
         for op in self.graph.ops:
-            used = setters and symbols_in([[*op.attrs.values()], _shapes(op)])
-            for name in used:
-                if name in setters:
-                    self.link(setters[name], op)
+            for name in named_by(op) & setters.keys() if setters else ():
+                self.link(setters[name], op)
             for name in defined_by(op):
                 setters.setdefault(name, op)
 
@@ -190,10 +188,6 @@ class _Fuser:
             done.add(first)
             found.append(first)
         return found
-
-
-def _shapes(op: Op) -> list[Any]:
-    return [r.shape for r in op.results]
 
 
 def _own_step(op: Op) -> tuple[str, str]:

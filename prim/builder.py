@@ -90,10 +90,10 @@ class Facts:
 
     def decide(self, a: Any, b: Any) -> Guard | None:
         """How dims that broadcast together relate, from the hints: a fact to assume."""
-        if dims.equal(a, b) is False and self.value(a) is None:
-            return None
         x, y = self.value(a), self.value(b)
-        if x is None or y is None or x == y:
+        if x is None or y is None:
+            return None if dims.equal(a, b) is False else Guard("eq", a, b)
+        if x == y:
             return Guard("eq", a, b)
         if 1 in (x, y):
             return Guard("eq", a if x == 1 else b, 1)

@@ -13,7 +13,7 @@ from paddle.static import InputSpec
 
 import pirol
 from pirol.compiler import dims
-from pirol.compiler.capture import options
+from pirol.compiler.capture import options, plans
 from pirol.compiler.errors import PirolError
 from pirol.compiler.interpreter import interpret
 from pirol.compiler.ir import Graph, TensorType
@@ -83,7 +83,7 @@ CASES: dict[Callable[..., Any], tuple[int, list[list[int]]]] = {
     classes: (1, [[2], [5], [3]]),
     resized: (1, [[2, 3], [8, 12], [1, 1], [5, 7]]),
     computed: (2, [[2, 3], [5, 2], [0, 4], [1, 1]]),
-    looped: (2, [[2, 3], [1, 0], [5, 7], [0, 2]]),
+    looped: (3, [[2, 3], [1, 0], [5, 7], [0, 2]]),
 }
 
 
@@ -103,7 +103,7 @@ def test_contents_of_an_input(f: Callable[..., Any], dtype: str) -> None:
     for numbers in contents:
         args = paddle.to_tensor(X), paddle.to_tensor(numbers, dtype=dtype)
         same(compiled(*args), f(*args))
-    assert pirol.explain(compiled).compiles <= most + (f is looped)
+    assert pirol.explain(compiled).compiles <= most
 
 
 def test_contents_may_lie_anyhow() -> None:
@@ -136,9 +136,9 @@ def test_found_sizes_that_meet() -> None:
     for k, (a, b) in enumerate(calls):
         same(compiled(some(a), some(b)), met(some(a), some(b)))
         if k == 3:
-            plans = pirol.explain(compiled).compiles
+            made = pirol.explain(compiled).compiles
     found = pirol.explain(compiled)
-    assert found.compiles == plans <= 5
+    assert found.compiles == made <= 5
     assert {r.op for r in found.fallbacks} == {"pd_op.masked_select"}
 
 
@@ -148,6 +148,23 @@ def test_found_sizes_that_do_not_fit_are_the_users_error() -> None:
         with pytest.raises(ValueError, match="(?i)broadcast"):
             compiled(some(3), some(2))
     same(compiled(some(3), some(3)), met(some(3), some(3)))
+
+
+def test_a_plan_that_could_not_be_built_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compiled = pirol.to_static(met)
+    same(compiled(some(3), some(3)), met(some(3), some(3)))
+    with monkeypatch.context() as broken:
+        broken.setattr(plans, "assemble", failing)
+        same(compiled(some(1), some(3)), met(some(1), some(3)))
+    assert pirol.explain(compiled).compiles == 1
+    same(compiled(some(1), some(3)), met(some(1), some(3)))
+    assert pirol.explain(compiled).compiles > 1
+
+
+def failing(*_: Any) -> Any:
+    raise OSError("no room")
 
 
 def drawn(x: Any) -> Any:

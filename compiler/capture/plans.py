@@ -156,15 +156,16 @@ class Plans:
         lowered = lower(
             program.graph, hints, self.options.progress, self.options.passes
         )
-        if facts_of(lowered) in self.assumed:
+        facts = _facts(lowered)
+        if facts in self.assumed:
             self.broken = True
             raise Unsupported("its sizes are not those that Paddle declares")
-        self.assumed.append(facts_of(lowered))
         opaque = [op for op in lowered.plan.graph.ops if op.name == "opaque"]
         for op in opaque:
             self.options.fall_back(op.title, str(op.attrs["why"]), op.line)
         native.start()
         made = self.assembled(lowered.plan, program)
+        self.assumed.append(facts)
         if self.options.progress is not None:
             self.options.progress("kernels", 1.0)
         self.options.report.add(lowered, made, hints, self.whole)
@@ -209,7 +210,7 @@ def _undone(
     return found
 
 
-def facts_of(lowered: Lowered) -> tuple[Any, ...]:
+def _facts(lowered: Lowered) -> tuple[Any, ...]:
     """What a plan is made for: facts about dims, and numbers that must be so."""
     binds = [s.reads for s in lowered.plan.steps if isinstance(s, Bind)]
     return lowered.facts, lowered.plan.contents, tuple(binds)

@@ -144,7 +144,7 @@ typedef uint64_t pr_v4 __attribute__((vector_size(32), aligned(8), may_alias));
 #define PR_OUT8(k, a, b)                                                       \
   PR_MIX8(lo##k, a, b, 0, 1, 2, 3, 8, 9, 10, 11);                              \
   PR_MIX8(hi##k, a, b, 4, 5, 6, 7, 12, 13, 14, 15);                            \
-  *(pr_v8 *)(to + k * out) = lo##k;                                             \
+  *(pr_v8 *)(to + k * out) = lo##k;                                            \
   *(pr_v8 *)(to + (k + 4) * out) = hi##k
 PR_DEVICE void pr_square_4(pr_u4 *to, int64_t out, const pr_u4 *from,
                            int64_t step) {
