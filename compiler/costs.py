@@ -8,6 +8,7 @@ from __future__ import annotations
 
 BANDWIDTH = 10e9  # bytes a second, read and written
 UNIT = 1e-10  # seconds of a vectorised operation of cost 1 (see Prim) on one element
+PRODUCT = 0.25  # the cost of one product of a contraction and its sum
 LAUNCH = 5e-7  # seconds of starting a kernel
 
 

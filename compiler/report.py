@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pirol.compiler.costs import roofline
-from pirol.compiler.dims import add, evaluate, mul, to_text
+from pirol.compiler.costs import PRODUCT, roofline
+from pirol.compiler.dims import Dim, add, evaluate, mul, product, to_text
 from pirol.compiler.ir import BITS, Graph, Op, Value, symbols_in
 from pirol.compiler.pipeline import Lowered
 from pirol.compiler.runtime import Built, Compiled
+from pirol.kernels.nest import Nest, Reduce
 from pirol.passes.fuse import Refused
 from pirol.passes.plan import Launch
 from pirol.prim import PRIMS
@@ -123,20 +124,31 @@ class Report:
 
 def _group(built: Built, sizes: Mapping[str, int]) -> GroupInfo:
     op = built.op
-    seconds = roofline(_moved([op], sizes), _work(op, sizes))
+    work = _work(op, sizes) + PRODUCT * _products(built.nest, sizes)
+    seconds = roofline(_moved([op], sizes), work)
     rows, read, written = (
-        to_text(d) for d in (built.kernel.rows, _bytes(op.operands), _bytes(op.results))
+        to_text(d) for d in (_rows(built), _bytes(op.operands), _bytes(op.results))
     )
     name, ops = built.kernel.name, _names(op)
     return GroupInfo(name, ops, rows, op.line, read, written, seconds)
 
 
+def _rows(built: Built) -> Dim:
+    return product(a.extent for a in built.nest.rows)
+
+
+def _products(nest: Nest, sizes: Mapping[str, int]) -> int:
+    """How many products the group's contraction adds up."""
+    dots = [n for n in nest.nodes if isinstance(n, Reduce) and n.kind == "dot"]
+    return _number(product(a.extent for a in nest.axes), sizes) if dots else 0
+
+
 def _work(op: Op, sizes: Mapping[str, int]) -> int:
-    """The group's operations, each on as many elements as it reads or makes."""
+    """The group's other operations, each on as many elements as it reads or makes."""
     assert op.body is not None
     total = 0
     for inner in op.body.ops:
-        if inner.name not in VIEWS:
+        if inner.name not in VIEWS and PRIMS[inner.name].kind != "contract":
             values = (*inner.operands, *inner.results)
             most = max(_size(v, sizes) for v in values)
             total += PRIMS[inner.name].cost * most
@@ -216,8 +228,12 @@ def _tables(op: Op) -> set[Value]:
 
 
 def _size(value: Value, sizes: Mapping[str, int]) -> int:
+    return _number(value.type.size, sizes)
+
+
+def _number(dim: Dim, sizes: Mapping[str, int]) -> int:
     try:
-        return evaluate(value.type.size, sizes)
+        return evaluate(dim, sizes)
     except KeyError:
         return 0
 

@@ -85,8 +85,8 @@ def _machine() -> str:
     if info.exists():
         lines = info.read_text().splitlines()
         flags = next((x for x in lines if x.startswith(("flags", "Features"))), "")
-    header = (HEADERS / "pirol_cpu.h").read_text()
-    return "\n".join([compiler()[1], *FLAGS, *WIDE, *_vector_math(), flags, header])
+    headers = [p.read_text() for p in sorted(HEADERS.glob("*.h"))]
+    return "\n".join([compiler()[1], *FLAGS, *WIDE, *_vector_math(), flags, *headers])
 
 
 @functools.lru_cache(maxsize=1)

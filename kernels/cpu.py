@@ -1,9 +1,9 @@
 """Schedules for the CPU: Nest -> Kernel.
 
-Three forms. "Along rows": the lanes are neighbouring rows (pointwise work, reductions
+Four forms. "Along rows": the lanes are neighbouring rows (pointwise work, reductions
 over few or over outer elements). "Along columns": the lanes are one row's elements
 (softmax, layer_norm), in as many passes over the row as its reductions need. The
-third, for transposes, is in turn.py.
+third, for transposes, is in turn.py, the fourth, for contractions, in contract.py.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pirol.compiler.dims import Dim, product
 from pirol.compiler.ir import FLOATS
 from pirol.kernels import affine
 from pirol.kernels.affine import Affine, axis, constant
+from pirol.kernels.contract import contraction
 from pirol.kernels.emit import (
     Emitter,
     Passes,
@@ -40,7 +41,15 @@ from pirol.kernels.kernel import (
     Stmt,
     Var,
 )
-from pirol.kernels.nest import Axis, Load, Nest, Reduce, Scalar, Scan
+from pirol.kernels.nest import (
+    Axis,
+    Load,
+    Nest,
+    Reduce,
+    Scalar,
+    Scan,
+    plain_sums,
+)
 from pirol.kernels.tile import TILE, Tile, row_stores
 from pirol.kernels.turn import HIGH, turned
 from pirol.prim import PRIMS
@@ -52,6 +61,10 @@ WORTH = 32768  # scalar operations that pay for a thread
 
 def schedule(nest: Nest) -> Kernel:
     """The CPU kernel of a nest."""
+    tiles = contraction(nest)
+    if tiles is not None:
+        return tiles.kernel()
+    nest = plain_sums(nest)
     if _lanes_in_columns(nest):
         return _AlongColumns(nest).kernel()
     turns = turned(nest)

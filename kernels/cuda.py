@@ -46,7 +46,7 @@ from pirol.kernels.kernel import (
     Var,
     WarpReduce,
 )
-from pirol.kernels.nest import Nest, Scan
+from pirol.kernels.nest import Nest, Scan, plain_sums
 
 BLOCK = 256
 WARPS = BLOCK // 32
@@ -55,6 +55,7 @@ FEW = 32  # a row of fewer elements is one thread's work
 
 def schedule(nest: Nest) -> Kernel:
     """The CUDA kernel of a nest."""
+    nest = plain_sums(nest)
     block_rows = _block_a_row(nest)
     body = _Rows(nest, block_rows).body()
     loop = Loop("r", axis("begin"), axis("end"), tuple(body), kind="rows")

@@ -159,6 +159,24 @@ class Turn:
 
 
 @dataclass(frozen=True)
+class Dot:
+    """to[i, j] = sum over k of left[i, k] * right[k, j].
+
+    Each place is (name, first element, its steps): of `to` a row's, of `left` a row's
+    and a term's, of `right` a term's. What lies up to a vector after the columns is
+    read and written too.
+    """
+
+    dtype: str
+    to: tuple[str, Affine, Affine]
+    left: tuple[str, Affine, Affine, Affine]
+    right: tuple[str, Affine, Affine]
+    rows: Affine
+    columns: Affine
+    terms: Affine
+
+
+@dataclass(frozen=True)
 class WarpReduce:
     """Join a variable over a warp's 32 lanes, by a tree of shuffles; all get it."""
 
@@ -173,7 +191,7 @@ class Barrier:
 
 
 Stmt: TypeAlias = (
-    "Let | Var | Set | Array | Put | Loop | If | Turn | WarpReduce | Barrier"
+    "Let | Var | Set | Array | Put | Loop | If | Turn | Dot | WarpReduce | Barrier"
 )
 
 
@@ -181,7 +199,8 @@ Stmt: TypeAlias = (
 class Kernel:
     """`rows`: how many iterations the "rows" loop has; `grain`: the least worth
     a thread of its own; `scratch`: bytes a thread; `block`: CUDA threads a block,
-    `block_rows`: whether a CUDA block (not a thread) takes a row."""
+    `block_rows`: whether a CUDA block (not a thread) takes a row; `dots`: whether
+    there is a Dot in it."""
 
     name: str
     inputs: tuple[TensorType, ...]
@@ -192,6 +211,7 @@ class Kernel:
     scratch: Dim = 0
     block: int = 0
     block_rows: bool = False
+    dots: bool = False
 
     @property
     def params(self) -> tuple[Dim, ...]:

@@ -29,6 +29,7 @@ from pirol.kernels.nest import (
     Store,
 )
 from pirol.prim import PRIMS
+from pirol.prim.contract import COMPILED
 from pirol.prim.prim import ELEMENTWISE
 from pirol.prim.reduce import lowest
 
@@ -82,11 +83,12 @@ class _Domain:
 
 def _domain(graph: Graph) -> _Domain:
     found: _Domain | None = None
+    product = any(op.name in COMPILED for op in graph.ops)
     for op in graph.ops:
         here = _reduced(op)
         if here is None:
             continue
-        if found is not None and not _same_domain(found, here):
+        if found is not None and (product or not _same_domain(found, here)):
             raise _No("domains differ", f"{op.title} reduces over other axes")
         found = found or here
     if found is not None:
@@ -106,7 +108,23 @@ def _reduced(op: Op) -> _Domain | None:
     if op.name == "cumsum":
         full, axis = op.result.shape, op.attrs["axis"]
         return _Domain((*full[:axis], *full[axis + 1 :]), full, (axis,))
+    if op.name in COMPILED:
+        rows, summed = _contracted(op)
+        columns = tuple(range(len(rows), len(rows) + len(summed)))
+        return _Domain(rows, rows + summed, columns)
     return None
+
+
+def _contracted(op: Op) -> tuple[Shape, Shape]:
+    """The dims that a contraction's loops run over: its rows, and what is summed.
+
+    The rows of a conv are [N, groups, O / groups, ...].
+    """
+    x, w = (v.shape for v in op.operands)
+    if op.name == "dot_general":
+        return op.result.shape, tuple(x[k] for k in op.attrs["x_sum"])
+    groups, (n, out, *rest) = op.attrs["groups"], op.result.shape
+    return (n, groups, dims.floordiv(out, groups), *rest), w[1:]
 
 
 def _same_domain(a: _Domain, b: _Domain) -> bool:
@@ -149,6 +167,7 @@ class _Lowering:
         return affine.linear(parts, factors)
 
     def run(self) -> Nest:
+        self.walked = self.places()
         stores = [self.store(k, v) for k, v in enumerate(self.graph.outputs)]
         rows = [a for a in self.axes if not a.column]
         columns = [a for a in self.axes if a.column]
@@ -161,7 +180,35 @@ class _Lowering:
             tuple(v.type for v in self.graph.outputs),
         )
 
+    def places(self) -> dict[Value, tuple[Affine, ...]]:
+        """Where the loops stand in what follows a contraction through views."""
+        found: dict[Value, tuple[Affine, ...]] = {}
+        for op in self.graph.ops:
+            if op.name in COMPILED:
+                found[op.result] = self.product_index(op)
+                continue
+            known = [v for v in op.operands if v in found and v.shape]
+            if not known:
+                continue
+            at, shape = found[known[0]], known[0].shape
+            if op.name == "transpose":
+                found[op.result] = tuple(at[k] for k in op.attrs["perm"])
+            elif op.name == "reshape":
+                to = op.result.shape
+                found[op.result] = affine.reshape(at, shape, to, self.extents)
+            elif PRIMS[op.name].kind in ELEMENTWISE:
+                found[op.result] = at
+        return found
+
+    def product_index(self, op: Op) -> tuple[Affine, ...]:
+        """Where the loops stand in a contraction's result."""
+        rows = self.domain.rows
+        return affine.reshape(self.rows, rows, op.result.shape, self.extents)
+
     def store(self, output: int, value: Value) -> Store:
+        if value in self.walked:
+            at = self.walked[value]
+            return Store(output, affine.linear(at, value.shape), self.at(value, at))
         places = [(self.rows, self.domain.rows), (self.full, self.domain.full)]
         if same_shape(value.shape, self.domain.full):
             places.reverse()  # both fit where a size is 0
@@ -244,6 +291,8 @@ class _Lowering:
                 return self.window(op, value, index, guard)
             case "cumsum":
                 return self.scan(op, index, guard)
+            case name if name in COMPILED:
+                return self.contraction(op, index, guard)
             case name if name in REDUCTIONS:
                 return self.reduction(op, index, guard)
         raise _No("no kernel", f"{op.name} has no loop form")
@@ -257,6 +306,54 @@ class _Lowering:
             raise _No("domains differ", f"{op.title} is read at other rows")
         arg = self.at(op.operands[0], self.full, guard)
         return self.node(Reduce(REDUCTIONS[op.name], (arg,), op.result.dtype))
+
+    def contraction(self, op: Op, index: tuple[Affine, ...], guard: int | None) -> int:
+        if index != self.product_index(op):
+            raise _No("domains differ", f"{op.title} is read at other rows")
+        places = self.conv_places if op.name == "conv" else self.dot_places
+        factors = []
+        for source, (at, conditions) in zip(op.operands, places(op)):
+            item = self.at(source, at, self.all_of(guard, conditions))
+            if not isinstance(self.nodes[item], Load):
+                why = f"an operand of {op.title} would be computed again and again"
+                raise _No("recompute", why)
+            factors.append(item)
+        product = self.scalar("mul", op.result.dtype, *factors)
+        return self.node(Reduce("dot", (product,), op.result.dtype))
+
+    def dot_places(self, op: Op) -> list[tuple[list[Affine], list[int]]]:
+        """For each operand, the index of its element, and when it is there."""
+        attrs = op.attrs
+        found: list[tuple[list[Affine], list[int]]] = []
+        batch, summed = len(attrs["x_batch"]), self.full[len(self.rows) :]
+        free = list(self.rows[batch:])
+        for source, side in zip(op.operands, "xy"):
+            given = dict(zip(attrs[f"{side}_batch"], self.rows))
+            given |= dict(zip(attrs[f"{side}_sum"], summed))
+            rank = range(source.type.rank)
+            at = [given[k] if k in given else free.pop(0) for k in rank]
+            found.append((at, []))
+        return found
+
+    def conv_places(self, op: Op) -> list[tuple[list[Affine], list[int]]]:
+        """As dot_places; x is there where a tap does not lie in the padding."""
+        x, w = (v.shape for v in op.operands)
+        image, group, out, *at = self.rows
+        channel, *taps = self.full[len(self.rows) :]
+        inputs = affine.linear((group, channel), (op.attrs["groups"], w[1]))
+        outputs = affine.linear((group, out), self.domain.rows[1:3])
+        found, conditions = [image, inputs], list[int]()
+        for k, size in enumerate(x[2:]):
+            place = self.tap(at[k], taps[k], op.attrs, k)
+            conditions += self.inside(place, 0, size)
+            found.append(place)
+        return [(found, conditions), ([outputs, channel, *taps], [])]
+
+    def tap(self, at: Affine, tap: Affine, attrs: Any, k: int) -> Affine:
+        """Where a window's tap on the spatial axis k lies."""
+        start = affine.scale(at, attrs["strides"][k])
+        place = affine.add(start, affine.scale(tap, attrs["dilation"][k]))
+        return affine.add(place, constant(dims.mul(-1, attrs["padding"][k][0])))
 
     def scan(self, op: Op, index: tuple[Affine, ...], guard: int | None) -> int:
         if index != self.full:
@@ -355,9 +452,7 @@ class _Lowering:
         taps = self.full[len(index) :]
         at, conditions = [], []
         for k, size in enumerate(source.shape):
-            tap = affine.scale(taps[k], attrs["dilation"][k])
-            place = affine.add(affine.scale(index[k], attrs["strides"][k]), tap)
-            place = affine.add(place, constant(-attrs["padding"][k][0]))
+            place = self.tap(index[k], taps[k], attrs, k)
             conditions += self.inside(place, 0, size)
             at.append(place)
         item = self.at(source, at, self.all_of(guard, conditions))

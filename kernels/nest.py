@@ -8,7 +8,7 @@ axis has a value per element, any other one per row.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -68,10 +68,11 @@ class Scalar:
 
 @dataclass(frozen=True)
 class Reduce:
-    """Over all column axes. kind: sum, prod, max, min, or argmax.
+    """Over all column axes. kind: sum, dot, prod, max, min, or argmax.
 
-    argmax takes (value, position, valid) and gives the position of the first
-    largest value (the first NaN wins), -1 where none is valid.
+    dot is the sum of a contraction's products. argmax takes (value, position, valid)
+    and gives the position of the first largest value (the first NaN wins), -1 where
+    none is valid.
     """
 
     kind: str
@@ -153,6 +154,17 @@ class Nest:
             case Scalar(_, args, _) | Reduce(_, args, _) | Scan(_, args, _):
                 return args
         return ()
+
+
+def plain_sums(nest: Nest) -> Nest:
+    """The nest with the contraction, if any, as a sum like others."""
+
+    def plain(node: Node) -> Node:
+        if isinstance(node, Reduce) and node.kind == "dot":
+            return replace(node, kind="sum")
+        return node
+
+    return replace(nest, nodes=tuple(map(plain, nest.nodes)))
 
 
 def _is_argmax(node: Node) -> bool:
@@ -263,7 +275,7 @@ class _Run:
             return _argmax(args, over).reshape(kept)
         value = args[0]
         match kind:
-            case "sum":
+            case "sum" | "dot":
                 total = np.sum(value, axis=over, dtype=value.dtype)
             case "prod":
                 total = np.prod(value, axis=over, dtype=value.dtype)

@@ -23,6 +23,7 @@ from pirol.kernels.kernel import (
     Array,
     At,
     Barrier,
+    Dot,
     Expr,
     Guarded,
     If,
@@ -96,7 +97,8 @@ class _Renderer:
 
     def header(self) -> str:
         if not self.target.inline_header:
-            return f'#include "{self.target.header}"'
+            used = [self.target.header, *(["pirol_dot.h"] if self.kernel.dots else [])]
+            return "\n".join(f'#include "{name}"' for name in used)
         return (HEADERS / self.target.header).read_text()
 
     def cpu_head(self) -> list[str]:
@@ -171,6 +173,8 @@ class _Renderer:
                 for rest, most in (wide, high):
                     given.append(f"pr_least({self.index(rest)}, {most})")
                 return [f"{pad}pr_turn_{BITS[dtype] // 8}({', '.join(given)});"]
+            case Dot():
+                return [pad + self.dot(stmt)]
             case WarpReduce():
                 return [pad + line for line in self.warp(stmt)]
             case Barrier():
@@ -178,10 +182,19 @@ class _Renderer:
             case Loop():
                 return self.loop(stmt, depth)
 
-    def place(self, name: str, first: Affine, step: Affine) -> tuple[str, str]:
-        """A pointer to an element, and a step."""
+    def place(self, name: str, first: Affine, *steps: Affine) -> tuple[str, ...]:
+        """A pointer to an element, and steps."""
         start = name if first == ZERO else f"{name} + {self.index(first)}"
-        return start, self.index(step)
+        return start, *map(self.index, steps)
+
+    def dot(self, dot: Dot) -> str:
+        given = [
+            text
+            for place in (dot.to, dot.left, dot.right)
+            for text in self.place(*place)
+        ]
+        given += [self.index(n) for n in (dot.rows, dot.columns, dot.terms)]
+        return f"pr_dot_{SHORT[dot.dtype]}({', '.join(given)});"
 
     def array(self, array: Array) -> str:
         kind = self.type(array.dtype)

@@ -9,21 +9,27 @@ from dataclasses import replace
 
 from pirol.compiler.ir import Graph, Op, Value, rename
 from pirol.prim import PRIMS
+from pirol.prim.contract import COMPILED
+
+NATIVE = ("float32", "float64")  # the dtypes whose contractions have kernels
 
 
 def claim(graph: Graph) -> Graph:
-    """Mark the calls whose bodies hold a contraction: Paddle's library runs them."""
+    """Mark the calls whose bodies hold a contraction that Paddle's library runs."""
     return graph.with_ops(_claimed(op) for op in graph.ops)
 
 
 def _claimed(op: Op) -> Op:
     if op.name != "call" or op.body is None or "claimed" in op.attrs:
         return op
-    library = any(
-        inner.name in PRIMS and PRIMS[inner.name].kind == "contract"
-        for inner in op.body.walk()
-    )
+    library = any(map(_needs_library, op.body.walk()))
     return replace(op, attrs={**op.attrs, "claimed": "paddle"}) if library else op
+
+
+def _needs_library(op: Op) -> bool:
+    contracts = op.name in PRIMS and PRIMS[op.name].kind == "contract"
+    native = op.name in COMPILED and op.operands[0].dtype in NATIVE
+    return contracts and not native
 
 
 def inline(graph: Graph) -> Graph:

@@ -16,6 +16,9 @@ from pirol.prim.window import window_extent, window_offsets
 Types = Sequence[TensorType]
 
 
+COMPILED = ("dot_general", "conv")  # kernels compute these; a library the others
+
+
 def _free(rank: int, batch: Sequence[int], contract: Sequence[int]) -> list[int]:
     return [k for k in range(rank) if k not in batch and k not in contract]
 

@@ -14,7 +14,6 @@ import pirol
 from pirol.compiler.interpreter import interpret
 from pirol.compiler.ir import TensorType
 from pirol.compiler.pipeline import fusible
-from pirol.kernels.lower import Refusal
 from pirol.passes.fuse import fuse
 from pirol.prim import Builder
 
@@ -125,12 +124,28 @@ def test_a_cycle_is_refused() -> None:
         np.testing.assert_array_equal(found, (x + 1) + np.sort(x + 1))
 
 
-def test_no_kernel_for_a_contraction_alone() -> None:
-    def make(b: Any, x: Any, y: Any) -> Any:
-        return [b.dot_general(x, y, x_batch=(), y_batch=(), x_sum=(1,), y_sum=(0,))]
+def test_a_contraction_takes_what_follows_and_nothing_before() -> None:
+    """Its operands would be computed again for each row or column of the other."""
 
-    answer = fusible(built(make, (3, 4), (4, 5)))
-    assert isinstance(answer, Refusal) and answer.code == "no kernel"
+    def make(b: Any, x: Any, y: Any) -> Any:
+        product = b.dot_general(
+            b.exp(x), y, x_batch=(), y_batch=(), x_sum=(1,), y_sum=(0,)
+        )
+        return [b.tanh(b.transpose(b.add(product, 1.0), perm=(1, 0)))]
+
+    assert groups(built(make, (3, 4), (4, 5))) == (2, {"recompute"})
+
+
+def test_two_contractions_are_two_kernels() -> None:
+    def make(b: Any, x: Any, y: Any) -> Any:
+        def dot(a: Any, c: Any) -> Any:
+            return b.dot_general(a, c, x_batch=(), y_batch=(), x_sum=(1,), y_sum=(0,))
+
+        first = dot(x, y)
+        return [b.add(first, dot(first, y))]
+
+    count, codes = groups(built(make, (4, 4), (4, 4)))
+    assert count == 2 and "domains differ" in codes
 
 
 def test_views_fold_into_loads() -> None:

@@ -1,4 +1,4 @@
-"""What a steady call of an encoder runs: Paddle's matmul, and nothing else of it."""
+"""What a steady call of an encoder runs of Paddle: nothing. Predicted times."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def kernels_of(call: Any, folder: Path) -> Counter[str]:
 
 
 @pytest.mark.full
-def test_a_steady_call_of_an_encoder_runs_only_matmul(tmp_path: Path) -> None:
+def test_a_steady_call_of_an_encoder_runs_nothing_of_paddles(tmp_path: Path) -> None:
     one = paddle.nn.TransformerEncoderLayer(32, 2, 64, dropout=0.1, activation="gelu")
     model = paddle.nn.TransformerEncoder(one, 2)
     model.eval()
@@ -47,8 +47,7 @@ def test_a_steady_call_of_an_encoder_runs_only_matmul(tmp_path: Path) -> None:
     fast(*inputs)
     fast(*inputs)
     steady = kernels_of(lambda: fast(*inputs), tmp_path / "pirol")
-    assert set(steady) == {"matmul"}
-    assert steady["matmul"] % 16 == 0
+    assert not steady
 
 
 def test_predicted_times() -> None:
