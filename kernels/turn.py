@@ -14,7 +14,7 @@ from pirol.kernels import affine
 from pirol.kernels.affine import Affine, axis, constant
 from pirol.kernels.emit import Emitter, closure, unravel
 from pirol.kernels.kernel import Array, At, Kernel, Loop, Put, Stmt, Turn
-from pirol.kernels.nest import Axis, Load, Nest, Store
+from pirol.kernels.nest import Axis, Load, Nest, Reduce, Scan, Store
 
 HIGH, WIDE = 16, 64  # a block: elements of one axis, and of the axis of the lanes
 LEAST = 8  # a static axis shorter than this is not worth turning
@@ -140,7 +140,8 @@ def turned(nest: Nest) -> Turned | None:
     Where most accesses run along the axis that they are turned from, the lanes run
     along that one: then fewer have to be turned, and what is read is read in order.
     """
-    if nest.columns or len(nest.rows) < 2:
+    totals = any(isinstance(n, (Reduce, Scan)) for n in nest.nodes)
+    if totals or len(nest.rows) < 2:
         return None
     inner = nest.rows[-1]
     straight = all(s.index.coefficient(inner.name) == 1 for s in nest.stores)

@@ -41,6 +41,8 @@ def class_of(dtype: str) -> str:
 def accepts(name: str, dtype: str) -> bool:
     """Whether a primitive that kernels have takes the dtype."""
     prim, x = PRIMS[name], TensorType((2,), dtype)
+    if name == "dot_general":
+        return dtype != "bool"
     if prim.kind in ("window", "scan"):
         return dtype != "bool"
     if prim.kind not in ("elementwise", "compare", "reduce"):
@@ -59,6 +61,7 @@ def accepts(name: str, dtype: str) -> bool:
 def legal_pairs() -> tuple[Pair, ...]:
     """Every pair that kernels have; a cast counts for each dtype that it gives."""
     names = [n for n, p in PRIMS.items() if p.kind in LOWERED and n != "cast"]
+    names.append("dot_general")
     plain = [(n, d) for n in names for d in KINDS if accepts(n, d)]
     return (*plain, *((f"cast to {to}", d) for to in KINDS for d in KINDS))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from graph_meaning import (
     Array,
     Expected,
     Sizes,
+    Wide,
     _broadcast,
     _pad,
     _picked,
@@ -26,6 +28,8 @@ from graph_totals import reduced, running, window_total, windowed
 
 from pirol.compiler.ir import FLOATS, TensorType, Value, prune
 from pirol.prim import Builder
+
+Pair = tuple[int, int]
 
 
 class Sketch:
@@ -247,6 +251,30 @@ class Sketch:
         exact = x.exact and x.dtype not in FLOATS
         return self._item(value, x.sizes, exact, lambda env: running(x.at(env), axis))
 
+    def dot(
+        self, x: Item, y: Item, batch: Sequence[Pair], summed: Sequence[Pair]
+    ) -> Item:
+        """Products summed over pairs of dims (of x, of y), for each batch pair."""
+        (xb, yb), (xs, ys) = (tuple(zip(*p)) or ((), ()) for p in (batch, summed))
+        value = self.b.dot_general(
+            x.value, y.value, x_batch=xb, y_batch=yb, x_sum=xs, y_sum=ys
+        )
+        sides = [[*xb, *_others(x, xb + xs)], [*yb, *_others(y, yb + ys)]]
+        sizes = [x.sizes[k] for k in sides[0]]
+        sizes += [y.sizes[k] for k in sides[1][len(yb) :]]
+        full = [*sizes, *(x.sizes[k] for k in xs)]
+        sums = range(len(sizes), len(full))
+        right = [*range(len(yb)), *range(len(sides[0]), len(sizes))]
+        places = [dict(zip(sides[0], range(len(sides[0])))) | dict(zip(xs, sums))]
+        places += [dict(zip(sides[1], right)) | dict(zip(ys, sums))]
+
+        def run(env: Env) -> Expected:
+            shape = env.shape(full)
+            factors = [_spread(i.at(env), shape, p) for i, p in zip((x, y), places)]
+            return reduced("reduce_sum", _products(factors), tuple(sums))
+
+        return self._item(value, sizes, False, run)
+
     def window_sum(
         self, x: Item, window: Any, strides: Any, padding: Any, dilation: Any
     ) -> Item:
@@ -305,6 +333,26 @@ def _windows(
         for n, k, s, p, d in zip(x.sizes, window, strides, padding, dilation)
     ]
     return given, sizes
+
+
+def _products(factors: Sequence[Expected]) -> Expected:
+    """What is summed; a product out of range may be added up before it is rounded."""
+    product = elementwise("mul", factors)
+    if product.dtype not in FLOATS:
+        return product
+    value, bound = product.wide()
+    over = np.isinf(value) & np.all([np.isfinite(f.value) for f in factors], axis=0)
+    return replace(product, bound=np.where(over, Wide(np.inf), bound))
+
+
+def _others(x: Item, but: Sequence[int]) -> list[int]:
+    return [k for k in range(x.rank) if k not in but]
+
+
+def _spread(x: Expected, shape: Sequence[int], at: dict[int, int]) -> Expected:
+    """x over a shape; `at`: where each of its dims lies in that."""
+    order = [at[k] for k in range(len(at))]
+    return moved(x, lambda a, _: _broadcast(a, shape, order))
 
 
 def _joined(parts: Sequence[Array], axis: int) -> Array:

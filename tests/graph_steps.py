@@ -253,6 +253,22 @@ class Steps(Pool):
             axis = self.choices.number(0, x.rank - 1)
             self.add(self.sketch.cumsum(x, axis))
 
+    def dot(self, want: Want) -> None:
+        """Products summed over some dims, others taken one by one."""
+        x = self.pick(want, lambda i: 0 < i.rank <= 3 and i.dtype != "bool")
+        if x is None:
+            return
+        summed = self.choices.some(x.rank)
+        batch = [k for k in range(x.rank) if k not in summed and self.choices.flag()]
+        free = [self.known_size() for _ in range(self.choices.number(0, 2))]
+        order = self.choices.order(range(len(batch) + len(summed) + len(free)))
+        sizes = [*(x.sizes[k] for k in (*batch, *summed)), *free]
+        if not self.small([*x.sizes, *free]):
+            return
+        y = self.sketch.input([sizes[k] for k in order], x.dtype)
+        pairs = [(k, order.index(j)) for j, k in enumerate((*batch, *summed))]
+        self.add(self.sketch.dot(x, y, pairs[: len(batch)], pairs[len(batch) :]))
+
     def window(self, want: Want) -> None:
         """The sums or the largest of windows."""
         fits = lambda i: 0 < i.rank <= 3 and i.exact and i.dtype != "bool"  # noqa: E731
@@ -291,6 +307,7 @@ _PLAIN: dict[str, Step] = {
     "pad": Steps.pad,
     "concat": Steps.concat,
     "cumsum": Steps.cumsum,
+    "dot_general": Steps.dot,
     "window_sum": Steps.window,
     "window_max": Steps.window,
 }

@@ -239,6 +239,7 @@ def nearest_to(size: int) -> Any:
     return resized
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_linear(dtype: str) -> None:
     fast = compiled(linear, [dtype], [None, 2, None, None])

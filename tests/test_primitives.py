@@ -283,6 +283,22 @@ def windows(s: Sketch, dtype: str) -> Outputs:
     return outputs
 
 
+def dots(s: Sketch, dtype: str) -> Outputs:
+    if dtype == "bool":
+        return {}
+    x, y = s.input(shape_of("n", "m"), dtype), s.input(shape_of("m", "n"), dtype)
+    stack, few = s.input(shape_of(3, "n", "m"), dtype), s.input(shape_of(2, "m"), dtype)
+    return {
+        "dot_general: rows by columns": s.dot(x, y, [], [(1, 0)]),
+        "dot_general: turned": s.dot(x, y, [], [(0, 1)]),
+        "dot_general: outer": s.dot(x, few, [], []),
+        "dot_general: rows of two dims": s.dot(stack, few, [], [(2, 1)]),
+        "dot_general: batch": s.dot(x, y, [(0, 1)], [(1, 0)]),
+        "dot_general: of itself": s.dot(x, x, [], [(1, 1)]),
+        "dot_general: two sums": s.dot(x, stack, [], [(0, 1), (1, 2)]),
+    }
+
+
 FAMILIES: dict[str, Family] = {
     "scalars": scalars,
     "casts": casts,
@@ -302,9 +318,10 @@ FAMILIES: dict[str, Family] = {
     "outer": reduces(100, "n", axes=[(0,), ()]),
     "empty": reduces(3, 0, axes=[(1,), (0,)]),
     "windows": windows,
+    "dots": dots,
 }
 ONE_KERNEL = ("scalars", "casts")  # the samples have one shape
-NUMBERS_ONLY = ("windows", "scans")
+NUMBERS_ONLY = ("windows", "scans", "dots")
 WHO = [(f, d) for f in FAMILIES for d in KINDS if f not in NUMBERS_ONLY or d != "bool"]
 each = pytest.mark.parametrize(("family", "dtype"), WHO)
 SIZES: tuple[Sizes, ...] = (

@@ -1,0 +1,188 @@
+"""Contractions in tiles: matmul and conv of more than a block, against wider sums."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from cuda_simulator import has_compiler
+from graph_case import Case, fixed
+from graph_meaning import Array, Sizes, dtype_of
+from graph_runs import c_text, launch_c, steps_of
+from graph_sketch import Sketch
+from planted import WRONG, Fault, check_found, text
+
+from pirol.compiler.ir import TensorType
+from pirol.kernels.build import build, load
+from pirol.kernels.kernel import Kernel
+from pirol.prim import PRIMS, Builder
+
+pytestmark = pytest.mark.skipif(not has_compiler(), reason="no C compiler")
+
+
+def dot(
+    x: Sequence[int], y: Sequence[int], batch: Any, summed: Any, dtype: str = "float32"
+) -> Callable[[], Case]:
+    """Products of two inputs, then what a kernel does with each tile."""
+
+    def make() -> Case:
+        s = Sketch()
+        pair = [s.input([fixed(n) for n in shape], dtype) for shape in (x, y)]
+        z = s.dot(*pair, batch, summed)
+        bias = s.broadcast(s.input(z.sizes[-1:], dtype), z.sizes, (z.rank - 1,))
+        low = s.apply("min", s.apply("add", z, bias), s.const(0.5, z.sizes, dtype))
+        turned = s.transpose(low, [*range(z.rank - 2), z.rank - 1, z.rank - 2])
+        return s.case([low, turned])
+
+    return make
+
+
+PLAIN = dot((140, 300), (300, 150), [], [(1, 0)])
+DOTS = {
+    "plain": PLAIN,
+    "rows turned": dot((300, 140), (300, 150), [], [(0, 0)]),
+    "columns turned": dot((140, 30), (150, 30), [], [(1, 1)]),
+    "batch": dot((3, 20, 30), (3, 30, 70), [(0, 0)], [(2, 1)]),
+    "batch within": dot((20, 3, 30), (70, 30, 3), [(1, 2)], [(2, 1)]),
+    "rows of two dims": dot((3, 45, 31), (31, 65), [], [(2, 0)]),
+    "apart": dot((3, 31, 45), (31, 65), [], [(1, 0)]),
+    "columns of two dims": dot((7, 31), (5, 31, 45), [], [(1, 1)]),
+    "two sums": dot((7, 6, 5), (6, 9, 5), [], [(1, 0), (2, 2)]),
+    "two sums, turned": dot((7, 6, 5), (5, 9, 6), [], [(1, 2), (2, 0)]),
+    "one term": dot((7, 1), (1, 9), [], [(1, 0)]),
+    "no term": dot((7, 0), (0, 9), [], [(1, 0)]),
+    "no row": dot((0, 7), (7, 9), [], [(1, 0)]),
+    "one row": dot((1, 300), (300, 150), [], [(1, 0)]),
+    "float64": dot((140, 300), (300, 70), [], [(1, 0)], "float64"),
+    "float64, turned": dot((5, 30), (70, 30), [], [(1, 1)], "float64"),
+}
+
+
+def address_of(kernel: Kernel) -> int:
+    (path,) = build([c_text([kernel])])
+    return load(str(path), kernel.name)
+
+
+@pytest.mark.parametrize("name", DOTS)
+def test_products(name: str) -> None:
+    case = DOTS[name]()
+    (step,) = steps_of(case.graph)
+    assert step.cpu.dots == (name not in ("one term", "no term", "one row"))
+    for seed in range(2):
+        arrays = case.arrays({}, seed, special=seed == 1)
+        given = [arrays[case.graph.inputs.index(v)] for v in step.inputs]
+        rng = np.random.default_rng(seed)
+        got = launch_c(address_of(step.cpu), step.cpu, given, {}, rng)
+        case.check({}, arrays, got, name)
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A random conv: the shapes of x and w, and its attributes."""
+
+    x: tuple[int, ...]
+    w: tuple[int, ...]
+    attrs: dict[str, Any]
+
+
+def any_conv(rng: random.Random) -> Conv:
+    spatial = rng.randint(1, 3)
+    groups = rng.choice((1, 1, 2, 3))
+    inside, outside = rng.choice((1, 2, 5)), rng.choice((1, 4, 70))
+    kernel = tuple(rng.randint(1, 3) for _ in range(spatial))
+    most = {1: 200, 2: 21, 3: 9}[spatial]
+    size = tuple(rng.randint(5, most) for _ in range(spatial))
+    attrs = {
+        "strides": tuple(rng.randint(1, 3) for _ in kernel),
+        "padding": tuple((rng.randint(0, 2), rng.randint(0, 3)) for _ in kernel),
+        "dilation": tuple(rng.randint(1, 2) for _ in kernel),
+        "groups": groups,
+    }
+    batch = rng.randint(1, 3)
+    x, w = (batch, inside * groups, *size), (outside * groups, inside, *kernel)
+    return Conv(x, w, attrs)
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_convolutions(seed: int) -> None:
+    """Channels first, and last, with what follows."""
+    rng = random.Random(seed)
+    conv, dtype = any_conv(rng), rng.choice(("float32", "float64"))
+    b = Builder()
+    x, w = (b.input(TensorType(s, dtype)) for s in (conv.x, conv.w))
+    y = b.conv(x, w, **conv.attrs)
+    last = (0, *range(2, y.type.rank), 1)
+    result = b.transpose(b.max(y, 0.0), perm=last) if seed % 2 else b.max(y, 0.0)
+    (step,) = steps_of(b.graph("f", [result]))
+    data = np.random.default_rng(seed)
+    arrays = [data.standard_normal(s).astype(dtype_of(dtype)) for s in (conv.x, conv.w)]
+    (got,) = launch_c(address_of(step.cpu), step.cpu, arrays, {}, data)
+    wide = [a.astype(np.longdouble) for a in arrays]
+    exact = PRIMS["conv"].numpy(*wide, **conv.attrs)
+    size = PRIMS["conv"].numpy(*map(np.abs, wide), **conv.attrs)
+    order = last if seed % 2 else range(y.type.rank)
+    exact, size = (np.transpose(a, order) for a in (np.maximum(exact, 0), size))
+    terms = np.prod(conv.w[1:])
+    bound = (terms + 2) * np.finfo(dtype_of(dtype)).eps * size
+    assert got.dtype == dtype_of(dtype) and got.shape == exact.shape
+    assert (np.abs(got - exact) <= bound).all()
+
+
+def plain(case: Case, sizes: Sizes) -> list[Array]:
+    """No NaN, which would hide all in its row."""
+    return case.arrays(sizes, seed=3, special=False)
+
+
+FAULTS = (
+    Fault(
+        "the last term is dropped",
+        PLAIN,
+        text(r"(pr_dot_f32\(.*), 300\)", r"\1, 299)"),
+        WRONG,
+        data=plain,
+    ),
+    Fault(
+        "the panel of the task before is kept",
+        PLAIN,
+        text(r"packed != ", "packed < 0 && packed != "),
+        "other bits",
+        data=plain,
+    ),
+    Fault(
+        "a row is read one too far",
+        PLAIN,
+        text(r"(pr_dot_f32\(tile, 64, in\d \+ high_first) \* 300", r"\1 * 301"),
+        WRONG,
+        data=plain,
+    ),
+    Fault(
+        "the last columns are not written",
+        PLAIN,
+        text(r": \(150\)\)", ": (144))"),
+        "not fully written",
+        data=plain,
+    ),
+    Fault(
+        "the last rows are not written",
+        PLAIN,
+        text(r"high_stop; row", "high_stop - 1; row"),
+        "not fully written",
+        data=plain,
+    ),
+    Fault(
+        "turned rows are packed as they lie",
+        DOTS["columns turned"],
+        text(r"(pr_turn_4\(panel, 64, .*), 30, ", r"\1, 29, "),
+        WRONG,
+        data=plain,
+    ),
+)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.what)
+def test_faults_are_found(fault: Fault) -> None:
+    check_found(fault, "c")
