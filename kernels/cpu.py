@@ -1,9 +1,10 @@
 """Schedules for the CPU: Nest -> Kernel.
 
-Four forms. "Along rows": the lanes are neighbouring rows (pointwise work, reductions
+Five forms. "Along rows": the lanes are neighbouring rows (pointwise work, reductions
 over few or over outer elements). "Along columns": the lanes are one row's elements
 (softmax, layer_norm), in as many passes over the row as its reductions need. The
-third, for transposes, is in turn.py, the fourth, for contractions, in contract.py.
+third, for transposes, is in turn.py, the fourth, for contractions, in contract.py, the
+fifth, for windows, in window.py.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ from pirol.kernels.nest import (
 )
 from pirol.kernels.tile import TILE, Tile, row_stores
 from pirol.kernels.turn import HIGH, turned
+from pirol.kernels.window import windows
 from pirol.prim import PRIMS
 
 BLOCK = 1024  # elements added up in their own dtype before a wider total takes them
@@ -65,6 +67,9 @@ def schedule(nest: Nest) -> Kernel:
     if tiles is not None:
         return tiles.kernel()
     nest = plain_sums(nest)
+    planes = windows(nest)
+    if planes is not None:
+        return planes.kernel()
     if _lanes_in_columns(nest):
         return _AlongColumns(nest).kernel()
     turns = turned(nest)
