@@ -56,7 +56,8 @@ def contraction(nest: Nest) -> Contraction | None:
     assert isinstance(factors, Scalar)
     sides = [_behind(nest, k) for k in factors.args]
     only = [[a for a in nest.rows if a.name in s - t] for s, t in (sides, sides[::-1])]
-    if not all(only) or not nest.columns:
+    rows_only = len(Passes(nest).row_stores) == len(nest.stores)
+    if not all(only) or not nest.columns or not rows_only:
         return None
     lane = _lane(nest)
     right = 1 if lane in only[1] else 0

@@ -1,8 +1,9 @@
 """Schedule for windows that overlap (pooling, depthwise conv): a padded plane first.
 
 What the windows read is written once, padding included, into scratch; its guards are
-then gone, and the taps are read at fixed distances. Where all steps are 1 the lanes run
-along the whole plane, so that short lines fill vectors too.
+then gone, and the taps are read at fixed distances. Places with one remainder by the
+step lie together, so that the lanes run along the whole plane, and short lines fill
+vectors.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from pirol.compiler import dims
 from pirol.compiler.dims import Dim, product
@@ -21,9 +24,12 @@ from pirol.kernels.kernel import (
     Array,
     At,
     Expr,
+    If,
     Kernel,
     Let,
     Loop,
+    Num,
+    Offset,
     Put,
     Ref,
     Set,
@@ -59,6 +65,11 @@ class Side:
         return dims.add(last, (self.tap.extent - 1) * self.reach + 1)
 
     @property
+    def length(self) -> Dim:
+        """Places with one remainder by the step, at most."""
+        return dims.floordiv(dims.add(self.extent, self.step - 1), self.step)
+
+    @property
     def overlaps(self) -> bool:
         """Whether neighbouring windows share places."""
         assert isinstance(self.tap.extent, int)
@@ -68,7 +79,9 @@ class Side:
 def windows(nest: Nest) -> Windows | None:
     """A nest whose only reduction is over overlapping windows, else None."""
     found = [k for k, n in enumerate(nest.nodes) if isinstance(n, Reduce)]
-    if len(found) != 1 or nest.in_order or not nest.columns:
+    passes = Passes(nest)
+    alone = len(found) == 1 and len(passes.row_stores) == len(nest.stores)
+    if not alone or nest.in_order or not nest.columns:
         return None
     taps = product(a.extent for a in nest.columns)
     pairs = list(zip(reversed(nest.rows), reversed(nest.columns)))
@@ -162,23 +175,22 @@ class Windows:
     def kernel(self) -> Kernel:
         """The kernel; a task is one plane."""
         outer = [a for a in self.nest.rows if a not in [s.row for s in self.sides]]
-        dtype = self.nest.nodes[self.source].dtype
-        plane = product(s.extent for s in self.sides)
-        item = BITS[dtype] // 8
-        bytes_ = dims.mul(dims.floordiv(dims.add(dims.mul(plane, item), 63), 64), 64)
-        of = self.nest.nodes[self.reduce].dtype
-        arrays: list[Stmt] = [Array("plane", dtype, 0, "scratch")]
-        scratch = bytes_
-        body = [*unravel([a.name for a in outer], self.nest, "r"), self.pack()]
-        if self.flat:
-            arrays.append(Array("totals", of, 0, "scratch", bytes_))
-            scratch = dims.add(bytes_, dims.mul(plane, BITS[of] // 8))
-            body += [self.totals(), self.lines([], At("totals", self.at([])))]
-        else:
-            taps = self.taps(self.at_tap)
-            body.append(self.lines(taps, Ref("total")))
-        loop = Loop("r", axis("begin"), axis("end"), tuple(body), kind="rows")
-        work = dims.mul(plane, product(a.extent for a in self.nest.columns))
+        names = ("plane", self.source, self.size), ("totals", self.reduce, self.line)
+        arrays: list[Stmt] = []
+        scratch: Dim = 0
+        for name, node, length in names:
+            dtype = self.nest.nodes[node].dtype
+            arrays.append(Array(name, dtype, 0, "scratch", scratch))
+            bytes_ = dims.add(dims.mul(length, BITS[dtype] // 8), 63)
+            scratch = dims.add(scratch, dims.mul(dims.floordiv(bytes_, 64), 64))
+        body = (
+            *unravel([a.name for a in outer], self.nest, "r"),
+            self.pack(),
+            self.totals(),
+            self.lines(),
+        )
+        loop = Loop("r", axis("begin"), axis("end"), body, kind="rows")
+        work = dims.mul(self.line, product(a.extent for a in self.nest.columns))
         return Kernel(
             self.nest.name,
             self.nest.inputs,
@@ -190,26 +202,41 @@ class Windows:
         )
 
     @property
-    def flat(self) -> bool:
-        """Whether the plane is walked as one line."""
-        return len(self.sides) > 1 and all(s.step == 1 for s in self.sides)
+    def shape(self) -> tuple[Dim, ...]:
+        """The plane's parts, one for each remainder of places by steps, and lines."""
+        return (*(s.step for s in self.sides), *(s.length for s in self.sides))
+
+    @property
+    def size(self) -> Dim:
+        """The plane's elements."""
+        return product(self.shape)
+
+    @property
+    def line(self) -> Dim:
+        """The elements of one part."""
+        return product(s.length for s in self.sides)
 
     def pack(self) -> Stmt:
         """The plane, padding included."""
         nodes = tuple(map(self.placed, self.nest.nodes))
         nest = replace(self.nest, nodes=nodes)
-        lets = Emitter(nest).lets(closure(nest, [self.source], ()))
-        put = Put(
-            "plane",
-            self.flat_place([axis(s.place) for s in self.sides]),
-            Ref(f"v{self.source}"),
+        parts = [axis(f"{s.place}_part") for s in self.sides]
+        at = [axis(f"{s.place}_at") for s in self.sides]
+        place = affine.linear([*parts, *at], self.shape)
+        body: tuple[Stmt, ...] = (
+            *Emitter(nest).lets(closure(nest, [self.source], ())),
+            Put("plane", place, Ref(f"v{self.source}")),
         )
-        inner: Stmt = Let("one", "int64", Ref("r"))
-        for k, s in enumerate(reversed(self.sides)):
-            kind = "serial" if k else "lanes"
-            body = (inner,) if k else (*lets, put)
-            inner = Loop(s.place, affine.ZERO, constant(s.extent), body, kind)
-        return inner
+        for s, part, q in reversed([*zip(self.sides, parts, at)]):
+            number = Offset(affine.add(affine.scale(q, s.step), part))
+            left = affine.add(constant(dims.add(s.extent, s.step - 1)), _minus(part))
+            stop = Affine(((affine.Quotient(left, s.step), 1),))
+            kind = "lanes" if s is self.sides[-1] else "serial"
+            body = (Let(s.place, "int64", number), *body)
+            body = (Loop(f"{s.place}_at", affine.ZERO, stop, body, kind),)
+        for s in reversed(self.sides):
+            body = (Loop(f"{s.place}_part", affine.ZERO, constant(s.step), body),)
+        return body[0]
 
     def placed(self, node: Node) -> Node:
         """The node at places, where it is one of those packed."""
@@ -221,52 +248,55 @@ class Windows:
         assert isinstance(node, Index)
         return replace(node, value=moved[0])
 
-    def flat_place(self, at: Sequence[Affine]) -> Affine:
-        """The element of the plane at some places."""
-        return affine.linear(at, tuple(s.extent for s in self.sides))
-
-    def at(self, taps: Sequence[Affine]) -> Affine:
-        """The element of the plane where the loops stand."""
-        rows = [affine.scale(axis(s.row.name), s.step) for s in self.sides]
-        return self.flat_place([affine.add(r, t) for r, t in zip(rows, taps)] or rows)
-
-    @property
-    def reached(self) -> list[Affine]:
-        """How far the taps lie from the first."""
-        return [affine.scale(axis(s.tap.name), s.reach) for s in self.sides]
-
-    @property
-    def at_tap(self) -> Affine:
-        """The element of the plane that a row's tap reads."""
-        return self.at(self.reached)
-
-    def taps(self, place: Affine) -> list[Stmt]:
-        """The reduction of one lane, as `total`."""
+    def totals(self) -> Stmt:
+        """The reductions along the whole plane, those between the lines too."""
+        reach = [affine.scale(axis(s.tap.name), s.reach) for s in self.sides]
+        taps = {a.name: a.extent for a in self.nest.columns}
+        pairs = [affine.divide(r, s.step, taps) for r, s in zip(reach, self.sides)]
+        tap = [rest for _, rest in pairs] + [whole for whole, _ in pairs]
+        place = affine.add(axis("j"), affine.linear(tap, self.shape))
         node = self.nest.nodes[self.reduce]
         assert isinstance(node, Reduce)
         emitter = Emitter(self.nest, {self.source: At("plane", place)})
         lets = emitter.lets(closure(self.nest, node.args, emitter.have))
         value = emitter.ref(node.args[0])
         joined = Set("total", join(node.kind, Ref("total"), value, node.dtype))
-        body: tuple[Stmt, ...] = (*lets, joined)
-        for a in reversed(self.nest.columns):
-            body = (Loop(a.name, affine.ZERO, constant(a.extent), body),)
-        return [Var("total", node.dtype, identity(node.kind, node.dtype)), *body]
-
-    def totals(self) -> Stmt:
-        """The reductions along the whole plane, those between the lines too."""
-        place = affine.add(axis("j"), self.flat_place(self.reached))
-        last = [dims.sub(s.row.extent, 1) for s in self.sides]
-        stop = affine.add(self.flat_place([constant(n) for n in last]), constant(1))
+        body = self.each_tap((*lets, joined))
+        start = Var("total", node.dtype, identity(node.kind, node.dtype))
         put = Put("totals", axis("j"), Ref("total"))
-        return Loop("j", affine.ZERO, stop, (*self.taps(place), put), "lanes")
+        last = [constant(dims.sub(s.row.extent, 1)) for s in self.sides]
+        stop = affine.add(self.in_line(last), constant(1))
+        return Loop("j", affine.ZERO, stop, (start, *body, put), "lanes")
 
-    def lines(self, before: Sequence[Stmt], total: Expr) -> Stmt:
+    def each_tap(self, body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
+        """Loops over the taps; one by one where their parts of the plane differ, which
+        compilers do not see through while they make vectors."""
+        columns = self.nest.columns
+        if all(s.step == 1 for s in self.sides):
+            for a in reversed(columns):
+                body = (Loop(a.name, affine.ZERO, constant(a.extent), body),)
+            return body
+        found: list[Stmt] = []
+        for tap in np.ndindex(*(a.extent for a in columns)):
+            at = [Let(a.name, "int64", Num(k, "int64")) for a, k in zip(columns, tap)]
+            found.append(If(Num(True, "bool"), (*at, *body)))
+        return tuple(found)
+
+    def in_line(self, at: Sequence[Affine]) -> Affine:
+        """The place of a row in its part of the plane."""
+        return affine.linear(at, tuple(s.length for s in self.sides))
+
+    def lines(self) -> Stmt:
         """What is stored, line by line."""
-        stores = row_stores(self.nest, Passes(self.nest), {self.reduce: total})
-        body: tuple[Stmt, ...] = (*before, *stores)
-        for k, s in enumerate(reversed(self.sides)):
-            kind = "serial" if k else "lanes"
+        rows = self.in_line([axis(s.row.name) for s in self.sides])
+        have: dict[int, Expr] = {self.reduce: At("totals", rows)}
+        body = tuple(row_stores(self.nest, Passes(self.nest), have))
+        for s in reversed(self.sides):
+            kind = "lanes" if s is self.sides[-1] else "serial"
             extent = constant(s.row.extent)
             body = (Loop(s.row.name, affine.ZERO, extent, body, kind),)
         return body[0]
+
+
+def _minus(a: Affine) -> Affine:
+    return affine.scale(a, -1)

@@ -38,10 +38,17 @@ PR_SIMD double pow(double, double);
    nothing is done to the integer and the exponent. */
 int pr_zero;
 
-/* The larger value, as `a > b ? a : b`, but NaN if either is NaN. */
+/* The larger value, as `a > b ? a : b`, but NaN if either is NaN; in two steps, which
+   gcc 12 can do in vectors, as it cannot `a > b || a != a`. */
 #define PR_EXTREMES(T, t)                                                      \
-  PR_DEVICE T pr_max_##t(T a, T b) { return (a > b || a != a) ? a : b; }       \
-  PR_DEVICE T pr_min_##t(T a, T b) { return (a < b || a != a) ? a : b; }
+  PR_DEVICE T pr_max_##t(T a, T b) {                                           \
+    const T m = a > b ? a : b;                                                 \
+    return a != a ? a : m;                                                     \
+  }                                                                            \
+  PR_DEVICE T pr_min_##t(T a, T b) {                                           \
+    const T m = a < b ? a : b;                                                 \
+    return a != a ? a : m;                                                     \
+  }
 PR_EXTREMES(float, f32)
 PR_EXTREMES(double, f64)
 
