@@ -16,10 +16,18 @@ from pirol.compiler.dims import Dim, product
 from pirol.compiler.ir import BITS
 from pirol.kernels import affine
 from pirol.kernels.affine import Affine, axis, constant
-from pirol.kernels.emit import Emitter, Passes, closure, column_loops, unravel
+from pirol.kernels.emit import (
+    Emitter,
+    Passes,
+    axes_of,
+    closure,
+    column_loops,
+    grain,
+    in_scratch,
+    unravel,
+)
 from pirol.kernels.kernel import (
     Apply,
-    Array,
     At,
     Dot,
     Expr,
@@ -38,6 +46,7 @@ from pirol.kernels.kernel import (
 )
 from pirol.kernels.nest import Axis, Load, Nest, Reduce, Scalar
 from pirol.kernels.tile import row_stores
+from pirol.prim.contract import COMPILED_IN
 
 BYTES = 256  # of a panel's row: several vectors
 UNIT = 6  # rows that are computed at once
@@ -48,16 +57,15 @@ ALL = 1 << 62
 
 def contraction(nest: Nest) -> Contraction | None:
     """How a nest's contraction is cut into tiles; None where it has no two sides."""
-    found = [k for k, n in enumerate(nest.nodes) if isinstance(n, Reduce)]
-    dot = nest.nodes[found[0]] if len(found) == 1 else None
-    if not isinstance(dot, Reduce) or dot.kind != "dot" or dot.dtype not in _DTYPES:
+    total = Passes(nest).total
+    dot = None if total is None else nest.nodes[total]
+    if total is None or not isinstance(dot, Reduce) or dot.kind != "dot":
         return None
     factors = nest.nodes[dot.args[0]]
     assert isinstance(factors, Scalar)
-    sides = [_behind(nest, k) for k in factors.args]
+    sides = [axes_of(nest, k) for k in factors.args]
     only = [[a for a in nest.rows if a.name in s - t] for s, t in (sides, sides[::-1])]
-    rows_only = len(Passes(nest).row_stores) == len(nest.stores)
-    if not all(only) or not nest.columns or not rows_only:
+    if not all(only) or dot.dtype not in COMPILED_IN:
         return None
     lane = _lane(nest)
     right = 1 if lane in only[1] else 0
@@ -66,22 +74,8 @@ def contraction(nest: Nest) -> Contraction | None:
     only[right] = [*(a for a in only[right] if a is not lane), lane]
     left = factors.args[1 - right]
     return Contraction(
-        nest, found[0], left, factors.args[right], only[1 - right], only[right]
+        nest, total, left, factors.args[right], only[1 - right], only[right]
     )
-
-
-_DTYPES = ("float32", "float64")
-
-
-def _behind(nest: Nest, node: int) -> set[str]:
-    """The axes that a node's value depends on."""
-    found: set[str] = set()
-    for k in closure(nest, [node], ()):
-        of = nest.nodes[k]
-        index = getattr(of, "index", getattr(of, "value", None))
-        if isinstance(index, Affine):
-            found |= index.axes()
-    return found
 
 
 def _lane(nest: Nest) -> Axis:
@@ -104,9 +98,8 @@ class Contraction:
 
     def kernel(self) -> Kernel:
         """The kernel; a task is one tile, and those of a panel follow each other."""
-        tasks = [*self.outer, self.blocks("high"), self.blocks("wide")]
-        order = [*tasks[:-2], tasks[-1], tasks[-2]]
-        nest = replace(self.nest, axes=tuple(order))
+        order = (*self.outer, self.blocks("wide"), self.blocks("high"))
+        nest = replace(self.nest, axes=order)
         body = [
             *unravel([a.name for a in order], nest, "r"),
             *self.block_ends(),
@@ -117,16 +110,15 @@ class Contraction:
         ]
         loop = Loop("r", axis("begin"), axis("end"), tuple(body), kind="rows")
         start = Var("packed", "int64", Num(-1, "int64"))
-        each = dims.mul(dims.mul(self.rows, self.width), self.terms)
+        arrays, scratch = self.arrays()
         return Kernel(
             self.nest.name,
             self.nest.inputs,
             self.nest.outputs,
-            (*self.arrays(), start, loop),
+            (*arrays, start, loop),
             product(a.extent for a in order),
-            dims.add(dims.floordiv(WORTH, dims.maximum(each, 1)), 1),
-            self.memory[-1],
-            dots=True,
+            grain(dims.mul(self.rows * self.width, self.terms), WORTH),
+            scratch,
         )
 
     # ---- sizes ----
@@ -142,7 +134,7 @@ class Contraction:
         return int(BYTES * 8 // BITS[self.dtype])
 
     @property
-    def rows(self) -> Dim:
+    def rows(self) -> int:
         """The rows of a tile: a number, so that blocks of rows are alike in size."""
         count = product(a.extent for a in self.high)
         if not isinstance(count, int):
@@ -160,37 +152,26 @@ class Contraction:
         """The axes that both operands depend on, or none."""
         return [a for a in self.nest.rows if a not in (*self.high, *self.wide)]
 
-    @property
-    def memory(self) -> list[Dim]:
-        """Where the panel, the tile and the left rows begin in scratch; the end."""
-        item = BITS[self.dtype] // 8
-        sizes = [dims.mul(self.terms, self.width), dims.mul(self.rows, self.width)]
+    def arrays(self) -> tuple[list[Stmt], Dim]:
+        """The panel, the tile, and the left rows where they are packed."""
+        sizes = {
+            "panel": dims.mul(self.terms, self.width),
+            "tile": self.rows * self.width,
+        }
         if self.left_steps is None:
-            sizes.append(dims.mul(self.rows, self.terms))
-        ends: list[Dim] = [0]
-        for size in sizes:
-            whole = dims.floordiv(dims.add(dims.mul(size, item), 63), 64)
-            ends.append(dims.add(ends[-1], dims.mul(whole, 64)))
-        return ends
-
-    def arrays(self) -> list[Stmt]:
-        """The scratch arrays."""
-        names = ["panel", "tile", "left"][: len(self.memory) - 1]
-        return [
-            Array(name, self.dtype, 0, "scratch", at)
-            for name, at in zip(names, self.memory)
-        ]
+            sizes["left"] = dims.mul(self.rows, self.terms)
+        return in_scratch((name, self.dtype, size) for name, size in sizes.items())
 
     # ---- blocks ----
 
     def blocks(self, side: str) -> Axis:
         """The axis of a side's blocks."""
         size, count = self.sides[side]
-        blocks = dims.floordiv(dims.add(count, dims.sub(size, 1)), size)
+        blocks = dims.floordiv(dims.add(count, size - 1), size)
         return Axis(f"{side}_block", blocks, False)
 
     @property
-    def sides(self) -> dict[str, tuple[Dim, Dim]]:
+    def sides(self) -> dict[str, tuple[int, Dim]]:
         """For each side: a block's size, and all that there is."""
         return {
             "high": (self.rows, product(a.extent for a in self.high)),

@@ -25,12 +25,13 @@ from pirol.kernels.emit import (
     cast,
     closure,
     column_loops,
+    grain,
     identity,
+    in_scratch,
     join,
     unravel,
 )
 from pirol.kernels.kernel import (
-    Array,
     At,
     Expr,
     Kernel,
@@ -58,7 +59,6 @@ from pirol.prim import PRIMS
 
 BLOCK = 1024  # elements added up in their own dtype before a wider total takes them
 FEW = 16  # a row of fewer elements is not worth lanes of its own
-WORTH = 32768  # scalar operations that pay for a thread
 
 
 def schedule(nest: Nest) -> Kernel:
@@ -97,8 +97,7 @@ def _contiguous(nest: Nest, along: Axis) -> int:
 def _work(nest: Nest, per_row: Dim) -> Dim:
     """Rows that are worth a thread, given the elements of one row."""
     costs = (PRIMS[n.prim].cost for n in nest.nodes if isinstance(n, Scalar))
-    cost = dims.mul(max(1, sum(costs)), dims.maximum(per_row, 1))
-    return dims.add(dims.floordiv(WORTH, cost), 1)
+    return grain(dims.mul(max(1, sum(costs)), dims.maximum(per_row, 1)))
 
 
 def _along_rows(nest: Nest) -> Kernel:
@@ -113,15 +112,15 @@ def _along_rows(nest: Nest) -> Kernel:
         limit = constant(extent) if unit > 1 else None
         body = _row_tiles(nest, passes, inner, start, stop, tiled, limit)
         units = dims.floordiv(dims.add(extent, unit - 1), unit)
-        grain = _work(nest, dims.mul(columns, unit))
-        return _kernel(nest, tuple(body), units, grain)
+        each = _work(nest, dims.mul(columns, unit))
+        return _kernel(nest, tuple(body), units, each)
     assert inner is not None
     outer = [a.name for a in rows[:-1]]
     body = unravel(outer, nest, "r")
     body += _row_tiles(nest, passes, inner, affine.ZERO, constant(inner.extent), tiled)
     loop = Loop("r", axis("begin"), axis("end"), tuple(body), kind="rows")
-    grain = _work(nest, dims.mul(columns, inner.extent))
-    return _kernel(nest, (loop,), product(a.extent for a in rows[:-1]), grain)
+    each = _work(nest, dims.mul(columns, inner.extent))
+    return _kernel(nest, (loop,), product(a.extent for a in rows[:-1]), each)
 
 
 def _unit(nest: Nest) -> int:
@@ -134,8 +133,8 @@ def _unit(nest: Nest) -> int:
     return TILE if any(PRIMS[n.prim].costly for n in scalars) else 1
 
 
-def _kernel(nest: Nest, body: tuple[Stmt, ...], rows: Dim, grain: Dim) -> Kernel:
-    return Kernel(nest.name, nest.inputs, nest.outputs, body, rows, grain)
+def _kernel(nest: Nest, body: tuple[Stmt, ...], rows: Dim, each: Dim) -> Kernel:
+    return Kernel(nest.name, nest.inputs, nest.outputs, body, rows, each)
 
 
 def _row_tiles(
@@ -168,7 +167,8 @@ class _AlongColumns:
         self.scratch = self.choose_scratch()
         rows = [a.name for a in self.nest.rows]
         body = unravel(rows, self.nest, "r")
-        body += self.arrays()
+        arrays, scratch = self.arrays()
+        body += arrays
         for p in range(len(self.passes.passes)):
             body += self.one_pass(p)
         body += self.emitter.row_level([s.node for s in self.passes.row_stores])
@@ -181,7 +181,7 @@ class _AlongColumns:
             (loop,),
             product(a.extent for a in self.nest.rows),
             _work(self.nest, self.elements()),
-            self.scratch_bytes(len(self.scratch)),
+            scratch,
         )
 
     def elements(self) -> Dim:
@@ -203,23 +203,9 @@ class _AlongColumns:
             and PRIMS[node.prim].costly
         ]
 
-    def scratch_bytes(self, arrays: int) -> Dim:
-        each = dims.mul(
-            dims.floordiv(dims.add(dims.mul(self.elements(), 8), 63), 64), 64
-        )
-        return dims.mul(arrays, each)
-
-    def arrays(self) -> list[Stmt]:
-        return [
-            Array(
-                f"keep{k}",
-                self.nest.nodes[k].dtype,
-                self.elements(),
-                "scratch",
-                self.scratch_bytes(j),
-            )
-            for j, k in enumerate(self.scratch)
-        ]
+    def arrays(self) -> tuple[list[Stmt], Dim]:
+        nodes, length = self.nest.nodes, self.elements()
+        return in_scratch((f"keep{k}", nodes[k].dtype, length) for k in self.scratch)
 
     def place(self) -> Affine:
         columns = self.nest.columns

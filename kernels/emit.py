@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from pirol.compiler.dims import product
-from pirol.compiler.ir import DTYPES, FLOATS
+from pirol.compiler import dims
+from pirol.compiler.dims import Dim, product
+from pirol.compiler.ir import BITS, DTYPES, FLOATS
 from pirol.kernels import affine
 from pirol.kernels.kernel import (
     Apply,
+    Array,
     At,
     Expr,
     Guarded,
@@ -32,10 +34,12 @@ from pirol.kernels.nest import (
     Scalar,
     Scan,
     Store,
-    data_of,
+    index_of,
 )
 from pirol.prim.reduce import highest, lowest
 
+ALIGNMENT = 64  # bytes, of arrays in scratch
+WORTH = 32768  # scalar operations that pay for a thread
 JOIN = {"sum": "add", "prod": "mul", "max": "max", "min": "min"}
 
 
@@ -94,6 +98,36 @@ class Passes:
         found = [a for k in reduces for a in self.nest.arguments(self.nest.nodes[k])]
         return found + [s.node for s in stores]
 
+    @cached_property
+    def total(self) -> int | None:
+        """The nest's reduction, if it is the only one and all stores are of rows."""
+        found = [k for k, n in enumerate(self.nest.nodes) if isinstance(n, Reduce)]
+        alone = len(found) == 1 and len(self.row_stores) == len(self.nest.stores)
+        return found[0] if alone and self.nest.columns else None
+
+
+def in_scratch(arrays: Iterable[tuple[str, str, Dim]]) -> tuple[list[Stmt], Dim]:
+    """Arrays (name, dtype, length) one after the other in scratch; bytes in all."""
+    found: list[Stmt] = []
+    end: Dim = 0
+    for name, dtype, length in arrays:
+        found.append(Array(name, dtype, length, "scratch", end))
+        whole = dims.add(dims.mul(length, BITS[dtype] // 8), ALIGNMENT - 1)
+        whole = dims.mul(dims.floordiv(whole, ALIGNMENT), ALIGNMENT)
+        end = dims.add(end, whole)
+    return found, end
+
+
+def grain(cost: Dim, worth: int = WORTH) -> Dim:
+    """Rows that are worth a thread, given the cost of one."""
+    return dims.add(dims.floordiv(worth, dims.maximum(cost, 1)), 1)
+
+
+def axes_of(nest: Nest, node: int) -> set[str]:
+    """The axes that the indices behind a node depend on."""
+    behind = (nest.nodes[k] for k in closure(nest, [node], ()))
+    return set[str]().union(*(index_of(n).axes() for n in behind))
+
 
 def closure(nest: Nest, targets: Iterable[int], stop: Iterable[int]) -> list[int]:
     """The nodes needed for the targets, in order, not going behind `stop`."""
@@ -150,7 +184,7 @@ class Emitter:
 
     def data(self, nodes: Iterable[int]) -> list[Stmt]:
         """Variables for the nodes that indices name, where `have` holds them."""
-        named = {d for k in nodes for d in data_of(self.nest.nodes[k])}
+        named = {d for k in nodes for d in index_of(self.nest.nodes[k]).data()}
         return [
             Let(f"v{k}", "int64", self.have[k]) for k in sorted(named & {*self.have})
         ]

@@ -199,8 +199,7 @@ Stmt: TypeAlias = (
 class Kernel:
     """`rows`: how many iterations the "rows" loop has; `grain`: the least worth
     a thread of its own; `scratch`: bytes a thread; `block`: CUDA threads a block,
-    `block_rows`: whether a CUDA block (not a thread) takes a row; `dots`: whether
-    there is a Dot in it."""
+    `block_rows`: whether a CUDA block (not a thread) takes a row."""
 
     name: str
     inputs: tuple[TensorType, ...]
@@ -211,7 +210,11 @@ class Kernel:
     scratch: Dim = 0
     block: int = 0
     block_rows: bool = False
-    dots: bool = False
+
+    @property
+    def dots(self) -> bool:
+        """Whether there is a Dot in it."""
+        return any(isinstance(s, Dot) for s in _statements(self.body))
 
     @property
     def params(self) -> tuple[Dim, ...]:
@@ -220,6 +223,13 @@ class Kernel:
         for stmt in self.body:
             found.update(dict.fromkeys(_dims(stmt)))
         return tuple(found)
+
+
+def _statements(body: tuple[Stmt, ...]) -> Iterator[Stmt]:
+    for stmt in body:
+        yield stmt
+        if isinstance(stmt, (Loop, If)):
+            yield from _statements(stmt.body)
 
 
 def _dims(node: Any) -> Iterator[Dim]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pirol.compiler import dims
 from pirol.kernels import affine
 from pirol.kernels.affine import Affine
-from pirol.kernels.nest import Axis, Index, Load, Nest, Node
+from pirol.kernels.nest import Axis, Nest, index_of, with_index
 
 
 def merge_axes(nest: Nest) -> Nest:
@@ -27,13 +27,7 @@ def _neighbours(nest: Nest) -> list[tuple[Axis, Axis]]:
 
 
 def _indices(nest: Nest) -> list[Affine]:
-    found = [store.index for store in nest.stores]
-    for node in nest.nodes:
-        if isinstance(node, Load):
-            found.append(node.index)
-        elif isinstance(node, Index):
-            found.append(node.value)
-    return found
+    return [s.index for s in nest.stores] + [index_of(n) for n in nest.nodes]
 
 
 def _mergeable(nest: Nest, outer: Axis, inner: Axis) -> bool:
@@ -52,16 +46,8 @@ def _merge(nest: Nest, outer: Axis, inner: Axis) -> Nest:
     merged = replace(inner, extent=dims.mul(outer.extent, inner.extent))
     axes = [merged if a is inner else a for a in nest.axes if a is not outer]
 
-    def walk(node: Node) -> Node:
-        if isinstance(node, Load):
-            return replace(node, index=affine.substitute(node.index, gone))
-        if isinstance(node, Index):
-            return replace(node, value=affine.substitute(node.value, gone))
-        return node
-
+    nodes = (with_index(n, affine.substitute(index_of(n), gone)) for n in nest.nodes)
     stores = tuple(
         replace(s, index=affine.substitute(s.index, gone)) for s in nest.stores
     )
-    return replace(
-        nest, axes=tuple(axes), nodes=tuple(map(walk, nest.nodes)), stores=stores
-    )
+    return replace(nest, axes=tuple(axes), nodes=tuple(nodes), stores=stores)

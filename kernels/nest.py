@@ -17,7 +17,7 @@ import numpy as np
 from pirol.compiler import dims
 from pirol.compiler.dims import Dim
 from pirol.compiler.ir import DTYPES, TensorType
-from pirol.kernels.affine import Affine, evaluate
+from pirol.kernels.affine import ZERO, Affine, evaluate
 from pirol.prim import PRIMS
 from pirol.prim.reduce import highest, lowest
 
@@ -139,7 +139,7 @@ class Nest:
                 case Scan():
                     found.append(True)
                 case _:
-                    own = bool(_axes(node) & columns)
+                    own = bool(index_of(node).axes() & columns)
                     found.append(own or any(found[a] for a in self.arguments(node)))
         return tuple(found)
 
@@ -148,9 +148,9 @@ class Nest:
         match node:
             case Load(_, _, guard, _):
                 guards = () if guard is None else (guard,)
-                return (*sorted(data_of(node)), *guards)
+                return (*sorted(node.index.data()), *guards)
             case Index():
-                return tuple(sorted(data_of(node)))
+                return tuple(sorted(node.value.data()))
             case Scalar(_, args, _) | Reduce(_, args, _) | Scan(_, args, _):
                 return args
         return ()
@@ -171,24 +171,22 @@ def _is_argmax(node: Node) -> bool:
     return isinstance(node, Reduce) and node.kind == "argmax"
 
 
-def data_of(node: Node) -> set[int]:
-    """The nodes whose values are part of a node's own index."""
+def index_of(node: Node) -> Affine:
+    """A node's own index; that of a node without one depends on nothing."""
     match node:
-        case Load(_, index, _, _):
-            return index.data()
-        case Index(value):
-            return value.data()
-    return set()
+        case Load(_, index, _, _) | Index(index, _):
+            return index
+    return ZERO
 
 
-def _axes(node: Node) -> set[str]:
-    """The axes that a node's own index depends on."""
+def with_index(node: Node, index: Affine) -> Node:
+    """A node with another index, if it has one."""
     match node:
-        case Load(_, index, _, _):
-            return index.axes()
-        case Index(value):
-            return value.axes()
-    return set()
+        case Load():
+            return replace(node, index=index)
+        case Index():
+            return replace(node, value=index)
+    return node
 
 
 def interpret_nest(

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pirol.compiler import dims
 from pirol.compiler.dims import Dim
 from pirol.compiler.ir import Graph
-from pirol.kernels.affine import Affine
 from pirol.kernels.lower import Refusal
-from pirol.kernels.nest import Index, Load, Nest, Reduce, Scalar
+from pirol.kernels.nest import Nest, Reduce, Scalar, index_of
 from pirol.prim import PRIMS
 
 REPEATS = 2  # how often a costly value may be computed
@@ -49,16 +48,9 @@ def _repeated(nest: Nest, k: int) -> bool:
 def _axes(nest: Nest, k: int) -> set[str]:
     """The axes that a node's value depends on."""
     node = nest.nodes[k]
-    found: set[str] = set()
-    index: Affine | None = None
-    if isinstance(node, Load):
-        index = node.index
-    elif isinstance(node, Index):
-        index = node.value
-    elif isinstance(node, Reduce):
+    if isinstance(node, Reduce):
         return {a.name for a in nest.rows}
-    if index is not None:
-        found |= index.axes()
+    found = index_of(node).axes()
     for argument in nest.arguments(node):
         found |= _axes(nest, argument)
     return found

@@ -16,12 +16,20 @@ import numpy as np
 
 from pirol.compiler import dims
 from pirol.compiler.dims import Dim, product
-from pirol.compiler.ir import BITS
 from pirol.kernels import affine
 from pirol.kernels.affine import Affine, axis, constant
-from pirol.kernels.emit import Emitter, Passes, closure, identity, join, unravel
+from pirol.kernels.emit import (
+    Emitter,
+    Passes,
+    axes_of,
+    closure,
+    grain,
+    identity,
+    in_scratch,
+    join,
+    unravel,
+)
 from pirol.kernels.kernel import (
-    Array,
     At,
     Expr,
     If,
@@ -36,11 +44,10 @@ from pirol.kernels.kernel import (
     Stmt,
     Var,
 )
-from pirol.kernels.nest import Axis, Index, Load, Nest, Node, Reduce
+from pirol.kernels.nest import Axis, Load, Nest, Node, Reduce, index_of, with_index
 from pirol.kernels.tile import row_stores
 
 MOST = 64  # taps that are run through for each lane
-WORTH = 32768  # taps that pay for a thread
 
 
 @dataclass(frozen=True)
@@ -78,24 +85,20 @@ class Side:
 
 def windows(nest: Nest) -> Windows | None:
     """A nest whose only reduction is over overlapping windows, else None."""
-    found = [k for k, n in enumerate(nest.nodes) if isinstance(n, Reduce)]
-    passes = Passes(nest)
-    alone = len(found) == 1 and len(passes.row_stores) == len(nest.stores)
-    if not alone or nest.in_order or not nest.columns:
+    total = Passes(nest).total
+    if total is None or nest.in_order:
         return None
     taps = product(a.extent for a in nest.columns)
     pairs = list(zip(reversed(nest.rows), reversed(nest.columns)))
     if not isinstance(taps, int) or taps > MOST or len(nest.rows) <= len(nest.columns):
         return None
-    reduce = nest.nodes[found[0]]
-    assert isinstance(reduce, Reduce)
-    for source in closure(nest, reduce.args, ()):
+    for source in closure(nest, nest.arguments(nest.nodes[total]), ()):
         load = nest.nodes[source]
         if isinstance(load, Load):
             sides = [_side(load.index, row, tap) for row, tap in reversed(pairs)]
             some = [s for s in sides if s is not None]
             if len(some) == len(sides) and any(s.overlaps for s in some):
-                return _packed(nest, found[0], some)
+                return _packed(nest, total, some)
     return None
 
 
@@ -120,31 +123,22 @@ def _symbolic(step: Dim, reach: Dim, row: Axis, tap: Axis) -> Side | None:
 
 def _packed(nest: Nest, reduce: int, sides: Sequence[Side]) -> Windows | None:
     """With the outermost node that depends on places alone, and no load on more."""
-    of = nest.nodes[reduce]
-    todo, chosen = list(of.args) if isinstance(of, Reduce) else [], set[int]()
+    todo, chosen = [*nest.arguments(nest.nodes[reduce])], set[int]()
     rows = {s.row.name for s in sides}
     while todo:
         k = todo.pop()
-        inside = [nest.nodes[j] for j in closure(nest, [k], ())]
-        axes = set[str]().union(*(i.axes() for n in inside for i in _indices(n)))
-        if not axes & rows:
+        if not axes_of(nest, k) & rows:
             continue
-        moved = [[_moved(i, sides) for i in _indices(n)] for n in inside]
-        if all(i is not None for some in moved for i in some):
+        inside = (index_of(nest.nodes[j]) for j in closure(nest, [k], ()))
+        if all(_moved(index, sides) is not None for index in inside):
             chosen.add(k)
             continue
         if not nest.arguments(nest.nodes[k]) or isinstance(nest.nodes[k], Load):
             return None
         todo += nest.arguments(nest.nodes[k])
-    (only,) = chosen if len(chosen) == 1 else (None,)
-    return None if only is None else Windows(nest, reduce, only, tuple(sides))
-
-
-def _indices(node: Node) -> list[Affine]:
-    match node:
-        case Load(_, index, _, _) | Index(index, _):
-            return [index]
-    return []
+    if len(chosen) != 1:
+        return None
+    return Windows(nest, reduce, chosen.pop(), tuple(sides))
 
 
 def _moved(index: Affine, sides: Sequence[Side]) -> Affine | None:
@@ -175,14 +169,10 @@ class Windows:
     def kernel(self) -> Kernel:
         """The kernel; a task is one plane."""
         outer = [a for a in self.nest.rows if a not in [s.row for s in self.sides]]
-        names = ("plane", self.source, self.size), ("totals", self.reduce, self.line)
-        arrays: list[Stmt] = []
-        scratch: Dim = 0
-        for name, node, length in names:
-            dtype = self.nest.nodes[node].dtype
-            arrays.append(Array(name, dtype, 0, "scratch", scratch))
-            bytes_ = dims.add(dims.mul(length, BITS[dtype] // 8), 63)
-            scratch = dims.add(scratch, dims.mul(dims.floordiv(bytes_, 64), 64))
+        source, total = (self.nest.nodes[k].dtype for k in (self.source, self.reduce))
+        arrays, scratch = in_scratch(
+            [("plane", source, product(self.shape)), ("totals", total, self.line)]
+        )
         body = (
             *unravel([a.name for a in outer], self.nest, "r"),
             self.pack(),
@@ -197,7 +187,7 @@ class Windows:
             self.nest.outputs,
             (*arrays, loop),
             product(a.extent for a in outer),
-            dims.add(dims.floordiv(WORTH, dims.maximum(work, 1)), 1),
+            grain(work),
             scratch,
         )
 
@@ -205,11 +195,6 @@ class Windows:
     def shape(self) -> tuple[Dim, ...]:
         """The plane's parts, one for each remainder of places by steps, and lines."""
         return (*(s.step for s in self.sides), *(s.length for s in self.sides))
-
-    @property
-    def size(self) -> Dim:
-        """The plane's elements."""
-        return product(self.shape)
 
     @property
     def line(self) -> Dim:
@@ -229,7 +214,9 @@ class Windows:
         )
         for s, part, q in reversed([*zip(self.sides, parts, at)]):
             number = Offset(affine.add(affine.scale(q, s.step), part))
-            left = affine.add(constant(dims.add(s.extent, s.step - 1)), _minus(part))
+            left = affine.add(
+                constant(dims.add(s.extent, s.step - 1)), affine.scale(part, -1)
+            )
             stop = Affine(((affine.Quotient(left, s.step), 1),))
             kind = "lanes" if s is self.sides[-1] else "serial"
             body = (Let(s.place, "int64", number), *body)
@@ -240,13 +227,8 @@ class Windows:
 
     def placed(self, node: Node) -> Node:
         """The node at places, where it is one of those packed."""
-        moved = [_moved(i, self.sides) for i in _indices(node)]
-        if not moved or moved[0] is None:
-            return node
-        if isinstance(node, Load):
-            return replace(node, index=moved[0])
-        assert isinstance(node, Index)
-        return replace(node, value=moved[0])
+        moved = _moved(index_of(node), self.sides)
+        return node if moved is None else with_index(node, moved)
 
     def totals(self) -> Stmt:
         """The reductions along the whole plane, those between the lines too."""
@@ -296,7 +278,3 @@ class Windows:
             extent = constant(s.row.extent)
             body = (Loop(s.row.name, affine.ZERO, extent, body, kind),)
         return body[0]
-
-
-def _minus(a: Affine) -> Affine:
-    return affine.scale(a, -1)

@@ -9,9 +9,7 @@ from dataclasses import replace
 
 from pirol.compiler.ir import Graph, Op, Value, rename
 from pirol.prim import PRIMS
-from pirol.prim.contract import COMPILED
-
-NATIVE = ("float32", "float64")  # the dtypes whose contractions have kernels
+from pirol.prim.contract import COMPILED, COMPILED_IN
 
 
 def claim(graph: Graph) -> Graph:
@@ -28,7 +26,7 @@ def _claimed(op: Op) -> Op:
 
 def _needs_library(op: Op) -> bool:
     contracts = op.name in PRIMS and PRIMS[op.name].kind == "contract"
-    native = op.name in COMPILED and op.operands[0].dtype in NATIVE
+    native = op.name in COMPILED and op.operands[0].dtype in COMPILED_IN
     return contracts and not native
 
 

@@ -16,7 +16,8 @@ from pirol.prim.window import window_extent, window_offsets
 Types = Sequence[TensorType]
 
 
-COMPILED = ("dot_general", "conv")  # kernels compute these; a library the others
+# What kernels compute, and of which dtypes; a library does the others.
+COMPILED, COMPILED_IN = ("dot_general", "conv"), ("float32", "float64")
 
 
 def _free(rank: int, batch: Sequence[int], contract: Sequence[int]) -> list[int]:

@@ -30,7 +30,11 @@
 
 /* pr_dot_tile: `rows` and `vecs` are literals, so that the sums stay in registers.
    pr_dot_strip: `rows` rows by all columns. Columns are read and written up to the
-   next multiple of a vector; a step of 0 stands for no more rows. */
+   next multiple of a vector. */
+#define PR_DOT_SOME(count, t)                                                  \
+  for (; i >= count; i -= count, to += count * c_row, x += count * a_row)      \
+    pr_dot_strip_##t(count, to, c_row, x, a_row, a_term, y, b_term, columns,   \
+                     some, k > 0);
 #define PR_DOT(T, t)                                                           \
   typedef T pr_vec_##t __attribute__((vector_size(PR_DOT_BYTES),               \
                                       aligned(sizeof(T)), may_alias));         \
@@ -87,22 +91,10 @@
       const T *x = a + k * a_term, *y = b + k * b_term;                        \
       T *to = c;                                                               \
       int64_t i = rows;                                                        \
-      for (; i >= 6; i -= 6, to += 6 * c_row, x += 6 * a_row)                  \
-        pr_dot_strip_##t(6, to, c_row, x, a_row, a_term, y, b_term, columns,   \
-                         some, k > 0);                                         \
-      if (i >= 4) {                                                            \
-        pr_dot_strip_##t(4, to, c_row, x, a_row, a_term, y, b_term, columns,   \
-                         some, k > 0);                                         \
-        i -= 4, to += 4 * c_row, x += 4 * a_row;                               \
-      }                                                                        \
-      if (i >= 2) {                                                            \
-        pr_dot_strip_##t(2, to, c_row, x, a_row, a_term, y, b_term, columns,   \
-                         some, k > 0);                                         \
-        i -= 2, to += 2 * c_row, x += 2 * a_row;                               \
-      }                                                                        \
-      if (i)                                                                   \
-        pr_dot_strip_##t(1, to, c_row, x, a_row, a_term, y, b_term, columns,   \
-                         some, k > 0);                                         \
+      PR_DOT_SOME(PR_DOT_ROWS, t)                                              \
+      PR_DOT_SOME(4, t)                                                        \
+      PR_DOT_SOME(2, t)                                                        \
+      PR_DOT_SOME(1, t)                                                        \
       k += PR_DOT_TERMS;                                                       \
     } while (k < terms);                                                       \
   }
