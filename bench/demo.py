@@ -211,7 +211,7 @@ def graphs(rounds: int) -> list[Row]:
         mine, theirs = sample.draw(), sample.draw()
         runs = [lambda r=run, x=mine: r(x), lambda r=paddles, x=theirs: r(x)]
         ours, statics = medians(runs, rounds * 5)
-        rows.append(Row(name, report, compile_s, error, ours, None, statics))
+        rows.append(Row(name, report.settled(), compile_s, error, ours, None, statics))
     return rows
 
 

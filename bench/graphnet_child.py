@@ -77,9 +77,10 @@ def measure(sample: Any, gflop_limit: float, tell: Tell) -> Found:
     tell("trace")
     inputs = sample.draw()
     found |= traced(lambda: ours(inputs), program)
+    report = report.settled()
     fallbacks = dict.fromkeys(map(str, report.fallbacks))
     found |= {"fallbacks": list(fallbacks), "plans": report.compiles}
-    found["bytes"] = report.traffic
+    found |= {"bytes": report.traffic, "factors": report.factors}
     if kept is not None:
         tell("float64", found)
         found = judged(found, *kept, exactly(sample))

@@ -203,10 +203,20 @@ def _costs(records: Sequence[Record]) -> list[str]:
         lines.append(f"warm, beyond Paddle's first call: {_spread(later)} s")
         memory = [r["pirol_mb"] / r["paddle_mb"] for r in pairs]
         lines.append(f"peak memory over Paddle's: {_spread(memory)}")
-    ours, apart = (sum(r["bytes"][k] for r in records if "bytes" in r) for k in (0, 1))
-    if apart:
-        lines.append(f"bytes moved: {ours / apart:.2f} of one kernel an op")
+    traced = [r for r in records if "factors" in r and r["bytes"][1]]
+    if traced:
+        whole = np.array([r["bytes"] for r in traced])
+        beside = whole - np.array([r["factors"] for r in traced])
+        form = "bytes moved, of one kernel an op: {}; but for operands of products: {}"
+        lines.append(form.format(*map(_shares, (whole, beside))))
     return lines
+
+
+def _shares(moved: Any) -> str:
+    """Of bytes [samples, (ours, one kernel an op)]: over all, and of each sample."""
+    ours, apart = moved.sum(0)
+    some = moved[moved[:, 1] > 0]
+    return f"{ours / apart:.2f} in sum, {np.median(some[:, 0] / some[:, 1]):.2f} median"
 
 
 def _spread(numbers: Sequence[float]) -> str:

@@ -1,7 +1,8 @@
-"""The kernel cache's size on disk: what was used last stays, the oldest goes.
+"""The cache's size on disk: what was used last stays, the oldest goes.
 
-kernels/build.py fills the folder: KEY.so, KEY.sum and KEY.c for each kernel. All that
-is here may run in several processes at once; each file may be gone at any time.
+kernels/build.py fills the folder: KEY.so, KEY.sum and KEY.c for each kernel; so does
+compiler/stored.py: KEY.plan and KEY.sum. All that is here may run in several processes
+at once; each file may be gone at any time.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ import shutil
 import stat
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from pirol.kernels.build import cache_folder, key_of
+from pirol.kernels.build import cache_folder
 
 DEFAULT_MB = 1024
 EACH = 60.0  # seconds from one look at the folder to the next
 ABANDONED = 3600.0  # seconds after which a build's own folder is left over
-PARTS = (".so", ".sum", ".c")
+PARTS = (".so", ".sum", ".c", ".plan")
 _LOCK = threading.Lock()
 _looked = -EACH
 
@@ -31,13 +32,13 @@ def limit() -> int:
     return (int(named) if named.isdigit() else DEFAULT_MB) << 20
 
 
-def used(sources: Sequence[str]) -> None:
-    """Note that kernels of these sources are in use, and trim the folder at times."""
+def used(keys: Iterable[str]) -> None:
+    """Note that kernels of these keys are in use, and trim the folder at times."""
     global _looked
     folder = cache_folder()
-    for source in sources:
+    for key in keys:
         with contextlib.suppress(OSError):
-            os.utime(folder / f"{key_of(source)}.so")
+            os.utime(folder / f"{key}.so")
     with _LOCK:
         now = time.monotonic()
         due = now - _looked >= EACH
@@ -47,8 +48,8 @@ def used(sources: Sequence[str]) -> None:
 
 
 def trim(folder: Path, most: int) -> int:
-    """Remove the kernels used longest ago until `most` bytes are left; how many."""
-    found = sorted(_kernels(folder))
+    """Remove what was used longest ago until `most` bytes are left; how many keys."""
+    found = sorted(_entries(folder))
     total = sum(size for _, size, _ in found)
     removed = 0
     for _, size, key in found:
@@ -61,12 +62,12 @@ def trim(folder: Path, most: int) -> int:
 
 
 def clear() -> int:
-    """Remove all kernels from the cache folder; how many there were."""
+    """Remove all kernels and plans from the cache folder; how many there were."""
     return trim(cache_folder(), -1)
 
 
-def _kernels(folder: Path) -> Iterator[tuple[float, int, str]]:
-    """(time of last use, bytes, key) of each kernel; removes what a build left."""
+def _entries(folder: Path) -> Iterator[tuple[float, int, str]]:
+    """(time of last use, bytes, key) of each entry; removes what a build left."""
     sizes: dict[str, int] = {}
     times: dict[str, float] = {}
     for entry in os.scandir(folder):

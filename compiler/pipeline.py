@@ -116,11 +116,16 @@ def fusible(body: Graph) -> Refusal | None:
     return nest if isinstance(nest, Refusal) else unprofitable(body, nest)
 
 
+def dumping() -> bool:
+    """Whether PIROL_DUMP asks for dumps."""
+    return bool(os.environ.get("PIROL_DUMP"))
+
+
 def dump_folder(name: str) -> Path | None:
     """A fresh folder for a dump under PIROL_DUMP, or None where it is not set."""
-    base = os.environ.get("PIROL_DUMP")
-    if not base:
+    if not dumping():
         return None
+    base = os.environ["PIROL_DUMP"]
     for number in range(10_000):
         folder = Path(base) / f"{name}-{number}"
         try:

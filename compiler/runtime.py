@@ -1,4 +1,4 @@
-"""Plan -> Compiled: schedules and builds the kernels, and makes the native plan.
+"""Plan -> Compiled: generates and builds the kernels, and makes the native plan.
 
 The native plan works on a table of integers (slots): shape symbols, and every Dim
 that buffers, kernels or guards need, computed by small programs of integer ops.
@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, cast
 
 import sympy
@@ -20,7 +19,7 @@ from pirol.compiler.dims import Dim, FloorDiv, Mod
 from pirol.compiler.errors import BuildError, Unsupported
 from pirol.compiler.ir import BITS, Graph, Guard, Op, structure
 from pirol.kernels import cpu
-from pirol.kernels.build import build, load
+from pirol.kernels.build import build, cache_folder, load
 from pirol.kernels.kernel import Kernel
 from pirol.kernels.lower import Refusal, build_nest
 from pirol.kernels.nest import Nest
@@ -62,6 +61,18 @@ class Built:
     source: str
 
 
+@dataclass(frozen=True)
+class Code:
+    """One launch's kernel as the native plan needs it; `key` names its object file."""
+
+    name: str
+    key: str
+    params: tuple[Dim, ...]
+    rows: Dim
+    grain: Dim
+    scratch: Dim
+
+
 @dataclass
 class Compiled:
     """A runnable plan. `spec` is what the native runtime was given.
@@ -70,7 +81,6 @@ class Compiled:
     """
 
     plan: Plan
-    kernels: list[Built]
     spec: dict[str, Any]
     run: Callable[[Sequence[Any]], list[Any] | None]
     miss: Callable[[], str]
@@ -91,26 +101,47 @@ class Compiled:
 Caller = Callable[[Op], Callable[..., Any]]
 
 
-def assemble(plan: Plan, original: Graph, caller: Caller) -> Compiled:
-    """Build the plan's kernels and its native form.
+def generate(plan: Plan) -> list[Built]:
+    """The kernels of the plan's launches, in order, as text."""
+    alike: dict[Any, Built] = {}
+    return [_alike(s.op, alike) for s in plan.steps if isinstance(s, Launch)]
+
+
+def compile_kernels(kernels: Sequence[Built]) -> tuple[Code, ...]:
+    """The kernels as machine code on disk; an error names the first that cannot be."""
+    try:
+        paths = build([k.source for k in kernels])
+    except (BuildError, OSError):
+        for k in kernels:
+            _build_alone(k)
+        raise
+    return tuple(_code(b.kernel, path.stem) for b, path in zip(kernels, paths))
+
+
+def _code(k: Kernel, key: str) -> Code:
+    return Code(k.name, key, k.params, k.rows, k.grain, k.scratch)
+
+
+def assemble(
+    plan: Plan, original: Graph, caller: Caller, codes: Sequence[Code]
+) -> Compiled:
+    """Load the kernels of the plan's launches and make its native form.
 
     `original` has the input types before facts about dims were applied; `caller`
     gives the Python callable that lets Paddle run an opaque op or claimed call.
     """
     from pirol.compiler import _native
 
-    alike: dict[Any, Built] = {}
-    kernels = [_alike(s.op, alike) for s in plan.steps if isinstance(s, Launch)]
-    paths = _built(kernels)
-    addresses = [load(str(p), k.kernel.name) for p, k in zip(paths, kernels)]
+    folder = cache_folder()
+    addresses = [load(str(folder / f"{c.key}.so"), c.name) for c in codes]
     made = _Assembler(plan, original, caller)
-    spec = made.spec(list(zip(kernels, addresses)))
+    spec = made.spec(list(zip(codes, addresses)))
     native = _native.Plan(cast("_native.Spec", spec))
 
     def learned() -> dict[str, int]:
         return _learned(plan, original, made.slots, native.learned())
 
-    return Compiled(plan, kernels, spec, native.run, native.miss, learned)
+    return Compiled(plan, spec, native.run, native.miss, learned)
 
 
 def _learned(
@@ -130,16 +161,6 @@ def _learned(
             pairs = zip(declared, extents)
             values |= {d.name: n for d, n in pairs if not isinstance(d, int)}
     return values
-
-
-def _built(kernels: Sequence[Built]) -> list[Path]:
-    """The kernels' shared objects; an error names the first that cannot be built."""
-    try:
-        return build([k.source for k in kernels])
-    except (BuildError, OSError):
-        for k in kernels:
-            _build_alone(k)
-        raise
 
 
 def _build_alone(built: Built) -> None:
@@ -190,7 +211,7 @@ class _Assembler:
     segments: list[list[tuple[int, int, int, int]]] = field(default_factory=list)
     used: int = 0
 
-    def spec(self, kernels: list[tuple[Built, int]]) -> dict[str, Any]:
+    def spec(self, kernels: list[tuple[Code, int]]) -> dict[str, Any]:
         binds = [s for s in self.plan.steps if isinstance(s, Bind)]
         self.segments = [[] for _ in range(len(binds) + 1)]
         inputs = [self.input(v.type) for v in self.original.inputs]
@@ -229,8 +250,7 @@ class _Assembler:
     def step(self, step: Step, kernels: Any, binds: list[Bind]) -> tuple[Any, ...]:
         match step:
             case Launch(_, inputs, outputs):
-                built, address = next(kernels)
-                k = built.kernel
+                k, address = next(kernels)
                 sizes = [self.encode(d) for d in k.params]
                 numbers = [self.encode(d) for d in (k.rows, k.grain, k.scratch)]
                 return ("launch", address, [*inputs, *outputs], sizes, *numbers)

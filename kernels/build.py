@@ -126,7 +126,7 @@ def _compile(source: str, target: Path, libraries: Sequence[str]) -> None:
 
 
 def key_of(source: str) -> str:
-    """The kernel key: source, compiler, flags, headers, CPU features."""
+    """The key of a text and of what it is built by: compiler, flags, headers, CPU."""
     return hashlib.sha256(f"{source}\n{_machine()}".encode()).hexdigest()[:32]
 
 
@@ -136,7 +136,7 @@ def build(sources: Sequence[str]) -> list[Path]:
     folder = cache_folder()
     keys = [key_of(s) for s in sources]
     wanted = dict(zip(keys, sources))
-    missing = {k: s for k, s in wanted.items() if not _valid(folder / f"{k}.so")}
+    missing = {k: s for k, s in wanted.items() if not valid(folder / f"{k}.so")}
     with ThreadPoolExecutor(max_workers=_cpus()) as pool:
         list(pool.map(lambda some: _build_some(folder, some), _shared_out(missing)))
     return [folder / f"{key}.so" for key in keys]
@@ -172,14 +172,14 @@ def _build_some(folder: Path, sources: Mapping[str, str]) -> None:
         made.chmod(0o700)
         digest = _digest(made)
         for key, source in sources.items():
-            _place(folder / f"{key}.c", Path(work), source)
-            _place(folder / f"{key}.sum", Path(work), digest)
+            place(folder / f"{key}.c", Path(work), source)
+            place(folder / f"{key}.sum", Path(work), digest)
             link = Path(work) / f"{key}.so"
             os.link(made, link)
             os.replace(link, folder / link.name)
 
 
-def _place(target: Path, work: Path, text: str) -> None:
+def place(target: Path, work: Path, text: str) -> None:
     """Write a file so that it is there whole or not at all."""
     made = work / target.name
     made.write_text(text)
@@ -187,10 +187,17 @@ def _place(target: Path, work: Path, text: str) -> None:
 
 
 def _digest(path: Path) -> str:
+    info = path.stat()
+    return _digest_of(path, (info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns))
+
+
+@functools.lru_cache(maxsize=256)
+def _digest_of(path: Path, file: tuple[int, ...]) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _valid(path: Path) -> bool:
+def valid(path: Path) -> bool:
+    """Whether a file of the cache is the user's and fits its sum."""
     total = path.with_suffix(".sum")
     try:
         ours = _ours(path) and _ours(total)

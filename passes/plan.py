@@ -169,9 +169,7 @@ class _Planner:
 
     def is_view(self, op: Op) -> bool:
         """A reshape of memory that may be shared: no kernel is needed."""
-        if op.body is None or len(op.operands) != 1 or len(op.results) != 1:
-            return False
-        if any(inner.name != "reshape" for inner in op.body.ops):
+        if not is_reshape(op):
             return False
         base = self.buffers[self.ids[op.operands[0]]]
         while base.kind == "alias":
@@ -202,6 +200,13 @@ class _Planner:
                     reads.append(Read(number, axis, dim, False))
         if reads:
             self.steps.append(Bind(tuple(reads)))
+
+
+def is_reshape(op: Op) -> bool:
+    """Whether the group only gives its operand another shape."""
+    if op.body is None or len(op.operands) != 1 or len(op.results) != 1:
+        return False
+    return all(inner.name == "reshape" for inner in op.body.ops)
 
 
 def _sizes(graph: Graph, used: Iterable[Value]) -> set[str]:

@@ -119,10 +119,10 @@ def load_inference_model(
 
 
 def cache_clear() -> int:
-    """Remove all kernels from the cache folder on disk; those in use stay in use.
+    """Remove all kernels and plans from the cache folder on disk; those in use stay.
 
     Returns:
-        How many kernels were removed.
+        How many kernels and plans were removed.
 
     Raises:
         OSError: the folder cannot be written.
@@ -153,4 +153,4 @@ def explain(compiled: Any) -> Report:
             f"explain: got {type(compiled).__name__}, expected what pirol.to_static "
             "returned"
         )
-    return report
+    return report.settled()

@@ -28,7 +28,7 @@ RANKS = (
         "pirol.compiler._native",
         "pirol.compiler.cache",
     ),
-    ("pirol.compiler.report",),
+    ("pirol.compiler.report", "pirol.compiler.stored", "pirol.compiler.traffic"),
     ("pirol.compiler.capture",),
     ("pirol", "pirol.api"),
     ("pirol.bench",),

@@ -12,16 +12,23 @@ from typing import Any
 
 import paddle
 
-from pirol.compiler import cache
+from pirol.compiler import cache, stored
 from pirol.compiler.capture import native
 from pirol.compiler.capture.ops import caller
 from pirol.compiler.capture.options import Options
 from pirol.compiler.capture.reader import Program
 from pirol.compiler.errors import PirolError, StrictError, Unsupported
 from pirol.compiler.interpreter import bind_symbols
-from pirol.compiler.ir import Graph
-from pirol.compiler.pipeline import Lowered, dump_folder, lower
-from pirol.compiler.runtime import Compiled, assemble
+from pirol.compiler.ir import Graph, Guard
+from pirol.compiler.pipeline import dump_folder, dumping, lower
+from pirol.compiler.runtime import (
+    Built,
+    Compiled,
+    assemble,
+    compile_kernels,
+    generate,
+)
+from pirol.compiler.stored import Ready
 from pirol.passes.plan import Bind, Plan
 from pirol.prim.builder import item_name, readable
 
@@ -153,33 +160,65 @@ class Plans:
         self.program = program
         self.draws = any(op.attrs.get("effect") for op in program.graph.walk())
         hints = _hints(program.graph, [tensors[k] for k in program.inputs]) | learned
-        lowered = lower(
-            program.graph, hints, self.options.progress, self.options.passes
-        )
-        facts = _facts(lowered)
-        if facts in self.assumed:
-            self.broken = True
-            raise Unsupported("its sizes are not those that Paddle declares")
-        opaque = [op for op in lowered.plan.graph.ops if op.name == "opaque"]
-        for op in opaque:
-            self.options.fall_back(op.title, str(op.attrs["why"]), op.line)
-        native.start()
-        made = self.assembled(lowered.plan, program)
-        self.assumed.append(facts)
+        unknown = self.options.passes or dumping()
+        key = "" if unknown else stored.key_of(program.graph, hints)
+        ready = stored.find(key) if key else None
+        made = None
+        if ready is not None:
+            with contextlib.suppress(OSError):  # it was trimmed just now
+                made = self.assembled(ready, program)
+                self.options.report.unseen.append(lambda: self.look_into(hints))
+        made = made or self.newly(program, hints, key)
+        self.options.report.compiles += self.whole
         if self.options.progress is not None:
             self.options.progress("kernels", 1.0)
-        self.options.report.add(lowered, made, hints, self.whole)
-        _dump(made)
         return made
 
-    def assembled(self, plan: Plan, program: Program) -> Compiled:
-        call = caller(program, lambda graph: self.branch(program, graph))
+    def newly(self, program: Program, hints: dict[str, int], key: str) -> Compiled:
+        """A plan by all passes, kept on disk if it has a key."""
+        options = self.options
+        lowered = lower(program.graph, hints, options.progress, options.passes)
+        kernels = generate(lowered.plan)
+        _dump(kernels)
         try:
-            made = assemble(plan, program.graph, call)
+            ready = Ready(lowered.plan, lowered.facts, compile_kernels(kernels))
+            made = self.assembled(ready, program)
         except OSError:  # another process may have trimmed the cache just now
-            made = assemble(plan, program.graph, call)
+            ready = Ready(lowered.plan, lowered.facts, compile_kernels(kernels))
+            made = self.assembled(ready, program)
+        if key:
+            stored.keep(key, ready)
+        options.report.add(lowered, kernels, hints, self.whole)
+        return made
+
+    def look_into(self, hints: dict[str, int]) -> None:
+        """Tell the report of a plan that came from disk."""
+        assert self.program is not None
+        with LOCK:
+            lowered = lower(self.program.graph, hints)
+            kernels = generate(lowered.plan)
+            self.options.report.add(lowered, kernels, hints, self.whole)
+
+    def accept(self, plan: Plan, facts: tuple[Guard, ...]) -> tuple[Any, ...]:
+        """What a new plan is for, and its opaque ops made known; raises where there
+        was such a plan, and it did not fit."""
+        made_for = _made_for(plan, facts)
+        if made_for in self.assumed:
+            self.broken = True
+            raise Unsupported("its sizes are not those that Paddle declares")
+        for op in plan.graph.ops:
+            if op.name == "opaque":
+                self.options.fall_back(op.title, str(op.attrs["why"]), op.line)
+        return made_for
+
+    def assembled(self, ready: Ready, program: Program) -> Compiled:
+        made_for = self.accept(ready.plan, ready.facts)
+        native.start()
+        call = caller(program, lambda graph: self.branch(program, graph))
+        made = assemble(ready.plan, program.graph, call, ready.codes)
+        self.assumed.append(made_for)
         with contextlib.suppress(OSError):
-            cache.used([k.source for k in made.kernels])
+            cache.used({c.key for c in ready.codes})
         return made
 
     def branch(self, program: Program, graph: Graph) -> Callable[..., list[Any]]:
@@ -210,10 +249,10 @@ def _undone(
     return found
 
 
-def _facts(lowered: Lowered) -> tuple[Any, ...]:
+def _made_for(plan: Plan, facts: tuple[Guard, ...]) -> tuple[Any, ...]:
     """What a plan is made for: facts about dims, and numbers that must be so."""
-    binds = [s.reads for s in lowered.plan.steps if isinstance(s, Bind)]
-    return lowered.facts, lowered.plan.contents, tuple(binds)
+    binds = [s.reads for s in plan.steps if isinstance(s, Bind)]
+    return facts, plan.contents, tuple(binds)
 
 
 def _hints(graph: Graph, tensors: Sequence[Any]) -> dict[str, int]:
@@ -232,8 +271,8 @@ def _detached(variant: Compiled, found: list[Any]) -> list[Any]:
     return found
 
 
-def _dump(made: Compiled) -> None:
+def _dump(kernels: Sequence[Built]) -> None:
     folder = dump_folder("kernels")
     if folder is not None:
-        for number, built in enumerate(made.kernels):
+        for number, built in enumerate(kernels):
             (folder / f"{number:03}-{built.kernel.name}.c").write_text(built.source)

@@ -1,0 +1,117 @@
+"""Plans on disk: what a later process needs to run a program without a pass.
+
+A plan is `KEY.plan` with its SHA-256 in `KEY.sum`, beside the kernels that it launches
+(kernels/build.py). The key is of all that decides it: the program as captured, the
+sizes that it was made for, Pirol's own text, the machine. Groups are kept without
+their bodies, since their kernels are built.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pirol.compiler.dims import Dim, parse, to_text
+from pirol.compiler.errors import PirolError
+from pirol.compiler.ir import Graph, Guard, Op
+from pirol.compiler.runtime import Code
+from pirol.compiler.text import parse_graph, print_graph
+from pirol.kernels.build import cache_folder, place, valid
+from pirol.kernels.build import key_of as key_of_text
+from pirol.passes.plan import Launch, Plan, is_reshape, plan
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A plan, the facts about dims that it was made under, its launches' kernels."""
+
+    plan: Plan
+    facts: tuple[Guard, ...]
+    codes: tuple[Code, ...]
+
+
+def key_of(graph: Graph, sizes: Mapping[str, int]) -> str:
+    """The key of the plan of a captured graph for a first call of these sizes."""
+    return key_of_text(f"{_package()}\n{sorted(sizes.items())}\n{print_graph(graph)}")
+
+
+@functools.lru_cache(maxsize=1)
+def _package() -> str:
+    """A digest of Pirol's own text."""
+    digest = hashlib.sha256()
+    for part in ("compiler", "prim", "passes", "kernels"):
+        found = importlib.import_module(f"pirol.{part}").__file__
+        for path in sorted(Path(str(found)).parent.rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def find(key: str) -> Ready | None:
+    """The plan of a key, if it is whole and all its kernels are there."""
+    with contextlib.suppress(OSError, PirolError, ValueError):
+        folder = cache_folder()
+        path = folder / f"{key}.plan"
+        if valid(path):
+            found = _read(path.read_text())
+            os.utime(path)
+            if all(valid(folder / f"{k}.so") for k in {c.key for c in found.codes}):
+                return found
+    return None
+
+
+def keep(key: str, ready: Ready) -> None:
+    """Write a plan to disk; where that is not possible, nothing is."""
+    text = _text(ready)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    with contextlib.suppress(OSError, PirolError):
+        folder = cache_folder()
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            place(folder / f"{key}.plan", Path(work), text)
+            place(folder / f"{key}.sum", Path(work), digest)
+
+
+def _text(ready: Ready) -> str:
+    ops = map(_bare, ready.plan.graph.ops)
+    entry = {
+        "facts": [[g.kind, to_text(g.a), to_text(g.b)] for g in ready.facts],
+        "codes": [[c.name, c.key, *map(_dims_text, _dims(c))] for c in ready.codes],
+        "graph": print_graph(ready.plan.graph.with_ops(ops)),
+    }
+    return json.dumps(entry)
+
+
+def _bare(op: Op) -> Op:
+    return op if is_reshape(op) else replace(op, body=None)
+
+
+def _dims(code: Code) -> tuple[Sequence[Dim], ...]:
+    return code.params, (code.rows,), (code.grain,), (code.scratch,)
+
+
+def _dims_text(some: Iterable[Dim]) -> list[str]:
+    return list(map(to_text, some))
+
+
+def _read(text: str) -> Ready:
+    entry = json.loads(text)
+    found = plan(parse_graph(entry["graph"]))
+    facts = tuple(Guard(kind, parse(a), parse(b)) for kind, a, b in entry["facts"])
+    codes = tuple(map(_code, entry["codes"]))
+    if len(codes) != sum(isinstance(s, Launch) for s in found.steps):
+        raise ValueError("not a kernel for each launch")
+    return Ready(found, facts, codes)
+
+
+def _code(parts: list[Any]) -> Code:
+    name, key, params, *sizes = parts
+    rows, grain, scratch = (parse(text) for (text,) in sizes)
+    return Code(name, key, tuple(map(parse, params)), rows, grain, scratch)
