@@ -41,14 +41,16 @@ def lower(
     hints: Mapping[str, int],
     progress: Progress | None = None,
     own: Sequence[Pass] = (),
+    level: str = "pir",
 ) -> Lowered:
-    """Run the passes on a captured graph; `hints` are the first call's sizes.
+    """Run the passes on a graph as captured, or as decomposed and exported ("calls");
+    `hints` are the first call's sizes.
 
     The user's `own` passes run on primitives ("flat"), before those are fused; one with
     the attribute `level = "calls"` runs while composite ops are still calls.
     """
     stages: dict[str, Graph] = {"capture": graph}
-    verify(graph, "pir")
+    verify(graph, level)
     refused: list[Refused] = []
     facts = Facts(hints)
 
@@ -57,9 +59,12 @@ def lower(
         refused.extend(found)
         return fused
 
-    passes: tuple[tuple[str, Pass, str], ...] = (
+    captured: tuple[tuple[str, Pass, str], ...] = (
         ("decompose", lambda g: decompose(g, facts), "calls"),
         ("canonicalize", canonicalize, "calls"),
+    )
+    passes: tuple[tuple[str, Pass, str], ...] = (
+        *(captured if level == "pir" else ()),
         *_named(own, "calls"),
         ("claim", claim, "calls"),
         ("inline", inline, "flat"),

@@ -123,9 +123,14 @@ def _code(k: Kernel, key: str) -> Code:
 
 
 def assemble(
-    plan: Plan, original: Graph, caller: Caller, codes: Sequence[Code]
+    plan: Plan,
+    original: Graph,
+    caller: Caller,
+    codes: Sequence[Code],
+    arrays: bool = False,
 ) -> Compiled:
-    """Load the kernels of the plan's launches and make its native form.
+    """Load the kernels of the plan's launches and make its native form, over Paddle's
+    tensors or over Arrays.
 
     `original` has the input types before facts about dims were applied; `caller`
     gives the Python callable that lets Paddle run an opaque op or claimed call.
@@ -135,7 +140,7 @@ def assemble(
     folder = cache_folder()
     addresses = [load(str(folder / f"{c.key}.so"), c.name) for c in codes]
     made = _Assembler(plan, original, caller)
-    spec = made.spec(list(zip(codes, addresses)))
+    spec = made.spec(list(zip(codes, addresses))) | {"arrays": arrays}
     native = _native.Plan(cast("_native.Spec", spec))
 
     def learned() -> dict[str, int]:

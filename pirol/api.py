@@ -144,13 +144,69 @@ def explain(compiled: Any) -> Report:
     Raises:
         PirolError: `compiled` is something else.
     """
+    return _options("explain", compiled).report.settled()  # type: ignore[no-any-return]
+
+
+def export(
+    compiled: Any, path: str | os.PathLike[str], target: str | Sequence[str] = "cpu"
+) -> None:
+    """Write a compiled function or Layer to a file that `load` runs without Paddle.
+
+    The program is that of the last call, for all sizes of its None dims that broadcast
+    as they did then. Its weights are in the file as they are now.
+
+    Args:
+        compiled: what `to_static` or `load_inference_model` returned; call it at least
+            once first, in eval mode or under paddle.no_grad().
+        path: the file; whatever is there is replaced.
+        target: what it is for, "cpu", or several such.
+
+    Raises:
+        PirolError: it was not compiled, or has ops that only Paddle runs (they are
+            listed), or a target that there is none of.
+        OSError: the file cannot be written.
+    """
+    from pirol.compiler.archive import write
+    from pirol.compiler.capture.exporting import archive
+
+    targets = (target,) if isinstance(target, str) else tuple(target)
+    unknown = [t for t in targets if t != "cpu"]
+    if unknown or not targets:
+        raise PirolError(f"export: got target {targets}, expected cpu")
+    write(path, archive(_options("export", compiled), targets))
+
+
+def load(path: str | os.PathLike[str], device: str = "cpu") -> Any:
+    """Compile an exported program on this machine; Paddle is not needed.
+
+    Args:
+        path: a file that `export` wrote.
+        device: where it runs, "cpu".
+
+    Returns:
+        A callable of tensors that have `__dlpack__` (NumPy, torch, jax, ..), by
+        position or by name (`input_names`); it returns tensors of the library that the
+        first of them is from.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        PirolError: it is no whole file of `export`'s, or the device is another.
+        BuildError: there is no C compiler.
+    """
+    from pirol.compiler.archive import read
+    from pirol.compiler.loaded import Program
+
+    if device != "cpu":
+        raise PirolError(f"load: got device {device!r}, expected cpu")
+    return Program(read(path))
+
+
+def _options(asked: str, compiled: Any) -> Any:
+    """The Options that a compiled function or Layer was made with."""
     function = getattr(compiled, "forward", compiled)
-    kwargs = getattr(function, "_kwargs", {})
-    report = getattr(kwargs.get("build_strategy"), "report", None)
-    report = getattr(compiled, "_pirol_report", report)
-    if not isinstance(report, Report):
-        raise PirolError(
-            f"explain: got {type(compiled).__name__}, expected what pirol.to_static "
-            "returned"
-        )
-    return report.settled()
+    options = getattr(function, "_kwargs", {}).get("build_strategy")
+    options = getattr(compiled, "_pirol_options", options)
+    if not isinstance(getattr(options, "report", None), Report):
+        got = type(compiled).__name__
+        raise PirolError(f"{asked}: got {got}, expected what pirol.to_static returned")
+    return options

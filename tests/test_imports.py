@@ -29,6 +29,7 @@ RANKS = (
         "pirol.compiler.cache",
     ),
     ("pirol.compiler.report", "pirol.compiler.stored", "pirol.compiler.traffic"),
+    ("pirol.compiler.archive", "pirol.compiler.loaded"),
     ("pirol.compiler.capture",),
     ("pirol", "pirol.api"),
     ("pirol.bench",),

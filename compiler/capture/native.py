@@ -32,7 +32,9 @@ def start() -> None:
             "installed); install one and reinstall Pirol"
         ) from error
     capsule = paddle.Tensor.__c_dlpack_exchange_api__
-    _native.init(capsule, str(OPENMP) if OPENMP.exists() else None)
+    _native.init(capsule)
+    if OPENMP.exists():
+        _native.open_threads(str(OPENMP))
     _native.set_threads(threads())
     _keep_memory()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import paddle
 
@@ -32,6 +33,7 @@ class Options(paddle.static.BuildStrategy):  # type: ignore[misc]
         self.strict = strict or os.environ.get("PIROL_STRICT", "") not in ("", "0")
         self.progress = progress
         self.report = Report()
+        self.latest: Any = None  # the program layer of the last call that a plan served
 
     def fall_back(self, op: str, why: str, line: str = "") -> None:
         """Note that Paddle runs something: raise if strict, else warn once."""

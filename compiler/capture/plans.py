@@ -65,6 +65,7 @@ class Plans:
         self.native = False  # no plan has steps of Paddle's
         self.draws = False  # random numbers
         self.broken = False  # Paddle runs every call from now on
+        self.hints: dict[str, int] = {}  # the sizes that the last plan was made for
         # Its executor runs a program for one thread at a time.
         self.paddle_lock = threading.RLock()
 
@@ -169,6 +170,7 @@ class Plans:
                 made = self.assembled(ready, program)
                 self.options.report.unseen.append(lambda: self.look_into(hints))
         made = made or self.newly(program, hints, key)
+        self.hints = hints
         self.options.report.compiles += self.whole
         if self.options.progress is not None:
             self.options.progress("kernels", 1.0)

@@ -31,7 +31,7 @@ class LoadedModel(PirTranslatedLayer):  # type: ignore[misc]
         return super().__call__(*self._in_order(inputs, named))
 
     def _in_order(self, inputs: tuple[Any, ...], named: dict[str, Any]) -> list[Any]:
-        names = [_plain(n) for n in self._input_args_names]
+        names = [plain_name(n) for n in self._input_args_names]
         given = dict(zip(names, inputs)) | named
         if len(inputs) + len(named) != len(names) or given.keys() != set(names):
             got = f"{len(inputs)} by position" + "".join(f", {n!r}" for n in named)
@@ -41,7 +41,7 @@ class LoadedModel(PirTranslatedLayer):  # type: ignore[misc]
         return [given[n] for n in names]
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """The name of an argument, where Paddle made an input's name from one."""
     made = _TRACED.fullmatch(name)
     return made.group(1) if made else name
@@ -77,7 +77,7 @@ def load_inference_model(path: str, options: Options) -> LoadedModel:
 
 def compile_loaded(layer: Any, options: Options) -> None:
     """Let Pirol run all methods of a Layer that Paddle loaded."""
-    layer._pirol_report = options.report
+    layer._pirol_options = options
     lacking = connect()
     if lacking:
         options.fall_back("everything", lacking)

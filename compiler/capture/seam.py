@@ -32,7 +32,7 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
         found = self._serve(self._prepare_inputs(inputs))
         if isinstance(found, Left):
             return self._state().paddles(super().__call__, inputs, found)
-        last_served.layer = self
+        last_served.layer = self._state().options.latest = self
         return self._remove_no_value(self._restore_out(found))
 
     def quick(self, args: tuple[Any, ...], gradients: bool) -> tuple[Any] | None:
@@ -45,20 +45,23 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
         if plans.broken or (gradients and not all(map(_stops, tensors))):
             return None
         found = plans.quick(tensors)
-        return None if found is None else (self._form(found),)
+        if found is None:
+            return None
+        plans.options.latest = self
+        return (self._form(found),)
 
     @cached_property
     def _form(self) -> Callable[[list[Any]], Any]:
         """Tensors -> what the function returns of them; looked into once."""
         runnable = self.origin_runnable_program
-        slots = [_Slot(k) for k in range(len(runnable.out_values))]
+        slots = [Slot(k) for k in range(len(runnable.out_values))]
         form = self._restore_out(slots)
         if _makes_no_value(runnable.program.global_block()):
             return lambda found: self._remove_no_value(self._restore_out(found))
-        if isinstance(form, _Slot):
+        if isinstance(form, Slot):
             number = form.number
             return lambda found: found[number]
-        if type(form) in (list, tuple) and all(type(s) is _Slot for s in form):
+        if type(form) in (list, tuple) and all(type(s) is Slot for s in form):
             kind, order = type(form), [s.number for s in form]
             return lambda found: kind([found[k] for k in order])
         return self._restore_out  # type: ignore[no-any-return]
@@ -127,7 +130,7 @@ def _stops(tensor: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class _Slot:
+class Slot:
     """Stands for an output."""
 
     number: int

@@ -200,7 +200,8 @@ static int copy_inputs(Call *call) {
         DLTensor tensor;
         if (input->contiguous || !spec->read_flat) continue;
         if (tensor_view(input->object, &tensor)) return -1;
-        input->flat = tensor_flat(&spec->type, &tensor, (void **)&input->flat_data);
+        input->flat = tensor_flat(call->plan->arrays, &spec->type, &tensor,
+                                  (void **)&input->flat_data);
         if (!input->flat) return -1;
     }
     return 0;
@@ -219,7 +220,7 @@ int call_make(Call *call, int id) {
     const BufferSpec *spec = &call->plan->buffers[id];
     const int64_t *shape = call->layouts[spec->stage]->extents + spec->dims_at;
     Buffer *buffer = &call->buffers[id];
-    buffer->object = tensor_new(&spec->type, shape, &buffer->data);
+    buffer->object = tensor_new(call->plan->arrays, &spec->type, shape, &buffer->data);
     return buffer->object ? 0 : -1;
 }
 

@@ -184,7 +184,7 @@ static int check_lifetime(const Plan *plan, int id) {
 
 static int need_tensor(const Plan *plan, int id) {
     const TensorSpec *type = &plan->buffers[id].type;
-    if (tensor_possible(type)) return 0;
+    if (plan->arrays || tensor_possible(type)) return 0;
     return fail("buffers[%d]: Paddle has no tensors of DLPack type %d, %d bits", id,
                 type->code, type->bits);
 }

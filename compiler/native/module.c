@@ -3,14 +3,18 @@
 
 static PyObject *init(PyObject *self, PyObject *args, PyObject *kwargs) {
     (void)self;
-    static char *names[] = {"dlpack_capsule", "openmp_library", NULL};
+    static char *names[] = {"dlpack_capsule", NULL};
     PyObject *capsule;
-    const char *library = NULL;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|z:init", names, &capsule,
-                                     &library))
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O:init", names, &capsule))
         return NULL;
     if (paddle_set(capsule)) return NULL;
-    return PyBool_FromLong(library && threads_open(library));
+    Py_RETURN_NONE;
+}
+
+static PyObject *open_threads(PyObject *self, PyObject *library) {
+    (void)self;
+    const char *name = PyUnicode_AsUTF8(library);
+    return name ? PyBool_FromLong(threads_open(name)) : NULL;
 }
 
 static PyObject *set_threads(PyObject *self, PyObject *object) {
@@ -30,7 +34,9 @@ static PyObject *get_threads(PyObject *self, PyObject *unused) {
 
 static PyMethodDef functions[] = {
     {"init", (PyCFunction)(void (*)(void))init, METH_VARARGS | METH_KEYWORDS,
-     "Take Paddle's DLPack exchange API and an OpenMP library; was the latter found?"},
+     "Take Paddle's DLPack exchange API: plans over its tensors may run."},
+    {"open_threads", open_threads, METH_O,
+     "Share out launches over the threads of an OpenMP library; was it found?"},
     {"set_threads", set_threads, METH_O, "How many threads a launch may use."},
     {"get_threads", get_threads, METH_NOARGS, "How many threads a launch may use."},
     {0},
@@ -39,7 +45,7 @@ static PyMethodDef functions[] = {
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
     .m_name = "_native",
-    .m_doc = "The native runtime: plans and the thread pool.",
+    .m_doc = "The native runtime: plans, arrays and the thread pool.",
     .m_size = -1,
     .m_methods = functions,
 };
@@ -47,6 +53,7 @@ static struct PyModuleDef definition = {
 PyMODINIT_FUNC PyInit__native(void) {
     PyObject *module = PyModule_Create(&definition);
     if (!module) return NULL;
-    if (PyModule_AddType(module, &PlanType)) Py_CLEAR(module);
+    if (PyModule_AddType(module, &PlanType) || PyModule_AddType(module, &ArrayType))
+        Py_CLEAR(module);
     return module;
 }

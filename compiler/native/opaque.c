@@ -39,7 +39,8 @@ static int take_result(Call *call, int step, int id, PyObject *object) {
     buffer->data = tensor.data;
     if (!call->plan->buffers[id].read_flat) return 0;
     if (is_contiguous(tensor.rank, tensor.shape, tensor.strides)) return 0;
-    buffer->flat = tensor_flat(&call->plan->buffers[id].type, &tensor, &buffer->data);
+    buffer->flat =
+        tensor_flat(false, &call->plan->buffers[id].type, &tensor, &buffer->data);
     return buffer->flat ? 0 : -1;
 }
 

@@ -75,7 +75,8 @@ static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
 }
 
 static PyObject *run(PyObject *self, PyObject *tensors) {
-    if (paddle_ready()) return plan_run((Plan *)self, tensors);
+    Plan *plan = (Plan *)self;
+    if (plan->arrays || paddle_ready()) return plan_run(plan, tensors);
     PyErr_SetString(PyExc_RuntimeError, "call init() before running a plan");
     return NULL;
 }

@@ -359,12 +359,12 @@ static int read_buffers(Plan *plan, PyObject *spec) {
 static int check_keys(PyObject *spec) {
     static const char *const keys[] = {"slots",     "inputs",  "contents", "segments",
                                        "guards",    "written", "buffers",  "lifetimes",
-                                       "steps",     "outputs", "keep"};
+                                       "steps",     "outputs", "keep",     "arrays"};
     PyObject *key, *value;
     Py_ssize_t at = 0;
     while (PyDict_Next(spec, &at, &key, &value)) {
         int i;
-        if (read_kind((Where){"spec", -1}, key, keys, 11, &i)) {
+        if (read_kind((Where){"spec", -1}, key, keys, 12, &i)) {
             PyErr_Format(PyExc_ValueError, "unknown key %R", key);
             return -1;
         }
@@ -393,6 +393,7 @@ int read_spec(Plan *plan, PyObject *spec) {
         !(outputs = section(spec, "outputs")))
         return -1;
     plan->keep = Py_XNewRef(PyDict_GetItemString(spec, "keep"));
+    plan->arrays = PyDict_GetItemString(spec, "arrays") == Py_True;
     return read_ids(plan, (Where){"outputs", -1}, outputs, "buffer", 0, plan->n_buffers,
                     &plan->outputs);
 }

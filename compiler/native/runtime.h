@@ -242,6 +242,7 @@ typedef struct Plan {
     Groups makes, drops; /* tensors by first and last use */
     int n_extents, n_written_dims, max_launch_buffers, max_launch_dims, max_arguments;
     PyObject *keep; /* what owns the kernels */
+    bool arrays;    /* takes and makes Arrays; no step is Python's */
     Pool *pool;
     Layout *layouts[MAX_LAYOUTS]; /* most recently used first */
     int n_layouts;
@@ -268,15 +269,18 @@ int tensor_bytes(const TensorSpec *type, const int64_t *slots, size_t *bytes);
 Layout *layout_get(Plan *plan, int stage, const int64_t *slots); /* held */
 void layout_release(Layout *layout);
 
-/* ---- tensor.c: Paddle's tensors, all made without launching a kernel ---- */
+/* ---- tensor.c: Paddle's tensors, all made without launching a kernel; and Arrays ---- */
 
 int paddle_set(PyObject *capsule);
 bool paddle_ready(void);
 bool tensor_possible(const TensorSpec *type);     /* has Paddle such a dtype? */
 int tensor_view(PyObject *object, DLTensor *out); /* data includes byte_offset */
-PyObject *tensor_new(const TensorSpec *type, const int64_t *shape, void **data);
+/* Arrays, or tensors of Paddle's. */
+PyObject *tensor_new(bool arrays, const TensorSpec *type, const int64_t *shape,
+                     void **data);
 /* A contiguous copy, made without the GIL. */
-PyObject *tensor_flat(const TensorSpec *type, const DLTensor *from, void **data);
+PyObject *tensor_flat(bool arrays, const TensorSpec *type, const DLTensor *from,
+                      void **data);
 /* The memory of contiguous `base` (of type `from`) under another type and shape.
    Counted: in-place changes count for both, as with Paddle's own views; slow. */
 PyObject *tensor_over(PyObject *base, const TensorSpec *from, const TensorSpec *to,
@@ -284,6 +288,15 @@ PyObject *tensor_over(PyObject *base, const TensorSpec *from, const TensorSpec *
 bool tensor_is_private(PyObject *tensor);  /* does only its one owner see it? */
 bool tensor_is_attached(PyObject *tensor); /* may a gradient want its operands? */
 const char *dtype_name(int code);
+
+/* ---- array.c: the same for plans that run without Paddle ---- */
+
+extern PyTypeObject ArrayType;
+
+bool is_array(PyObject *object);
+void array_view(PyObject *object, DLTensor *out);
+PyObject *array_new(const TensorSpec *type, const int64_t *shape, void **data);
+PyObject *array_over(PyObject *base, const TensorSpec *type, const int64_t *shape);
 
 /* ---- one run of a plan ---- */
 

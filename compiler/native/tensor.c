@@ -178,7 +178,11 @@ static PyObject *dtype_of(const TensorSpec *type) {
 }
 
 int tensor_view(PyObject *object, DLTensor *out) {
-    if (paddle.exchange->view_object(object, out)) {
+    if (is_array(object)) {
+        array_view(object, out);
+        return 0;
+    }
+    if (!paddle.exchange || paddle.exchange->view_object(object, out)) {
         if (!PyErr_Occurred())
             PyErr_Format(PyExc_TypeError, "a %s is not a tensor",
                          Py_TYPE(object)->tp_name);
@@ -249,7 +253,7 @@ static int make(PyObject *tensor, const TensorSpec *type, const int64_t *shape) 
     return status;
 }
 
-PyObject *tensor_new(const TensorSpec *type, const int64_t *shape, void **data) {
+static PyObject *paddle_new(const TensorSpec *type, const int64_t *shape, void **data) {
     DLTensor view;
     PyObject *tensor = share(paddle.seed);
     if (tensor && (make(tensor, type, shape) || tensor_view(tensor, &view)))
@@ -258,12 +262,18 @@ PyObject *tensor_new(const TensorSpec *type, const int64_t *shape, void **data) 
     return tensor;
 }
 
-PyObject *tensor_flat(const TensorSpec *type, const DLTensor *from, void **data) {
+PyObject *tensor_new(bool arrays, const TensorSpec *type, const int64_t *shape,
+                     void **data) {
+    return arrays ? array_new(type, shape, data) : paddle_new(type, shape, data);
+}
+
+PyObject *tensor_flat(bool arrays, const TensorSpec *type, const DLTensor *from,
+                      void **data) {
     /* Taken along, since without the GIL the tensor itself might change. */
     int64_t shape[MAX_RANK], strides[MAX_RANK];
     memcpy(shape, from->shape, (size_t)from->rank * sizeof *shape);
     memcpy(strides, from->strides, (size_t)from->rank * sizeof *strides);
-    PyObject *tensor = tensor_new(type, shape, data);
+    PyObject *tensor = tensor_new(arrays, type, shape, data);
     if (!tensor) return NULL;
     Py_BEGIN_ALLOW_THREADS;
     copy_strided(from->rank, shape, type->bits / 8, *data, NULL, from->data, strides);
@@ -330,7 +340,8 @@ static PyObject *tidied(PyObject *base) {
 PyObject *tensor_over(PyObject *object, const TensorSpec *from, const TensorSpec *to,
                       const int64_t *shape, bool counted) {
     void *data;
-    if (is_empty(to->dims.count, shape)) return tensor_new(to, shape, &data);
+    if (is_array(object)) return array_over(object, to, shape);
+    if (is_empty(to->dims.count, shape)) return paddle_new(to, shape, &data);
     PyObject *base = tidied(object);
     if (!base) return NULL;
     PyObject *tensor = counted ? share_counted(base) : share(base);

@@ -1,0 +1,95 @@
+"""A compiled function or Layer -> Archive, which is compiled without Paddle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pirol.compiler.archive import Archive, Source
+from pirol.compiler.capture.options import Options
+from pirol.compiler.capture.saved import plain_name
+from pirol.compiler.capture.seam import Slot
+from pirol.compiler.errors import PirolError, message
+from pirol.compiler.ir import COMPUTED, Graph, Op
+from pirol.compiler.pipeline import lower
+
+NATIVE = ("group", "check", "bind")
+NEXT = "export a part of the program without them"
+
+
+def archive(options: Options, targets: tuple[str, ...]) -> Archive:
+    """The program of the last call, for the sizes' class that it was made for.
+
+    Raises:
+        PirolError: there was no call that a plan served, or the program has ops that
+            only Paddle runs, or outputs that are no tensors.
+    """
+    layer = options.latest
+    state = None if layer is None else layer._state()
+    if layer is None or state is None or state.program is None or not state.variants:
+        raise PirolError(
+            "export: got a program that Pirol has not run; call it once, in eval mode "
+            "or under paddle.no_grad(), and see pirol.explain"
+        )
+    lowered = lower(state.program.graph, state.hints, own=options.passes)
+    left = [op for op in lowered.stages["fuse"].ops if op.name not in NATIVE]
+    if left:
+        raise PirolError(_refused(left))
+    graph = lowered.stages["canonicalize"]
+    sources, weights = _sources(layer, graph, state.program.inputs)
+    return Archive(graph, sources, _form(layer), weights, targets)
+
+
+def _refused(ops: list[Op]) -> str:
+    what = [f"{op.title}{f' ({op.line})' if op.line else ''}" for op in ops]
+    got = ", ".join(dict.fromkeys(what))
+    return message("export", got=f"ops that only Paddle runs: {got}", expected=NEXT)
+
+
+def _sources(
+    layer: Any, graph: Graph, places: list[int]
+) -> tuple[tuple[Source, ...], dict[str, Any]]:
+    """Of each graph input; and the weights by name."""
+    runnable = layer.origin_runnable_program
+    given = len(runnable.x_values)
+    sources: list[Source] = []
+    weights: dict[str, Any] = {}
+    for value, place in zip(graph.inputs, places):
+        if place < given:
+            maker = runnable.x_values[place].get_defining_op()
+            sources.append(Source(plain_name(maker.attrs()["name"]), False))
+            continue
+        parameter = layer._params[place - given]
+        if value.dtype not in COMPUTED:
+            got = f"{parameter.name} of {value.dtype}"
+            expected = f"weights of {', '.join(COMPUTED)}"
+            raise PirolError(message("export", got=got, expected=expected))
+        weights[parameter.name] = parameter.numpy()
+        sources.append(Source(parameter.name, True))
+    names = [s.name for s in sources]
+    if len(set(names)) < len(names):
+        raise PirolError(f"export: two inputs have one name, of {', '.join(names)}")
+    return tuple(sources), weights
+
+
+def _form(layer: Any) -> Any:
+    """How the outputs are nested, as in Archive."""
+    slots = [Slot(k) for k in range(len(layer.origin_runnable_program.out_values))]
+    return _nesting(layer._restore_out(slots))
+
+
+def _nesting(item: Any) -> Any:
+    if isinstance(item, Slot):
+        return ["output", item.number]
+    if isinstance(item, dict) and all(isinstance(k, str) for k in item):
+        return ["dict", {k: _nesting(v) for k, v in item.items()}]
+    if type(item) in (list, tuple):
+        return [type(item).__name__, [_nesting(v) for v in item]]
+    if item is None or isinstance(item, (bool, int, float, str)):
+        return ["value", item]
+    raise PirolError(
+        message(
+            "export",
+            got=f"an output of {type(item).__name__}",
+            expected="tensors, numbers, lists, tuples and dicts of them",
+        )
+    )

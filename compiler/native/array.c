@@ -1,0 +1,300 @@
+/* The Python type Array: memory of any DLPack producer, or our own, for plans that run
+   without Paddle. */
+#include <stdlib.h>
+
+#include "runtime.h"
+
+typedef struct {
+    DLTensor tensor;
+    void *context;
+    void (*deleter)(void *self);
+} Managed; /* DLPack before 1.0 */
+
+typedef struct {
+    DLVersion version;
+    void *context;
+    void (*deleter)(void *self);
+    uint64_t flags;
+    DLTensor tensor;
+} Versioned;
+
+enum { READ_ONLY = 1 };
+static const char *const MANAGED = "dltensor", *const VERSIONED = "dltensor_versioned";
+
+typedef struct {
+    PyObject_HEAD DLTensor view;
+    int64_t shape[MAX_RANK], strides[MAX_RANK]; /* in items */
+    PyObject *base;                             /* whose memory it is, or: */
+    void *managed;                              /* what was imported, or: */
+    void *memory;                               /* its own */
+    void (*deleter)(void *self);                /* of `managed` */
+    bool read_only;
+} Array;
+
+static void array_dealloc(Array *array) {
+    if (array->managed && array->deleter) array->deleter(array->managed);
+    free(array->memory);
+    Py_XDECREF(array->base);
+    Py_TYPE(array)->tp_free((PyObject *)array);
+}
+
+/* An array of this shape, contiguous, with no memory yet. */
+static Array *blank(DLDataType type, int rank, const int64_t *shape) {
+    if (rank > MAX_RANK) {
+        PyErr_Format(PyExc_ValueError, "a tensor of %d dimensions; the most are %d",
+                     rank, MAX_RANK);
+        return NULL;
+    }
+    Array *array = (Array *)ArrayType.tp_alloc(&ArrayType, 0);
+    if (!array) return NULL;
+    int64_t stride = 1;
+    for (int i = rank - 1; i >= 0; i--) {
+        array->shape[i] = shape[i];
+        array->strides[i] = stride;
+        stride *= shape[i] > 1 ? shape[i] : 1;
+    }
+    array->view = (DLTensor){.device = {DL_CPU, 0},
+                             .rank = rank,
+                             .dtype = type,
+                             .shape = array->shape,
+                             .strides = array->strides};
+    return array;
+}
+
+static DLDataType dtype_of(const TensorSpec *type) {
+    return (DLDataType){type->code, type->bits, 1};
+}
+
+/* ---- for the plan runner ---- */
+
+bool is_array(PyObject *object) {
+    return Py_IS_TYPE(object, &ArrayType);
+}
+
+void array_view(PyObject *object, DLTensor *out) {
+    *out = ((Array *)object)->view;
+}
+
+PyObject *array_new(const TensorSpec *type, const int64_t *shape, void **data) {
+    size_t bytes = type->bits / 8;
+    for (int i = 0; i < type->dims.count; i++)
+        if (__builtin_mul_overflow(bytes, (size_t)shape[i], &bytes) ||
+            bytes > SIZE_MAX / 2)
+            return PyErr_NoMemory();
+    Array *array = blank(dtype_of(type), type->dims.count, shape);
+    if (!array) return NULL;
+    array->memory = aligned_alloc(ALIGNMENT, aligned(bytes ? bytes : 1));
+    if (!array->memory) {
+        Py_DECREF(array);
+        return PyErr_NoMemory();
+    }
+    array->view.data = *data = array->memory;
+    return (PyObject *)array;
+}
+
+PyObject *array_over(PyObject *base, const TensorSpec *type, const int64_t *shape) {
+    Array *array = blank(dtype_of(type), type->dims.count, shape);
+    if (!array) return NULL;
+    array->view.data = ((Array *)base)->view.data;
+    array->read_only = ((Array *)base)->read_only;
+    array->base = Py_NewRef(base);
+    return (PyObject *)array;
+}
+
+/* ---- importing ---- */
+
+/* object.__dlpack__(max_version=(1, 0)), or without the argument where it is older. */
+static PyObject *capsule_of(PyObject *object) {
+    PyObject *export = PyObject_GetAttrString(object, "__dlpack__");
+    if (!export) {
+        PyErr_Clear();
+        return PyErr_Format(PyExc_TypeError, "a %s is not a tensor (no __dlpack__)",
+                            Py_TYPE(object)->tp_name);
+    }
+    PyObject *none = PyTuple_New(0);
+    PyObject *newer = Py_BuildValue("{s(ii)}", "max_version", 1, 0);
+    PyObject *capsule = none && newer ? PyObject_Call(export, none, newer) : NULL;
+    if (!capsule && none && newer && PyErr_ExceptionMatches(PyExc_TypeError)) {
+        PyErr_Clear();
+        capsule = PyObject_CallNoArgs(export);
+    }
+    Py_XDECREF(none);
+    Py_XDECREF(newer);
+    Py_DECREF(export);
+    return capsule;
+}
+
+static Array *imported(const DLTensor *tensor, void *managed, void (*deleter)(void *)) {
+    Array *array = blank(tensor->dtype, tensor->rank, tensor->shape);
+    if (!array) return NULL;
+    for (int i = 0; tensor->strides && i < tensor->rank; i++)
+        array->strides[i] = tensor->strides[i];
+    array->view.device = tensor->device;
+    if (tensor->data) array->view.data = (char *)tensor->data + tensor->byte_offset;
+    array->managed = managed;
+    array->deleter = deleter;
+    return array;
+}
+
+/* The capsule is spent once its tensor is ours. */
+static Array *import(PyObject *capsule) {
+    Array *array = NULL;
+    if (PyCapsule_IsValid(capsule, VERSIONED)) {
+        Versioned *found = PyCapsule_GetPointer(capsule, VERSIONED);
+        if (found->version.major != 1) {
+            PyErr_Format(PyExc_BufferError, "DLPack %u is not supported",
+                         found->version.major);
+            return NULL;
+        }
+        if ((array = imported(&found->tensor, found, found->deleter))) {
+            array->read_only = found->flags & READ_ONLY;
+            PyCapsule_SetName(capsule, "used_dltensor_versioned");
+        }
+    } else if (PyCapsule_IsValid(capsule, MANAGED)) {
+        Managed *found = PyCapsule_GetPointer(capsule, MANAGED);
+        if ((array = imported(&found->tensor, found, found->deleter)))
+            PyCapsule_SetName(capsule, "used_dltensor");
+    } else {
+        PyErr_SetString(PyExc_TypeError, "__dlpack__ gave no DLPack capsule");
+    }
+    return array;
+}
+
+static PyObject *array_make(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    (void)type;
+    static char *names[] = {"tensor", NULL};
+    PyObject *object;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O:Array", names, &object))
+        return NULL;
+    if (is_array(object)) return Py_NewRef(object);
+    PyObject *capsule = capsule_of(object);
+    Array *array = capsule ? import(capsule) : NULL;
+    Py_XDECREF(capsule);
+    return (PyObject *)array;
+}
+
+/* ---- exporting ---- */
+
+static void give_back(PyObject *array) {
+    if (!Py_IsInitialized()) return;
+    PyGILState_STATE state = PyGILState_Ensure();
+    Py_DECREF(array);
+    PyGILState_Release(state);
+}
+
+static void managed_delete(void *self) {
+    give_back(((Managed *)self)->context);
+    free(self);
+}
+
+static void versioned_delete(void *self) {
+    give_back(((Versioned *)self)->context);
+    free(self);
+}
+
+/* Of capsules that nobody took. */
+static void drop_managed(PyObject *capsule) {
+    if (PyCapsule_IsValid(capsule, MANAGED))
+        managed_delete(PyCapsule_GetPointer(capsule, MANAGED));
+}
+
+static void drop_versioned(PyObject *capsule) {
+    if (PyCapsule_IsValid(capsule, VERSIONED))
+        versioned_delete(PyCapsule_GetPointer(capsule, VERSIONED));
+}
+
+static PyObject *export_versioned(Array *array) {
+    Versioned *made = malloc(sizeof *made);
+    if (!made) return PyErr_NoMemory();
+    *made = (Versioned){{1, 0}, array, versioned_delete,
+                        array->read_only ? READ_ONLY : 0, array->view};
+    PyObject *capsule = PyCapsule_New(made, VERSIONED, drop_versioned);
+    if (capsule) Py_INCREF(array);
+    if (!capsule) free(made);
+    return capsule;
+}
+
+static PyObject *export_managed(Array *array) {
+    if (array->read_only) {
+        PyErr_SetString(PyExc_BufferError, "a read-only array needs DLPack 1.0");
+        return NULL;
+    }
+    Managed *made = malloc(sizeof *made);
+    if (!made) return PyErr_NoMemory();
+    *made = (Managed){array->view, array, managed_delete};
+    PyObject *capsule = PyCapsule_New(made, MANAGED, drop_managed);
+    if (capsule) Py_INCREF(array);
+    if (!capsule) free(made);
+    return capsule;
+}
+
+static PyObject *array_dlpack(PyObject *self, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"stream", "max_version", "dl_device", "copy", NULL};
+    PyObject *stream = NULL, *device = NULL, *copy = Py_None, *version = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$OOOO:__dlpack__", names, &stream,
+                                     &version, &device, &copy))
+        return NULL;
+    if (copy == Py_True) {
+        PyErr_SetString(PyExc_BufferError, "no copy is made; copy the result");
+        return NULL;
+    }
+    unsigned major = 0, minor = 0;
+    if (version != Py_None && !PyArg_ParseTuple(version, "II", &major, &minor))
+        return NULL;
+    Array *array = (Array *)self;
+    return major >= 1 ? export_versioned(array) : export_managed(array);
+}
+
+static PyObject *array_device(PyObject *self, PyObject *unused) {
+    (void)unused;
+    DLDevice device = ((Array *)self)->view.device;
+    return Py_BuildValue("(ii)", device.type, device.id);
+}
+
+static PyObject *array_shape(PyObject *self, void *unused) {
+    (void)unused;
+    const Array *array = (Array *)self;
+    PyObject *shape = PyTuple_New(array->view.rank);
+    for (int i = 0; shape && i < array->view.rank; i++) {
+        PyObject *extent = PyLong_FromLongLong(array->shape[i]);
+        if (!extent) Py_CLEAR(shape);
+        if (extent) PyTuple_SET_ITEM(shape, i, extent);
+    }
+    return shape;
+}
+
+static PyObject *array_dtype(PyObject *self, void *unused) {
+    (void)unused;
+    DLDataType type = ((Array *)self)->view.dtype;
+    return Py_BuildValue("(iii)", type.code, type.bits, type.lanes);
+}
+
+static PyObject *array_read_only(PyObject *self, void *unused) {
+    (void)unused;
+    return PyBool_FromLong(((Array *)self)->read_only);
+}
+
+static PyMethodDef methods[] = {
+    {"__dlpack__", (PyCFunction)(void (*)(void))array_dlpack,
+     METH_VARARGS | METH_KEYWORDS, "A DLPack capsule over the same memory."},
+    {"__dlpack_device__", array_device, METH_NOARGS, "(device type, device number)."},
+    {0},
+};
+
+static PyGetSetDef attributes[] = {
+    {"shape", array_shape, NULL, "Extents, outermost first.", NULL},
+    {"dtype", array_dtype, NULL, "(DLPack type code, bits, lanes).", NULL},
+    {"read_only", array_read_only, NULL, "Whether it must not be written.", NULL},
+    {0},
+};
+
+PyTypeObject ArrayType = {
+    PyVarObject_HEAD_INIT(NULL, 0).tp_name = "pirol.compiler._native.Array",
+    .tp_basicsize = sizeof(Array),
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_doc = "Array(tensor): the memory of a tensor that has __dlpack__.",
+    .tp_new = array_make,
+    .tp_dealloc = (destructor)array_dealloc,
+    .tp_methods = methods,
+    .tp_getset = attributes,
+};
