@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from pirol.compiler.errors import PirolError, message
@@ -98,12 +97,8 @@ def read(path: str | os.PathLike[str]) -> Archive:
             return _read(file)
         except PirolError as error:
             raise PirolError(f"{os.fspath(path)}: {error}") from error
-        except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
-            raise _bad(path, f"no whole zip file ({error})") from error
-        except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        except Exception as error:  # whatever zip, JSON, text or safetensors may raise
             raise _bad(path, f"{type(error).__name__}: {error}") from error
-        except SafetensorError as error:
-            raise _bad(path, f"{WEIGHTS}: {error}") from error
 
 
 def _bad(path: str | os.PathLike[str], what: str) -> PirolError:

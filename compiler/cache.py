@@ -1,8 +1,8 @@
 """The cache's size on disk: what was used last stays, the oldest goes.
 
-kernels/build.py fills the folder: KEY.so, KEY.sum and KEY.c for each kernel; so does
-compiler/stored.py: KEY.plan and KEY.sum. All that is here may run in several processes
-at once; each file may be gone at any time.
+kernels/build.py fills the folder: KEY.so, KEY.sum and KEY.c for each kernel; so do
+compiler/stored.py (KEY.plan) and kernels/cuda_build.py (KEY.cubin). All that is here
+may run in several processes at once; each file may be gone at any time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pirol.kernels.build import cache_folder
 DEFAULT_MB = 1024
 EACH = 60.0  # seconds from one look at the folder to the next
 ABANDONED = 3600.0  # seconds after which a build's own folder is left over
-PARTS = (".so", ".sum", ".c", ".plan")
+PARTS = (".so", ".sum", ".c", ".plan", ".cubin")
 _LOCK = threading.Lock()
 _looked = -EACH
 

@@ -15,28 +15,47 @@ from pirol.compiler.archive import Archive, nested
 from pirol.compiler.errors import BuildError, PirolError, Unsupported, message
 from pirol.compiler.ir import Graph, Op
 from pirol.compiler.pipeline import lower
-from pirol.compiler.runtime import Compiled, assemble, compile_kernels, generate
+from pirol.compiler.runtime import (
+    Code,
+    Compiled,
+    addresses_of,
+    compile_cuda,
+    compile_kernels,
+    connect,
+    generate,
+)
 from pirol.compiler.stored import Ready
+from pirol.kernels import nvrtc
+from pirol.kernels.cuda_build import build_cubin, image_of
+from pirol.kernels.render import CUDA
+from pirol.passes.plan import Plan
 
+DRIVER = "libcuda.so.1"
+DEFAULT_STREAM = 1  # as DLPack numbers it
 OPENMP = ("libgomp.so.1", "libomp.so.5", "libiomp5.so")
 
 
 class Program:
     """A loaded program. Call it with tensors that have `__dlpack__`, by position or by
-    name; it returns tensors of the library that the first of them is from.
+    name; it returns tensors of the library that the first of them is from. For a CUDA
+    device NumPy arrays may be given, too: they go there and the results come back.
 
     input_names: in the order of the positions.
     """
 
-    def __init__(self, archive: Archive) -> None:
+    def __init__(self, archive: Archive, device: int = -1) -> None:
         native = start()
+        self.device = device  # of CUDA; -1: the CPU
         self.form = archive.form
         self.sources = archive.sources
         self.input_names = tuple(s.name for s in archive.sources if not s.weight)
         self.written = {i for i, _ in archive.graph.writes}
         self._array = native.Array
-        self._weights = {k: native.Array(w) for k, w in archive.weights.items()}
-        self._compiled = compiled(archive.graph)
+        if device >= 0:
+            native.open_cuda(DRIVER)
+        self._weights = {k: self._placed(w) for k, w in archive.weights.items()}
+        graph = archive.graph
+        self._compiled = on_cpu(graph) if device < 0 else on_cuda(graph, device)
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
         """The outputs, nested as the exported function returned them.
@@ -47,12 +66,22 @@ class Program:
             PirolError: an input on another device, or not to be written.
         """
         given = self._in_order(inputs, named)
-        arrays = [self._held(k, given) for k in range(len(self.sources))]
-        found = self._compiled.run(arrays)
+        first = next(iter(given.values()), None)
+        stream = current_stream(first, self.device)
+        arrays = [self._held(k, given, stream) for k in range(len(self.sources))]
+        if self.device < 0:
+            found = self._compiled.run(arrays)
+        else:
+            found = self._compiled.run_on(arrays, stream)
         if found is None:
             raise ValueError(self._named(self._compiled.miss()))
-        back = importer(next(iter(given.values()), None))
-        return nested(self.form, [back(a) for a in found])
+        return nested(self.form, list(map(self._importer(first), found)))
+
+    def _importer(self, like: Any) -> Callable[[Any], Any]:
+        back = importer(like)
+        if self.device >= 0 and back is np.from_dlpack:
+            return lambda array: np.from_dlpack(array.to(-1))
+        return back
 
     def _in_order(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> Any:
         given = {**dict(zip(self.input_names, inputs)), **named}
@@ -63,12 +92,21 @@ class Program:
             raise TypeError(message("inputs", got=got, expected=expected))
         return given
 
-    def _held(self, k: int, given: Mapping[str, Any]) -> Any:
+    def _placed(self, tensor: Any, stream: int = 0) -> Any:
+        """An Array over the tensor's memory; of NumPy's over a copy on the device."""
+        if self.device < 0:
+            return self._array(tensor)
+        if isinstance(tensor, np.ndarray):
+            dense = self._array(np.asarray(tensor, order="C"))
+            return dense.to(self.device, stream)
+        return self._array(tensor, stream or DEFAULT_STREAM)
+
+    def _held(self, k: int, given: Mapping[str, Any], stream: int) -> Any:
         source = self.sources[k]
         if source.weight:
             return self._weights[source.name]
         try:
-            array = self._array(given[source.name])
+            array = self._placed(given[source.name], stream)
         except TypeError as error:
             raise TypeError(f"input {source.name}: {error}") from None
         if array.read_only and k in self.written:
@@ -87,16 +125,41 @@ class Program:
         return missed
 
 
-def compiled(graph: Graph) -> Compiled:
+def on_cpu(graph: Graph) -> Compiled:
     """The plan of a graph at level "calls", from disk or by the passes."""
-    key = stored.key_of(graph, {})
-    ready = stored.find(key)
+    ready = _ready(graph, "cpu", ".so", lambda p: compile_kernels(generate(p)))
+    kernels = list(zip(ready.codes, addresses_of(ready.codes)))
+    return connect(ready.plan, graph, refuse, kernels, {"arrays": True})
+
+
+def on_cuda(graph: Graph, device: int) -> Compiled:
+    """The same on a CUDA device, its kernels one cubin."""
+    native = start()
+    arch = native.cuda_arch(device)
+
+    def codes(plan: Plan) -> tuple[Code, ...]:
+        return compile_cuda(generate(plan, CUDA), arch)
+
+    target = f"cuda:{arch} NVRTC {nvrtc.version()}"
+    ready = _ready(graph, target, ".cubin", codes)
+    key = ready.codes[0].key if ready.codes else build_cubin({}, arch)
+    module = native.Module(image_of(key), device)
+    kernels = [(code, module.function(code.name)) for code in ready.codes]
+    copies = (module.function(f"pirol_copy_{size}") for size in (1, 2, 4, 8))
+    home = {"arrays": True, "cuda": (device, *copies), "keep": module}
+    return connect(ready.plan, graph, refuse, kernels, home)
+
+
+def _ready(
+    graph: Graph, target: str, suffix: str, codes: Callable[[Plan], tuple[Code, ...]]
+) -> Ready:
+    key = stored.key_of(graph, {}, target)
+    ready = stored.find(key, suffix)
     if ready is None:
         lowered = lower(graph, {}, level="calls")
-        codes = compile_kernels(generate(lowered.plan))
-        ready = Ready(lowered.plan, lowered.facts, codes)
+        ready = Ready(lowered.plan, lowered.facts, codes(lowered.plan))
         stored.keep(key, ready)
-    return assemble(ready.plan, graph, refuse, ready.codes, arrays=True)
+    return ready
 
 
 def refuse(op: Op) -> Callable[..., Any]:
@@ -132,6 +195,15 @@ def _openmp() -> list[str]:
     except OSError:
         pass
     return [*found, *OPENMP]
+
+
+def current_stream(like: Any, device: int) -> int:
+    """The CUstream that work on the device is to be ordered by: torch's current one
+    for its tensors, else the default stream."""
+    torch = sys.modules.get("torch")
+    if device < 0 or torch is None or not isinstance(like, torch.Tensor):
+        return 0
+    return int(torch.cuda.current_stream(device).cuda_stream)
 
 
 def importer(like: Any) -> Callable[[Any], Any]:

@@ -18,12 +18,13 @@ from pirol.compiler import dims
 from pirol.compiler.dims import Dim, FloorDiv, Mod
 from pirol.compiler.errors import BuildError, Unsupported
 from pirol.compiler.ir import BITS, Graph, Guard, Op, structure
-from pirol.kernels import cpu
+from pirol.kernels import cpu, cuda
 from pirol.kernels.build import build, cache_folder, load
+from pirol.kernels.cuda_build import build_cubin
 from pirol.kernels.kernel import Kernel
 from pirol.kernels.lower import Refusal, build_nest
 from pirol.kernels.nest import Nest
-from pirol.kernels.render import CPU, render
+from pirol.kernels.render import CPU, Target, render
 from pirol.passes.plan import (
     NEVER_ALIAS,
     Bind,
@@ -83,6 +84,7 @@ class Compiled:
     plan: Plan
     spec: dict[str, Any]
     run: Callable[[Sequence[Any]], list[Any] | None]
+    run_on: Callable[[Sequence[Any], int], list[Any] | None]
     miss: Callable[[], str]
     learned: Callable[[], dict[str, int]]
 
@@ -101,10 +103,11 @@ class Compiled:
 Caller = Callable[[Op], Callable[..., Any]]
 
 
-def generate(plan: Plan) -> list[Built]:
+def generate(plan: Plan, target: Target = CPU) -> list[Built]:
     """The kernels of the plan's launches, in order, as text."""
     alike: dict[Any, Built] = {}
-    return [_alike(s.op, alike) for s in plan.steps if isinstance(s, Launch)]
+    launches = (s.op for s in plan.steps if isinstance(s, Launch))
+    return [_alike(op, alike, target) for op in launches]
 
 
 def compile_kernels(kernels: Sequence[Built]) -> tuple[Code, ...]:
@@ -122,31 +125,55 @@ def _code(k: Kernel, key: str) -> Code:
     return Code(k.name, key, k.params, k.rows, k.grain, k.scratch)
 
 
+def compile_cuda(kernels: Sequence[Built], arch: str) -> tuple[Code, ...]:
+    """The kernels as one cubin on disk, which each Code's key names."""
+    key = build_cubin({b.kernel.name: b.source for b in kernels}, arch)
+    return tuple(_cuda_code(b.kernel, key) for b in kernels)
+
+
+def _cuda_code(k: Kernel, key: str) -> Code:
+    """For a CUDA launch grain is the threads of a block, scratch the rows it takes."""
+    each = 1 if k.block_rows else k.block
+    return Code(k.name, key, k.params, k.rows, k.block, each)
+
+
 def assemble(
-    plan: Plan,
-    original: Graph,
-    caller: Caller,
-    codes: Sequence[Code],
-    arrays: bool = False,
+    plan: Plan, original: Graph, caller: Caller, codes: Sequence[Code]
 ) -> Compiled:
-    """Load the kernels of the plan's launches and make its native form, over Paddle's
-    tensors or over Arrays.
+    """Load the kernels of the plan's launches and make its native form.
 
     `original` has the input types before facts about dims were applied; `caller`
     gives the Python callable that lets Paddle run an opaque op or claimed call.
     """
+    return connect(plan, original, caller, list(zip(codes, addresses_of(codes))), {})
+
+
+def addresses_of(codes: Sequence[Code]) -> list[int]:
+    """Those of CPU kernels, loaded from disk."""
+    folder = cache_folder()
+    return [load(str(folder / f"{c.key}.so"), c.name) for c in codes]
+
+
+def connect(
+    plan: Plan,
+    original: Graph,
+    caller: Caller,
+    kernels: list[tuple[Code, int]],
+    home: Mapping[str, Any],
+) -> Compiled:
+    """The native form of a plan whose launches' kernels have these addresses; `home`
+    is what else it must know of where tensors live.
+    """
     from pirol.compiler import _native
 
-    folder = cache_folder()
-    addresses = [load(str(folder / f"{c.key}.so"), c.name) for c in codes]
     made = _Assembler(plan, original, caller)
-    spec = made.spec(list(zip(codes, addresses))) | {"arrays": arrays}
+    spec = made.spec(kernels) | dict(home)
     native = _native.Plan(cast("_native.Spec", spec))
 
     def learned() -> dict[str, int]:
         return _learned(plan, original, made.slots, native.learned())
 
-    return Compiled(plan, spec, native.run, native.miss, learned)
+    return Compiled(plan, spec, native.run, native.run_on, native.miss, learned)
 
 
 def _learned(
@@ -176,22 +203,23 @@ def _build_alone(built: Built) -> None:
         raise BuildError(f"kernel {built.kernel.name}{where}: {error}") from error
 
 
-def _alike(op: Op, alike: dict[Any, Built]) -> Built:
+def _alike(op: Op, alike: dict[Any, Built], target: Target) -> Built:
     """The group's kernel: the one in `alike` of a group that is built the same."""
     assert op.body is not None
     key = structure(op.body)
     if key not in alike:
-        alike[key] = _kernel(op)
+        alike[key] = _kernel(op, target)
     return replace(alike[key], op=op)
 
 
-def _kernel(op: Op) -> Built:
+def _kernel(op: Op, target: Target) -> Built:
     assert op.body is not None
     nest = build_nest(op.body)
     if isinstance(nest, Refusal):
         raise Unsupported(f"no kernel for {op.title} {op.line}: {nest}")
-    kernel = cpu.schedule(replace(nest, name=kernel_name(op.body, nest)))
-    return Built(op, nest, kernel, render(kernel, CPU))
+    schedule = cpu.schedule if target is CPU else cuda.schedule
+    kernel = schedule(replace(nest, name=kernel_name(op.body, nest)))
+    return Built(op, nest, kernel, render(kernel, target))
 
 
 QUIET = ("const", "reshape", "broadcast", "iota", "cast")

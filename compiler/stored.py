@@ -39,9 +39,12 @@ class Ready:
     codes: tuple[Code, ...]
 
 
-def key_of(graph: Graph, sizes: Mapping[str, int]) -> str:
-    """The key of the plan of a captured graph for a first call of these sizes."""
-    return key_of_text(f"{_package()}\n{sorted(sizes.items())}\n{print_graph(graph)}")
+def key_of(graph: Graph, sizes: Mapping[str, int], target: str = "cpu") -> str:
+    """The key of the plan of a graph for a first call of these sizes on a target."""
+    facts = f"{_package()}\n{target}\n{sorted(sizes.items())}\n{print_graph(graph)}"
+    if target == "cpu":
+        return key_of_text(facts)
+    return hashlib.sha256(facts.encode()).hexdigest()[:32]
 
 
 @functools.lru_cache(maxsize=1)
@@ -55,23 +58,24 @@ def _package() -> str:
     return digest.hexdigest()
 
 
-def find(key: str) -> Ready | None:
-    """The plan of a key, if it is whole and all its kernels are there."""
+def find(key: str, suffix: str = ".so") -> Ready | None:
+    """The plan of a key, if it is whole and all its kernels' files are there."""
     with contextlib.suppress(OSError, PirolError, ValueError):
         folder = cache_folder()
         path = folder / f"{key}.plan"
         if valid(path):
             found = _read(path.read_text())
             os.utime(path)
-            if all(valid(folder / f"{k}.so") for k in {c.key for c in found.codes}):
+            keys = {c.key for c in found.codes}
+            if all(valid(folder / f"{k}{suffix}") for k in keys):
                 return found
     return None
 
 
 def keep(key: str, ready: Ready) -> None:
     """Write a plan to disk; where that is not possible, nothing is."""
-    text = _text(ready)
-    digest = hashlib.sha256(text.encode()).hexdigest()
+    text = _text(ready).encode()
+    digest = hashlib.sha256(text).hexdigest().encode()
     with contextlib.suppress(OSError, PirolError):
         folder = cache_folder()
         with tempfile.TemporaryDirectory(dir=folder) as work:

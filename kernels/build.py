@@ -172,17 +172,17 @@ def _build_some(folder: Path, sources: Mapping[str, str]) -> None:
         made.chmod(0o700)
         digest = _digest(made)
         for key, source in sources.items():
-            place(folder / f"{key}.c", Path(work), source)
-            place(folder / f"{key}.sum", Path(work), digest)
+            place(folder / f"{key}.c", Path(work), source.encode())
+            place(folder / f"{key}.sum", Path(work), digest.encode())
             link = Path(work) / f"{key}.so"
             os.link(made, link)
             os.replace(link, folder / link.name)
 
 
-def place(target: Path, work: Path, text: str) -> None:
+def place(target: Path, work: Path, content: bytes) -> None:
     """Write a file so that it is there whole or not at all."""
     made = work / target.name
-    made.write_text(text)
+    made.write_bytes(content)
     os.replace(made, target)
 
 

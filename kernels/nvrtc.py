@@ -46,6 +46,11 @@ def available() -> bool:
         return False
 
 
+def version() -> str:
+    """NVRTC's version, "13.0"; ImportError where it is not installed."""
+    return ".".join(map(str, _expect(_bindings().nvrtcVersion(), pair=True)))
+
+
 def compile_cubin(
     source: str, *, arch: str = "sm_90", options: Sequence[str] = ()
 ) -> Cubin:
@@ -78,12 +83,12 @@ def _bindings() -> Any:
     return importlib.import_module("cuda.bindings.nvrtc")
 
 
-def _expect(answer: tuple[Any, ...], source: str = "") -> Any:
-    """The value of a call's (result, value); NvrtcError where the call failed."""
+def _expect(answer: tuple[Any, ...], source: str = "", pair: bool = False) -> Any:
+    """The value (or pair) of a call's answer; NvrtcError where the call failed."""
     result, *values = answer
     if result.value:
         raise NvrtcError(f"NVRTC: {result.name}", "", source)
-    return values[0] if values else None
+    return values if pair else values[0] if values else None
 
 
 def _read(size_of: Any, fill: Any, program: Any) -> bytes:

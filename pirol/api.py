@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ from pirol.compiler import cache
 from pirol.compiler.errors import PirolError
 from pirol.compiler.report import Report
 
+_TARGET = re.compile(r"cpu|cuda(:sm_\d+)?")
+_DEVICE = re.compile(r"cpu|cuda(?::(\d+))?")
 Progress = Callable[[str, float], None]
 
 
@@ -159,7 +162,8 @@ def export(
         compiled: what `to_static` or `load_inference_model` returned; call it at least
             once first, in eval mode or under paddle.no_grad().
         path: the file; whatever is there is replaced.
-        target: what it is for, "cpu", or several such.
+        target: what it is for: "cpu", "cuda", "cuda:sm_90", or several such. It is
+            noted in the file; kernels are made where it is loaded.
 
     Raises:
         PirolError: it was not compiled, or has ops that only Paddle runs (they are
@@ -170,9 +174,9 @@ def export(
     from pirol.compiler.capture.exporting import archive
 
     targets = (target,) if isinstance(target, str) else tuple(target)
-    unknown = [t for t in targets if t != "cpu"]
-    if unknown or not targets:
-        raise PirolError(f"export: got target {targets}, expected cpu")
+    if not targets or not all(map(_TARGET.fullmatch, targets)):
+        got = ", ".join(map(repr, targets)) or "none"
+        raise PirolError(f"export: got target {got}, expected cpu, cuda or cuda:sm_NN")
     write(path, archive(_options("export", compiled), targets))
 
 
@@ -181,7 +185,8 @@ def load(path: str | os.PathLike[str], device: str = "cpu") -> Any:
 
     Args:
         path: a file that `export` wrote.
-        device: where it runs, "cpu".
+        device: where it runs: "cpu", or "cuda", "cuda:1", which needs a CUDA driver and
+            NVRTC (`pip install pirol[cuda]`).
 
     Returns:
         A callable of tensors that have `__dlpack__` (NumPy, torch, jax, ..), by
@@ -191,14 +196,18 @@ def load(path: str | os.PathLike[str], device: str = "cpu") -> Any:
     Raises:
         FileNotFoundError: there is no such file.
         PirolError: it is no whole file of `export`'s, or the device is another.
-        BuildError: there is no C compiler.
+        BuildError: there is no C compiler (cpu).
+        ImportError, NvrtcError, RuntimeError: no NVRTC, one that knows no such device,
+            or no driver (cuda).
     """
     from pirol.compiler.archive import read
     from pirol.compiler.loaded import Program
 
-    if device != "cpu":
-        raise PirolError(f"load: got device {device!r}, expected cpu")
-    return Program(read(path))
+    chosen = _DEVICE.fullmatch(device)
+    if chosen is None:
+        raise PirolError(f"load: got device {device!r}, expected cpu, cuda or cuda:N")
+    number = -1 if device == "cpu" else int(chosen.group(1) or 0)
+    return Program(read(path), number)
 
 
 def _options(asked: str, compiled: Any) -> Any:

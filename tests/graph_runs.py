@@ -22,10 +22,11 @@ from pirol.compiler.ir import Graph, Value
 from pirol.compiler.pipeline import fusible
 from pirol.kernels import cpu, cuda
 from pirol.kernels.build import build, load
+from pirol.kernels.cuda_build import PRELUDE
 from pirol.kernels.kernel import Kernel
 from pirol.kernels.lower import Refusal, build_nest
 from pirol.kernels.nest import Nest, interpret_nest
-from pirol.kernels.render import CPU, CUDA, HEADERS, render
+from pirol.kernels.render import CPU, CUDA, render
 from pirol.passes.fuse import fuse
 
 # Ways to run -------------------------------------------------------------------------
@@ -63,9 +64,6 @@ def steps_of(graph: Graph, prefix: str = "k", whole: bool = False) -> list[Step]
             Step(inputs, outputs, body, nest, cpu.schedule(nest), cuda.schedule(nest))
         )
     return found
-
-
-PRELUDE = (HEADERS / "pirol_cuda.h").read_text()
 
 
 def c_text(kernels: Sequence[Kernel]) -> str:

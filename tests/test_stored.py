@@ -156,6 +156,7 @@ def test_graphs(lowered: list[Any], specs: list[Any]) -> None:
         specs.clear()
 
 
+@pytest.mark.full
 def test_another_process_runs_no_pass(folder: Path) -> None:
     text = (
         "import numpy, paddle, pirol, test_stored\n"

@@ -27,13 +27,30 @@ typedef struct {
     PyObject *base;                             /* whose memory it is, or: */
     void *managed;                              /* what was imported, or: */
     void *memory;                               /* its own */
+    void *stream;                               /* that CUDA memory is ordered by */
     void (*deleter)(void *self);                /* of `managed` */
     bool read_only;
 } Array;
 
+static bool is_cuda(const Array *array) {
+    return array->view.device.type == DL_CUDA;
+}
+
+static void release(Array *array) {
+    if (!array->memory) return;
+    if (!is_cuda(array)) {
+        free(array->memory);
+    } else if (cuda_enter(array->view.device.id)) {
+        PyErr_Clear();
+    } else {
+        cuda_release(array->memory, array->stream);
+        cuda_leave();
+    }
+}
+
 static void array_dealloc(Array *array) {
     if (array->managed && array->deleter) array->deleter(array->managed);
-    free(array->memory);
+    release(array);
     Py_XDECREF(array->base);
     Py_TYPE(array)->tp_free((PyObject *)array);
 }
@@ -75,20 +92,34 @@ void array_view(PyObject *object, DLTensor *out) {
     *out = ((Array *)object)->view;
 }
 
-PyObject *array_new(const TensorSpec *type, const int64_t *shape, void **data) {
-    size_t bytes = type->bits / 8;
-    for (int i = 0; i < type->dims.count; i++)
+/* An array with memory; the device's context is the thread's. */
+static Array *filled(const Home *home, DLDataType type, int rank, const int64_t *shape) {
+    size_t bytes = type.bits / 8;
+    for (int i = 0; i < rank; i++)
         if (__builtin_mul_overflow(bytes, (size_t)shape[i], &bytes) ||
             bytes > SIZE_MAX / 2)
-            return PyErr_NoMemory();
-    Array *array = blank(dtype_of(type), type->dims.count, shape);
+            return (Array *)PyErr_NoMemory();
+    Array *array = blank(type, rank, shape);
     if (!array) return NULL;
-    array->memory = aligned_alloc(ALIGNMENT, aligned(bytes ? bytes : 1));
+    if (on_cuda(home)) {
+        array->view.device = (DLDevice){DL_CUDA, home->device};
+        array->stream = home->stream;
+        array->memory = cuda_allocate(bytes, home->stream);
+    } else {
+        array->memory = aligned_alloc(ALIGNMENT, aligned(bytes ? bytes : 1));
+    }
+    array->view.data = array->memory;
     if (!array->memory) {
         Py_DECREF(array);
-        return PyErr_NoMemory();
+        return (Array *)PyErr_NoMemory();
     }
-    array->view.data = *data = array->memory;
+    return array;
+}
+
+PyObject *array_new(const Home *home, const TensorSpec *type, const int64_t *shape,
+                    void **data) {
+    Array *array = filled(home, dtype_of(type), type->dims.count, shape);
+    if (array) *data = array->memory;
     return (PyObject *)array;
 }
 
@@ -96,6 +127,8 @@ PyObject *array_over(PyObject *base, const TensorSpec *type, const int64_t *shap
     Array *array = blank(dtype_of(type), type->dims.count, shape);
     if (!array) return NULL;
     array->view.data = ((Array *)base)->view.data;
+    array->view.device = ((Array *)base)->view.device;
+    array->stream = ((Array *)base)->stream;
     array->read_only = ((Array *)base)->read_only;
     array->base = Py_NewRef(base);
     return (PyObject *)array;
@@ -103,8 +136,9 @@ PyObject *array_over(PyObject *base, const TensorSpec *type, const int64_t *shap
 
 /* ---- importing ---- */
 
-/* object.__dlpack__(max_version=(1, 0)), or without the argument where it is older. */
-static PyObject *capsule_of(PyObject *object) {
+/* object.__dlpack__(max_version=(1, 0)), or without the argument where it is older.
+   `stream`: where a CUDA tensor will be used, as DLPack numbers streams, or null. */
+static PyObject *capsule_of(PyObject *object, PyObject *stream) {
     PyObject *export = PyObject_GetAttrString(object, "__dlpack__");
     if (!export) {
         PyErr_Clear();
@@ -113,10 +147,13 @@ static PyObject *capsule_of(PyObject *object) {
     }
     PyObject *none = PyTuple_New(0);
     PyObject *newer = Py_BuildValue("{s(ii)}", "max_version", 1, 0);
-    PyObject *capsule = none && newer ? PyObject_Call(export, none, newer) : NULL;
-    if (!capsule && none && newer && PyErr_ExceptionMatches(PyExc_TypeError)) {
+    PyObject *capsule = NULL;
+    if (none && newer && (!stream || !PyDict_SetItemString(newer, "stream", stream)))
+        capsule = PyObject_Call(export, none, newer);
+    if (!capsule && newer && PyErr_ExceptionMatches(PyExc_TypeError)) {
         PyErr_Clear();
-        capsule = PyObject_CallNoArgs(export);
+        if (!PyDict_DelItemString(newer, "max_version"))
+            capsule = PyObject_Call(export, none, newer);
     }
     Py_XDECREF(none);
     Py_XDECREF(newer);
@@ -162,12 +199,13 @@ static Array *import(PyObject *capsule) {
 
 static PyObject *array_make(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     (void)type;
-    static char *names[] = {"tensor", NULL};
-    PyObject *object;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O:Array", names, &object))
+    static char *names[] = {"tensor", "stream", NULL};
+    PyObject *object, *stream = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|O:Array", names, &object,
+                                     &stream))
         return NULL;
     if (is_array(object)) return Py_NewRef(object);
-    PyObject *capsule = capsule_of(object);
+    PyObject *capsule = capsule_of(object, stream == Py_None ? NULL : stream);
     Array *array = capsule ? import(capsule) : NULL;
     Py_XDECREF(capsule);
     return (PyObject *)array;
@@ -228,6 +266,26 @@ static PyObject *export_managed(Array *array) {
     return capsule;
 }
 
+/* Work on another stream must find this one's done; -1 asks for none of that. The
+   default stream is 1 to DLPack, null to the driver. */
+static int synchronize(Array *array, PyObject *stream) {
+    unsigned long long wanted = 1;
+    if (stream && stream != Py_None) {
+        long long given = PyLong_AsLongLong(stream);
+        if (given == -1) {
+            if (!PyErr_Occurred()) return 0;
+            PyErr_Clear();
+        }
+        wanted = PyLong_AsUnsignedLongLongMask(stream);
+        if (PyErr_Occurred()) return -1;
+    }
+    if (wanted == (array->stream ? (size_t)array->stream : 1)) return 0;
+    if (cuda_enter(array->view.device.id)) return -1;
+    int code = cuda_wait(array->stream);
+    cuda_leave();
+    return cuda_raise(code);
+}
+
 static PyObject *array_dlpack(PyObject *self, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"stream", "max_version", "dl_device", "copy", NULL};
     PyObject *stream = NULL, *device = NULL, *copy = Py_None, *version = Py_None;
@@ -242,6 +300,7 @@ static PyObject *array_dlpack(PyObject *self, PyObject *args, PyObject *kwargs) 
     if (version != Py_None && !PyArg_ParseTuple(version, "II", &major, &minor))
         return NULL;
     Array *array = (Array *)self;
+    if (is_cuda(array) && synchronize(array, stream)) return NULL;
     return major >= 1 ? export_versioned(array) : export_managed(array);
 }
 
@@ -274,7 +333,47 @@ static PyObject *array_read_only(PyObject *self, void *unused) {
     return PyBool_FromLong(((Array *)self)->read_only);
 }
 
+/* A contiguous copy on another device, complete when it returns. */
+static Array *moved(Array *from, Home *home) {
+    int cuda = home->device >= 0 ? home->device : from->view.device.id;
+    if (cuda_enter(cuda)) return NULL;
+    const DLTensor *view = &from->view;
+    Array *to = filled(home, view->dtype, view->rank, view->shape);
+    int code = 0;
+    if (to) {
+        size_t bytes = view->dtype.bits / 8;
+        for (int i = 0; i < view->rank; i++) bytes *= (size_t)view->shape[i];
+        code = on_cuda(home)
+                   ? cuda_fill(to->memory, view->data, bytes, home->stream)
+                   : cuda_read(to->memory, view->data, bytes, from->stream);
+    }
+    cuda_leave();
+    if (to && cuda_raise(code)) Py_CLEAR(to);
+    return to;
+}
+
+static PyObject *array_to(PyObject *self, PyObject *args) {
+    Home home = {true, -1, NULL, {0}};
+    unsigned long long stream = 0;
+    if (!PyArg_ParseTuple(args, "i|K:to", &home.device, &stream)) return NULL;
+    home.stream = (void *)(size_t)stream;
+    Array *array = (Array *)self;
+    DLDevice at = array->view.device;
+    if (home.device < 0 ? at.type == DL_CPU
+                        : at.type == DL_CUDA && at.id == home.device)
+        return Py_NewRef(self);
+    if (is_cuda(array) == on_cuda(&home) ||
+        !is_contiguous(array->view.rank, array->shape, array->strides)) {
+        PyErr_SetString(PyExc_ValueError,
+                        "only contiguous memory goes from the CPU to a device or back");
+        return NULL;
+    }
+    return (PyObject *)moved(array, &home);
+}
+
 static PyMethodDef methods[] = {
+    {"to", array_to, METH_VARARGS,
+     "to(device, stream=0): on a CUDA device, or (-1) the CPU; complete on return."},
     {"__dlpack__", (PyCFunction)(void (*)(void))array_dlpack,
      METH_VARARGS | METH_KEYWORDS, "A DLPack capsule over the same memory."},
     {"__dlpack_device__", array_device, METH_NOARGS, "(device type, device number)."},

@@ -82,8 +82,20 @@ static int64_t integer(const char *data, DLDataType type) {
     }
 }
 
+static int fetch(const Call *call, const char *data, DLDataType type, int64_t *out) {
+    char item[8];
+    if (!on_cuda(&call->home)) {
+        *out = integer(data, type);
+        return 0;
+    }
+    size_t bytes = type.bits / 8;
+    if (cuda_raise(cuda_read(item, data, bytes, call->home.stream))) return -1;
+    *out = integer(item, type);
+    return 0;
+}
+
 /* The item at this place in row-major order, whatever the strides. */
-static int64_t item_at(const DLTensor *tensor, int64_t place) {
+static const char *item_at(const DLTensor *tensor, int64_t place) {
     int64_t offset = place;
     if (tensor->strides) {
         offset = 0;
@@ -92,8 +104,7 @@ static int64_t item_at(const DLTensor *tensor, int64_t place) {
             place /= tensor->shape[i];
         }
     }
-    return integer((const char *)tensor->data + offset * (tensor->dtype.bits / 8),
-                   tensor->dtype);
+    return (const char *)tensor->data + offset * (tensor->dtype.bits / 8);
 }
 
 static void set(Call *call, const Binding *binding, int64_t value) {
@@ -114,7 +125,9 @@ Verdict bind_contents(Call *call) {
         const Binding *binding = &call->plan->contents[i];
         DLTensor tensor;
         if (tensor_view(call->inputs[binding->source].object, &tensor)) return FAILED;
-        int64_t value = item_at(&tensor, binding->place);
+        const char *item = item_at(&tensor, binding->place);
+        int64_t value;
+        if (fetch(call, item, tensor.dtype, &value)) return FAILED;
         set(call, binding, value);
         Verdict verdict = compare(call, binding, value);
         if (verdict != PASSED) return verdict;
@@ -129,8 +142,8 @@ static int read_number(Call *call, const Binding *binding, int64_t *out) {
     DLTensor tensor;
     if (binding->item) {
         DLDataType type = {spec->type.code, spec->type.bits, 1};
-        *out = integer((char *)buffer->data + binding->place * (type.bits / 8), type);
-        return 0;
+        char *item = (char *)buffer->data + binding->place * (type.bits / 8);
+        return fetch(call, item, type, out);
     }
     if (tensor_view(buffer->object, &tensor)) return -1;
     *out = tensor.shape[binding->place];

@@ -15,13 +15,15 @@ static void *cut(char *memory, size_t *at, int count, size_t size) {
 static size_t lay_out(const Plan *plan, Call *call, char *memory) {
     size_t at = sizeof(Call);
     int addresses = plan->n_written ? plan->n_inputs : 0;
+    int parameters = plan->max_launch_buffers + plan->max_launch_dims + 1;
     call->slots = cut(memory, &at, plan->n_slots, sizeof(int64_t));
     call->inputs = cut(memory, &at, plan->n_inputs, sizeof(Input));
     call->buffers = cut(memory, &at, plan->n_buffers, sizeof(Buffer));
     call->layouts = cut(memory, &at, plan->n_stages, sizeof(Layout *));
-    call->regions = cut(memory, &at, plan->n_stages, sizeof(Block *));
+    call->regions = cut(memory, &at, plan->n_stages, sizeof(Region));
     call->pointers = cut(memory, &at, plan->max_launch_buffers, sizeof(void *));
     call->dims = cut(memory, &at, plan->max_launch_dims, sizeof(int64_t));
+    call->parameters = cut(memory, &at, parameters, sizeof(void *));
     call->arguments = cut(memory, &at, plan->max_arguments + 1, sizeof(PyObject *));
     call->by_address = cut(memory, &at, addresses, sizeof(Input *));
     int64_t *written = cut(memory, &at, plan->n_written_dims, sizeof(int64_t));
@@ -34,7 +36,7 @@ static size_t lay_out(const Plan *plan, Call *call, char *memory) {
     return at;
 }
 
-static Call *call_new(Plan *plan) {
+static Call *call_new(Plan *plan, void *stream) {
     Call sizes;
     char *memory = PyMem_RawCalloc(1, lay_out(plan, &sizes, NULL));
     if (!memory) {
@@ -45,7 +47,17 @@ static Call *call_new(Plan *plan) {
     lay_out(plan, call, memory);
     call->plan = (Plan *)Py_NewRef(plan);
     call->number = ++plan->calls;
+    call->home = plan->home;
+    call->home.stream = stream;
     return call;
+}
+
+static void release_region(Call *call, Region *region) {
+    if (!region->data) return;
+    if (on_cuda(&call->home))
+        cuda_release(region->data, call->home.stream);
+    else
+        block_give(call->plan->pool, region->block);
 }
 
 static void call_free(Call *call) {
@@ -60,7 +72,7 @@ static void call_free(Call *call) {
         Py_XDECREF(call->inputs[i].flat);
     }
     for (int i = 0; i < plan->n_stages; i++) {
-        block_give(plan->pool, call->regions[i]);
+        release_region(call, &call->regions[i]);
         layout_release(call->layouts[i]);
     }
     block_give(plan->pool, call->scratch);
@@ -112,8 +124,10 @@ static void keep_strides(Input *input, const DLTensor *tensor) {
 static Verdict check_type(Plan *plan, int index, const DLTensor *tensor) {
     const TensorSpec *type = &plan->inputs[index].type;
     DLDataType dtype = tensor->dtype;
-    if (tensor->device.type != DL_CPU)
-        return miss(plan, "input %d: not on the CPU", index);
+    if (tensor->device.type != (on_cuda(&plan->home) ? DL_CUDA : DL_CPU) ||
+        (on_cuda(&plan->home) && tensor->device.id != plan->home.device))
+        return miss(plan, "input %d: on device (%d, %d)", index, tensor->device.type,
+                    tensor->device.id);
     if (dtype.code != type->code || dtype.bits != type->bits || dtype.lanes != 1)
         return miss(plan, "input %d: %s%d, expected %s%d", index,
                     dtype_name(dtype.code), dtype.bits, dtype_name(type->code),
@@ -200,7 +214,7 @@ static int copy_inputs(Call *call) {
         DLTensor tensor;
         if (input->contiguous || !spec->read_flat) continue;
         if (tensor_view(input->object, &tensor)) return -1;
-        input->flat = tensor_flat(call->plan->arrays, &spec->type, &tensor,
+        input->flat = tensor_flat(&call->home, &spec->type, &tensor,
                                   (void **)&input->flat_data);
         if (!input->flat) return -1;
     }
@@ -211,7 +225,12 @@ static int take_region(Call *call, int stage) {
     size_t bytes = call->layouts[stage]->arena_bytes;
     if (!bytes) return 0;
     call->arena_bytes += bytes;
-    if ((call->regions[stage] = block_take(call->plan->pool, bytes))) return 0;
+    Region *region = &call->regions[stage];
+    if (on_cuda(&call->home))
+        region->data = cuda_allocate(bytes, call->home.stream);
+    else if ((region->block = block_take(call->plan->pool, bytes)))
+        region->data = block_data(region->block);
+    if (region->data) return 0;
     PyErr_NoMemory();
     return -1;
 }
@@ -220,11 +239,11 @@ int call_make(Call *call, int id) {
     const BufferSpec *spec = &call->plan->buffers[id];
     const int64_t *shape = call->layouts[spec->stage]->extents + spec->dims_at;
     Buffer *buffer = &call->buffers[id];
-    buffer->object = tensor_new(call->plan->arrays, &spec->type, shape, &buffer->data);
+    buffer->object = tensor_new(&call->home, &spec->type, shape, &buffer->data);
     return buffer->object ? 0 : -1;
 }
 
-static int place_buffer(Call *call, int id, Block *region) {
+static int place_buffer(Call *call, int id, char *region) {
     const BufferSpec *spec = &call->plan->buffers[id];
     Buffer *buffer = &call->buffers[id];
     if (spec->kind == ON_OUTPUT) return call_make(call, id);
@@ -232,7 +251,7 @@ static int place_buffer(Call *call, int id, Block *region) {
         const Input *input = &call->inputs[spec->arg];
         *buffer = (Buffer){input->flat_data, input->object, input->flat, false};
     } else if (spec->kind == ON_ARENA && region) {
-        buffer->data = block_data(region) + call->layouts[spec->stage]->offsets[id];
+        buffer->data = region + call->layouts[spec->stage]->offsets[id];
     }
     return 0;
 }
@@ -243,7 +262,7 @@ int call_enter_stage(Call *call, int stage) {
     call->layouts[stage] = layout_get(call->plan, stage, call->slots);
     if (!call->layouts[stage] || take_region(call, stage)) return -1;
     for (int i = stages->begin[stage]; i < stages->begin[stage + 1]; i++)
-        if (place_buffer(call, stages->ids[i], call->regions[stage])) return -1;
+        if (place_buffer(call, stages->ids[i], call->regions[stage].data)) return -1;
     return 0;
 }
 
@@ -305,9 +324,14 @@ static PyObject *call_run(Call *call) {
     return call_results(call);
 }
 
-PyObject *plan_run(Plan *plan, PyObject *tensors) {
-    Call *call = call_new(plan);
-    if (!call) return NULL;
+PyObject *plan_run(Plan *plan, PyObject *tensors, void *stream) {
+    bool cuda = on_cuda(&plan->home);
+    if (cuda && cuda_enter(plan->home.device)) return NULL;
+    Call *call = call_new(plan, stream);
+    if (!call) {
+        if (cuda) cuda_leave();
+        return NULL;
+    }
     PyObject *result = NULL;
     plan->learned.stage = -1;
     switch (check_call(call, tensors)) {
@@ -319,5 +343,6 @@ PyObject *plan_run(Plan *plan, PyObject *tensors) {
         default: break;
     }
     call_free(call);
+    if (cuda) cuda_leave();
     return result;
 }

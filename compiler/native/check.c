@@ -184,7 +184,7 @@ static int check_lifetime(const Plan *plan, int id) {
 
 static int need_tensor(const Plan *plan, int id) {
     const TensorSpec *type = &plan->buffers[id].type;
-    if (plan->arrays || tensor_possible(type)) return 0;
+    if (plan->home.arrays || tensor_possible(type)) return 0;
     return fail("buffers[%d]: Paddle has no tensors of DLPack type %d, %d bits", id,
                 type->code, type->bits);
 }
@@ -300,6 +300,8 @@ static int produce(Check *check, int id, bool fresh) {
 }
 
 static int check_opaque(Check *check, const OpaqueStep *opaque) {
+    if (check->plan->home.arrays)
+        return fail("steps[%d]: an opaque step in a plan over Arrays", check->step);
     for (int i = 0; i < opaque->inputs.count; i++) {
         if (use_buffer(check, opaque->inputs.at[i]) ||
             need_tensor(check->plan, opaque->inputs.at[i]))

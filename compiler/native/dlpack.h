@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-enum { DL_CPU = 1 };
+enum { DL_CPU = 1, DL_CUDA };
 enum { DL_INT, DL_UINT, DL_FLOAT, DL_BFLOAT = 4, DL_COMPLEX, DL_BOOL };
 
 typedef struct {

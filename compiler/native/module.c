@@ -17,6 +17,13 @@ static PyObject *open_threads(PyObject *self, PyObject *library) {
     return name ? PyBool_FromLong(threads_open(name)) : NULL;
 }
 
+static PyObject *open_cuda(PyObject *self, PyObject *library) {
+    (void)self;
+    const char *name = PyUnicode_AsUTF8(library);
+    if (!name || cuda_open(name)) return NULL;
+    Py_RETURN_NONE;
+}
+
 static PyObject *set_threads(PyObject *self, PyObject *object) {
     (void)self;
     long count = PyLong_AsLong(object);
@@ -37,6 +44,8 @@ static PyMethodDef functions[] = {
      "Take Paddle's DLPack exchange API: plans over its tensors may run."},
     {"open_threads", open_threads, METH_O,
      "Share out launches over the threads of an OpenMP library; was it found?"},
+    {"open_cuda", open_cuda, METH_O, "Take the CUDA driver, a library."},
+    {"cuda_arch", cuda_arch, METH_O, "The architecture of a CUDA device, sm_90."},
     {"set_threads", set_threads, METH_O, "How many threads a launch may use."},
     {"get_threads", get_threads, METH_NOARGS, "How many threads a launch may use."},
     {0},
@@ -53,7 +62,9 @@ static struct PyModuleDef definition = {
 PyMODINIT_FUNC PyInit__native(void) {
     PyObject *module = PyModule_Create(&definition);
     if (!module) return NULL;
-    if (PyModule_AddType(module, &PlanType) || PyModule_AddType(module, &ArrayType))
+    if (PyModule_AddType(module, &PlanType) ||
+        PyModule_AddType(module, &ArrayType) ||
+        PyModule_AddType(module, &ModuleType))
         Py_CLEAR(module);
     return module;
 }

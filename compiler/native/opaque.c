@@ -40,7 +40,7 @@ static int take_result(Call *call, int step, int id, PyObject *object) {
     if (!call->plan->buffers[id].read_flat) return 0;
     if (is_contiguous(tensor.rank, tensor.shape, tensor.strides)) return 0;
     buffer->flat =
-        tensor_flat(false, &call->plan->buffers[id].type, &tensor, &buffer->data);
+        tensor_flat(&call->home, &call->plan->buffers[id].type, &tensor, &buffer->data);
     return buffer->flat ? 0 : -1;
 }
 

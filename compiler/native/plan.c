@@ -76,8 +76,18 @@ static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
 
 static PyObject *run(PyObject *self, PyObject *tensors) {
     Plan *plan = (Plan *)self;
-    if (plan->arrays || paddle_ready()) return plan_run(plan, tensors);
+    if (plan->home.arrays || paddle_ready()) return plan_run(plan, tensors, NULL);
     PyErr_SetString(PyExc_RuntimeError, "call init() before running a plan");
+    return NULL;
+}
+
+static PyObject *run_on(PyObject *self, PyObject *args) {
+    PyObject *tensors;
+    unsigned long long stream;
+    if (!PyArg_ParseTuple(args, "OK:run_on", &tensors, &stream)) return NULL;
+    Plan *plan = (Plan *)self;
+    if (on_cuda(&plan->home)) return plan_run(plan, tensors, (void *)(size_t)stream);
+    PyErr_SetString(PyExc_ValueError, "the plan runs on no CUDA device");
     return NULL;
 }
 
@@ -122,6 +132,7 @@ static PyObject *stats(PyObject *self, PyObject *unused) {
 
 static PyMethodDef methods[] = {
     {"run", run, METH_O, "run(tensors) -> list of results, or None: a guard missed"},
+    {"run_on", run_on, METH_VARARGS, "run_on(tensors, stream): as run, on a CUstream."},
     {"miss", plan_miss, METH_NOARGS, "Why the last run that missed did so."},
     {"learned", learned, METH_NOARGS,
      "(slots, buffer, its shape): what the last run knew when it missed on its way."},

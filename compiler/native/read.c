@@ -356,15 +356,34 @@ static int read_buffers(Plan *plan, PyObject *spec) {
                         &plan->n_buffers, read_buffer);
 }
 
+/* "cuda": (device, the addresses of the kernels that copy). */
+static int read_home(Plan *plan, PyObject *spec) {
+    Home *home = &plan->home;
+    home->arrays = PyDict_GetItemString(spec, "arrays") == Py_True;
+    home->device = -1;
+    PyObject *cuda = PyDict_GetItemString(spec, "cuda");
+    if (!cuda || cuda == Py_None) return 0;
+    Where where = {"cuda", -1};
+    if (!home->arrays) return fail(where, "only of plans over Arrays");
+    PyObject **items = read_tuple(where, cuda, 5);
+    if (!items || read_int(where, items[0], "device", 0, 64, &home->device)) return -1;
+    for (int i = 0; i < 4; i++) {
+        home->copies[i] = PyLong_AsVoidPtr(items[i + 1]);
+        if (!home->copies[i]) return -1;
+    }
+    return 0;
+}
+
 static int check_keys(PyObject *spec) {
     static const char *const keys[] = {"slots",     "inputs",  "contents", "segments",
                                        "guards",    "written", "buffers",  "lifetimes",
-                                       "steps",     "outputs", "keep",     "arrays"};
+                                       "steps",     "outputs", "keep",     "arrays",
+                                       "cuda"};
     PyObject *key, *value;
     Py_ssize_t at = 0;
     while (PyDict_Next(spec, &at, &key, &value)) {
         int i;
-        if (read_kind((Where){"spec", -1}, key, keys, 12, &i)) {
+        if (read_kind((Where){"spec", -1}, key, keys, 13, &i)) {
             PyErr_Format(PyExc_ValueError, "unknown key %R", key);
             return -1;
         }
@@ -393,7 +412,7 @@ int read_spec(Plan *plan, PyObject *spec) {
         !(outputs = section(spec, "outputs")))
         return -1;
     plan->keep = Py_XNewRef(PyDict_GetItemString(spec, "keep"));
-    plan->arrays = PyDict_GetItemString(spec, "arrays") == Py_True;
+    if (read_home(plan, spec)) return -1;
     return read_ids(plan, (Where){"outputs", -1}, outputs, "buffer", 0, plan->n_buffers,
                     &plan->outputs);
 }

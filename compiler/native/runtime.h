@@ -70,6 +70,42 @@ void copy_strided(int rank, const int64_t *shape, size_t item, char *to,
                   const int64_t *to_strides, const char *from,
                   const int64_t *from_strides);
 
+/* ---- where tensors live ---- */
+
+typedef struct {
+    bool arrays;  /* they are Arrays, not Paddle's */
+    int device;   /* of CUDA; -1: the CPU */
+    void *stream; /* that all of a call is ordered by */
+    const void *copies[4]; /* kernels that copy items of 1, 2, 4, 8 bytes on it */
+} Home;
+
+static inline bool on_cuda(const Home *home) {
+    return home->device >= 0;
+}
+
+/* ---- cuda.c: the driver. Those that return a code give 0 on success ---- */
+
+enum { CUDA_TOO_MANY_AXES = -2 };
+
+extern PyTypeObject ModuleType;
+
+int cuda_open(const char *library); /* this, cuda_enter, cuda_raise: -1, exception */
+int cuda_enter(int device);         /* its context is the thread's until cuda_leave */
+void cuda_leave(void);
+int cuda_raise(int code);
+void *cuda_allocate(size_t bytes, void *stream); /* null: out of memory */
+void cuda_release(void *data, void *stream);
+int cuda_copy(void *to, const void *from, size_t bytes, void *stream);
+int cuda_read(void *to, const void *from, size_t bytes, void *stream); /* waits */
+int cuda_fill(void *to, const void *from, size_t bytes, void *stream); /* waits */
+int cuda_wait(void *stream);
+int cuda_launch(const void *function, int64_t blocks, int threads, void **parameters,
+                void *stream);
+int cuda_copy_strided(const void *const *kernels, int rank, const int64_t *shape,
+                      size_t item, char *to, const int64_t *to_strides,
+                      const char *from, const int64_t *from_strides, void *stream);
+PyObject *cuda_arch(PyObject *self, PyObject *device);
+
 /* ---- the plan ---- */
 
 /* d >= 0 is the extent itself, d < 0 stands for slot -(d + 1) of the call. */
@@ -151,6 +187,8 @@ typedef struct {
 
 typedef enum { LAUNCH, OPAQUE, BIND, WRITE, CHECK } StepKind;
 
+/* On CUDA the kernel is a CUfunction, `grain` the threads of a block and `scratch` the
+   rows that a block takes. */
 typedef struct {
     Kernel kernel;
     Ids buffers; /* after checking: the roots */
@@ -242,7 +280,7 @@ typedef struct Plan {
     Groups makes, drops; /* tensors by first and last use */
     int n_extents, n_written_dims, max_launch_buffers, max_launch_dims, max_arguments;
     PyObject *keep; /* what owns the kernels */
-    bool arrays;    /* takes and makes Arrays; no step is Python's */
+    Home home;      /* of its tensors; of Arrays no step is Python's */
     Pool *pool;
     Layout *layouts[MAX_LAYOUTS]; /* most recently used first */
     int n_layouts;
@@ -275,11 +313,10 @@ int paddle_set(PyObject *capsule);
 bool paddle_ready(void);
 bool tensor_possible(const TensorSpec *type);     /* has Paddle such a dtype? */
 int tensor_view(PyObject *object, DLTensor *out); /* data includes byte_offset */
-/* Arrays, or tensors of Paddle's. */
-PyObject *tensor_new(bool arrays, const TensorSpec *type, const int64_t *shape,
+PyObject *tensor_new(const Home *home, const TensorSpec *type, const int64_t *shape,
                      void **data);
 /* A contiguous copy, made without the GIL. */
-PyObject *tensor_flat(bool arrays, const TensorSpec *type, const DLTensor *from,
+PyObject *tensor_flat(const Home *home, const TensorSpec *type, const DLTensor *from,
                       void **data);
 /* The memory of contiguous `base` (of type `from`) under another type and shape.
    Counted: in-place changes count for both, as with Paddle's own views; slow. */
@@ -295,7 +332,8 @@ extern PyTypeObject ArrayType;
 
 bool is_array(PyObject *object);
 void array_view(PyObject *object, DLTensor *out);
-PyObject *array_new(const TensorSpec *type, const int64_t *shape, void **data);
+PyObject *array_new(const Home *home, const TensorSpec *type, const int64_t *shape,
+                    void **data);
 PyObject *array_over(PyObject *base, const TensorSpec *type, const int64_t *shape);
 
 /* ---- one run of a plan ---- */
@@ -317,14 +355,22 @@ typedef struct {
     bool seen;        /* others may see its memory, whatever its step says */
 } Buffer;
 
+/* A stage's part of the arena: of a block, or on the device. */
+typedef struct {
+    Block *block;
+    char *data;
+} Region;
+
 typedef struct {
     Plan *plan;
     int64_t *slots;
     Input *inputs;
     Buffer *buffers;
     Layout **layouts; /* per stage */
-    Block **regions;
+    Region *regions;
     Block *scratch;
+    Home home;
+    int code; /* of CUDA, where a step failed */
     int stage;
     bool missed; /* on its way: the sizes are none that the plan was made for */
     int64_t number;
@@ -332,11 +378,12 @@ typedef struct {
     /* Room for the step at hand. */
     void **pointers;
     int64_t *dims;
+    void **parameters; /* of a CUDA kernel */
     PyObject **arguments;
     Input **by_address; /* if the plan writes inputs */
 } Call;
 
-PyObject *plan_run(Plan *plan, PyObject *tensors);
+PyObject *plan_run(Plan *plan, PyObject *tensors, void *stream);
 int call_make(Call *call, int buffer); /* gives it a tensor */
 int call_enter_stage(Call *call, int stage);
 PyObject *call_tensor(Call *call, int buffer, bool counted); /* a new reference */

@@ -3,7 +3,12 @@
 
 #include "runtime.h"
 
-typedef enum { DONE, NO_MEMORY, SIZES_DIFFER, FALSE_CHECK } Status;
+typedef enum { DONE, NO_MEMORY, SIZES_DIFFER, FALSE_CHECK, CUDA_FAILED } Status;
+
+static Status cuda_done(Call *call, int code) {
+    call->code = code;
+    return code ? CUDA_FAILED : DONE;
+}
 
 static bool ensure_scratch(Call *call, size_t bytes) {
     if (call->scratch && call->scratch->size >= bytes) return true;
@@ -24,6 +29,21 @@ static Status give_scratch(Call *call, Job *job, int64_t bytes) {
     return DONE;
 }
 
+/* Pointers to the buffers' addresses, to the dims, to the count of rows. */
+static Status run_cuda(Call *call, const LaunchStep *launch, int64_t *rows) {
+    void **parameters = call->parameters;
+    for (int i = 0; i < launch->buffers.count; i++) *parameters++ = &call->pointers[i];
+    for (int i = 0; i < launch->dims.count; i++) *parameters++ = &call->dims[i];
+    *parameters = rows;
+    int64_t each = dim_value(launch->scratch, call->slots);
+    int threads = (int)dim_value(launch->grain, call->slots);
+    int64_t blocks = (*rows + each - 1) / each;
+    const void *function;
+    *(Kernel *)&function = launch->kernel;
+    return cuda_done(call, cuda_launch(function, blocks, threads, call->parameters,
+                                       call->home.stream));
+}
+
 static Status run_launch(Call *call, const LaunchStep *launch) {
     const int64_t *slots = call->slots;
     Job job = {.kernel = launch->kernel, .buffers = call->pointers, .dims = call->dims};
@@ -33,6 +53,7 @@ static Status run_launch(Call *call, const LaunchStep *launch) {
         call->pointers[i] = call->buffers[launch->buffers.at[i]].data;
     for (int i = 0; i < launch->dims.count; i++)
         call->dims[i] = dim_value(launch->dims.at[i], slots);
+    if (on_cuda(&call->home)) return run_cuda(call, launch, &job.rows);
     job.chunks = chunk_count(job.rows, dim_value(launch->grain, slots));
     Status status = give_scratch(call, &job, dim_value(launch->scratch, slots));
     if (status == DONE) run_job(&job);
@@ -45,6 +66,19 @@ static int64_t count_items(const Call *call, const Dims *dims) {
     return items;
 }
 
+static Status write_cuda(Call *call, const WriteStep *write, const char *from,
+                         size_t bytes, size_t item) {
+    const Input *input = &call->inputs[write->input];
+    const Home *home = &call->home;
+    int rank = call->plan->inputs[write->input].type.dims.count, code = 0;
+    if (!input->contiguous)
+        code = cuda_copy_strided(home->copies, rank, input->shape, item, input->data,
+                                 input->strides, from, NULL, home->stream);
+    if (!code && (input->contiguous || input->flat) && input->flat_data != from)
+        code = cuda_copy(input->flat_data, from, bytes, home->stream);
+    return cuda_done(call, code);
+}
+
 static Status run_write(Call *call, const WriteStep *write) {
     const BufferSpec *source = &call->plan->buffers[write->source];
     const Input *input = &call->inputs[write->input];
@@ -52,6 +86,7 @@ static Status run_write(Call *call, const WriteStep *write) {
     size_t item = source->type.bits / 8, bytes = (size_t)input->items * item;
     if (count_items(call, &source->type.dims) != input->items) return SIZES_DIFFER;
     if (bytes == 0) return DONE;
+    if (on_cuda(&call->home)) return write_cuda(call, write, from, bytes, item);
     if (!input->contiguous)
         copy_strided(call->plan->inputs[write->input].type.dims.count, input->shape,
                      item, input->data, input->strides, from, NULL);
@@ -61,17 +96,23 @@ static Status run_write(Call *call, const WriteStep *write) {
     return DONE;
 }
 
-static Status run_check(const Call *call, const CheckStep *check) {
-    const char *ok = call->buffers[check->source].data;
-    return *ok ? DONE : FALSE_CHECK;
+static Status run_check(Call *call, const CheckStep *check) {
+    const char *data = call->buffers[check->source].data;
+    char ok;
+    if (!on_cuda(&call->home)) return *data ? DONE : FALSE_CHECK;
+    Status status = cuda_done(call, cuda_read(&ok, data, 1, call->home.stream));
+    return status != DONE || ok ? status : FALSE_CHECK;
 }
 
-static int raise(const Plan *plan, Status status, int step) {
+static int raise(const Call *call, Status status, int step) {
     if (status == DONE) return 0;
-    if (status == NO_MEMORY)
+    if (status == CUDA_FAILED)
+        cuda_raise(call->code);
+    else if (status == NO_MEMORY)
         PyErr_NoMemory();
     else if (status == FALSE_CHECK)
-        PyErr_SetObject(PyExc_RuntimeError, plan->steps[step].check.message);
+        PyErr_SetObject(PyExc_RuntimeError,
+                        call->plan->steps[step].check.message);
     else
         PyErr_Format(PyExc_RuntimeError, "step %d writes another number of items",
                      step);
@@ -119,7 +160,7 @@ static int run_native(Call *call, int begin, int end) {
         if (status != DONE) break;
     }
     Py_END_ALLOW_THREADS;
-    return raise(call->plan, status, step);
+    return raise(call, status, step);
 }
 
 static int run_some(Call *call, int begin, int end) {

@@ -262,22 +262,37 @@ static PyObject *paddle_new(const TensorSpec *type, const int64_t *shape, void *
     return tensor;
 }
 
-PyObject *tensor_new(bool arrays, const TensorSpec *type, const int64_t *shape,
+PyObject *tensor_new(const Home *home, const TensorSpec *type, const int64_t *shape,
                      void **data) {
-    return arrays ? array_new(type, shape, data) : paddle_new(type, shape, data);
+    return home->arrays ? array_new(home, type, shape, data)
+                        : paddle_new(type, shape, data);
 }
 
-PyObject *tensor_flat(bool arrays, const TensorSpec *type, const DLTensor *from,
+static int copy_failed(int code) {
+    if (code != CUDA_TOO_MANY_AXES) return cuda_raise(code);
+    PyErr_SetString(PyExc_ValueError,
+                    "a tensor of too many strided axes; make it contiguous");
+    return -1;
+}
+
+PyObject *tensor_flat(const Home *home, const TensorSpec *type, const DLTensor *from,
                       void **data) {
     /* Taken along, since without the GIL the tensor itself might change. */
     int64_t shape[MAX_RANK], strides[MAX_RANK];
     memcpy(shape, from->shape, (size_t)from->rank * sizeof *shape);
     memcpy(strides, from->strides, (size_t)from->rank * sizeof *strides);
-    PyObject *tensor = tensor_new(arrays, type, shape, data);
+    PyObject *tensor = tensor_new(home, type, shape, data);
     if (!tensor) return NULL;
+    size_t item = type->bits / 8;
+    int code = 0;
     Py_BEGIN_ALLOW_THREADS;
-    copy_strided(from->rank, shape, type->bits / 8, *data, NULL, from->data, strides);
+    if (on_cuda(home))
+        code = cuda_copy_strided(home->copies, from->rank, shape, item, *data, NULL,
+                                 from->data, strides, home->stream);
+    else
+        copy_strided(from->rank, shape, item, *data, NULL, from->data, strides);
     Py_END_ALLOW_THREADS;
+    if (copy_failed(code)) Py_CLEAR(tensor);
     return tensor;
 }
 
