@@ -183,6 +183,7 @@ FAULTS = (
 )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.what)
 def test_faults_are_found(fault: Fault) -> None:
     check_found(fault, "c")

@@ -93,7 +93,10 @@ def compiled(function: Any, shape: list[Any], dtype: str = "float32") -> Any:
     return pirol.to_static(function, input_spec=[InputSpec(shape, dtype)], strict=True)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+WIDE = pytest.param("float64", marks=pytest.mark.full)
+
+
+@pytest.mark.parametrize("dtype", ["float32", WIDE])
 @pytest.mark.parametrize("function", [windows, bins, places])
 def test_planes(function: Any, dtype: str) -> None:
     fast = compiled(function, [None, 3, None, None], dtype)
