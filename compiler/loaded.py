@@ -156,7 +156,8 @@ def _ready(
     key = stored.key_of(graph, {}, target)
     ready = stored.find(key, suffix)
     if ready is None:
-        lowered = lower(graph, {}, level="calls")
+        kind = target.partition(":")[0]
+        lowered = lower(graph, {}, level="calls", target=kind)
         ready = Ready(lowered.plan, lowered.facts, codes(lowered.plan))
         stored.keep(key, ready)
     return ready

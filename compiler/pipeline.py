@@ -20,6 +20,7 @@ from pirol.passes.canonicalize import canonicalize
 from pirol.passes.decompose import decompose
 from pirol.passes.fuse import Refused, fuse
 from pirol.passes.plan import Plan, plan
+from pirol.passes.split import split_reductions
 from pirol.prim import Facts
 
 Progress = Callable[[str, float], None]
@@ -42,9 +43,10 @@ def lower(
     progress: Progress | None = None,
     own: Sequence[Pass] = (),
     level: str = "pir",
+    target: str = "cpu",
 ) -> Lowered:
-    """Run the passes on a graph as captured, or as decomposed and exported ("calls");
-    `hints` are the first call's sizes.
+    """Run the passes on a graph as captured, or as decomposed and exported ("calls"),
+    for a target, "cpu" or "cuda"; `hints` are the first call's sizes.
 
     The user's `own` passes run on primitives ("flat"), before those are fused; one with
     the attribute `level = "calls"` runs while composite ops are still calls.
@@ -70,6 +72,7 @@ def lower(
         ("inline", inline, "flat"),
         ("canonicalize-2", canonicalize, "flat"),
         *_named(own, "flat"),
+        *FOR[target],
         ("fuse", fuse_all, "fused"),
     )
     for at, (name, run, level) in enumerate(passes):
@@ -82,6 +85,13 @@ def lower(
             progress(name, (at + 1) / (len(passes) + 1))
     _dump(stages)
     return Lowered(plan(graph), refused, tuple(facts.guards), stages)
+
+
+# Passes on primitives that only some target wants.
+FOR: dict[str, tuple[tuple[str, Pass, str], ...]] = {
+    "cpu": (),
+    "cuda": (("split", split_reductions, "flat"),),
+}
 
 
 def _named(own: Sequence[Pass], level: str) -> list[tuple[str, Pass, str]]:

@@ -2,18 +2,23 @@
 
 "A thread a row": pointwise work and reductions over few elements. "A block a row":
 the block's threads share out one row's elements; partial results are joined by
-shuffles within warps, then through shared memory, always in the same order.
+shuffles within warps, then through shared memory, always in the same order. "A block 32
+rows", where memory runs along the rows: a warp's lanes are rows, its warps share out
+their elements, and are joined through shared memory.
+Contractions are in cuda_contract.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from pirol.compiler import dims
 from pirol.compiler.dims import product
 from pirol.kernels import affine
 from pirol.kernels.affine import axis, constant
+from pirol.kernels.cuda_contract import tiles
 from pirol.kernels.emit import (
     JOIN,
     Emitter,
@@ -46,28 +51,58 @@ from pirol.kernels.kernel import (
     Var,
     WarpReduce,
 )
-from pirol.kernels.nest import Nest, Scan, plain_sums
+from pirol.kernels.nest import Load, Nest, Scan, plain_sums
 
 BLOCK = 256
 WARPS = BLOCK // 32
+LANES = 32  # threads of a warp
 FEW = 32  # a row of fewer elements is one thread's work
 
 
 def schedule(nest: Nest) -> Kernel:
     """The CUDA kernel of a nest."""
+    tiled = tiles(nest)
+    if tiled is not None:
+        return tiled
     nest = plain_sums(nest)
     block_rows = _block_a_row(nest)
-    body = _Rows(nest, block_rows).body()
-    loop = Loop("r", axis("begin"), axis("end"), tuple(body), kind="rows")
+    along = _rows_along_memory(nest) if block_rows else None
+    rows: _Rows = _Rows(nest, block_rows)
+    count = product(a.extent for a in nest.rows)
+    if along is not None:
+        rows = _Lanes(along, block_rows)
+        count = dims.floordiv(dims.add(count, LANES - 1), LANES)
+    loop = Loop("r", axis("begin"), axis("end"), tuple(rows.body()), kind="rows")
     return Kernel(
         nest.name,
         nest.inputs,
         nest.outputs,
         (loop,),
-        product(a.extent for a in nest.rows),
+        count,
         block=BLOCK,
         block_rows=block_rows,
     )
+
+
+def _rows_along_memory(nest: Nest) -> Nest | None:
+    """The nest with the row axis last that most of its loads run along, if there is
+    one, and 32 rows or more."""
+    loads = [
+        n.index
+        for n, element in zip(nest.nodes, nest.per_element)
+        if isinstance(n, Load) and element
+    ]
+    last = nest.columns[-1].name
+    across = [i for i in loads if i.coefficient(last) != 1]
+    votes = [sum(i.coefficient(a.name) == 1 for i in across) for a in nest.rows]
+    count = product(a.extent for a in nest.rows)
+    few = isinstance(count, int) and count < LANES
+    if few or 2 * max(votes, default=0) <= len(loads):
+        return None
+    lane = nest.rows[votes.index(max(votes))]
+    others = [a for a in nest.axes if a is not lane]
+    rows = [*(a for a in others if not a.column), lane]
+    return replace(nest, axes=(*rows, *nest.columns))
 
 
 def _block_a_row(nest: Nest) -> bool:
@@ -200,6 +235,54 @@ class _Rows:
             WarpReduce(prim, name, dtype),
             Barrier(),
         ]
+
+
+class _Lanes(_Rows):
+    """A block takes 32 rows, a lane each; beyond the last, lanes do its work again and
+    store nothing."""
+
+    def body(self) -> list[Stmt]:
+        count = product(a.extent for a in self.nest.rows)
+        number = affine.add(affine.scale(axis("r"), LANES), axis("lane"))
+        ends = (Offset(number), Offset(constant(count)))
+        last = Offset(constant(dims.sub(count, 1)))
+        found: list[Stmt] = [
+            Let("inside", "bool", Apply("lt", ends, "int64", "bool")),
+            Let("row", "int64", Apply("min", (ends[0], last), "int64", "int64")),
+            *unravel([a.name for a in self.nest.rows], self.nest, "row"),
+        ]
+        for p in range(len(self.passes.passes)):
+            found += self.one_pass(p)
+        stores = self.passes.row_stores
+        found += self.emitter.row_level([s.node for s in stores])
+        puts = tuple(self.emitter.put(s) for s in stores)
+        zero = Num(0, "int64")
+        first = Apply("eq", (Offset(axis("warp")), zero), "int64", "bool")
+        chosen = Apply("and", (first, Ref("inside")), "bool", "bool")
+        return [*found, If(chosen, puts)] if puts else found
+
+    def loops(self, body: Sequence[Stmt]) -> Stmt:
+        guarded = [If(Ref("inside"), (s,)) if isinstance(s, Put) else s for s in body]
+        last = self.nest.columns[-1]
+        stop = constant(last.extent)
+        shared = Loop(last.name, axis("warp"), stop, tuple(guarded), step=WARPS)
+        names = [a.name for a in self.nest.columns[:-1]]
+        return column_loops(self.nest, [shared], names)
+
+    def join_block(self, k: int, node: Any) -> list[Stmt]:
+        """Every thread ends with its row's result, the warps' in order."""
+        name, memory = f"acc{k}", f"shared{k}"
+        own = affine.add(affine.scale(axis("warp"), LANES), axis("lane"))
+        found: list[Stmt] = [
+            Array(memory, node.dtype, WARPS * LANES, "shared"),
+            Put(memory, own, Ref(name)),
+            Barrier(),
+        ]
+        for w in range(WARPS):
+            part = At(memory, affine.add(axis("lane"), constant(w * LANES)))
+            value = part if w == 0 else join(node.kind, Ref(name), part, node.dtype)
+            found.append(Set(name, value))
+        return [*found, Barrier()]
 
 
 def _scoped(nest: Nest, body: Sequence[Stmt], names: Sequence[str]) -> Stmt:

@@ -177,6 +177,17 @@ class Dot:
 
 
 @dataclass(frozen=True)
+class Outer:
+    """The thread's sums[i, j] += left[k, its row i] * right[k, its column j], over the
+    terms in shared memory, in order (CUDA; see cuda_contract.py)."""
+
+    dtype: str
+    sums: str
+    left: str
+    right: str
+
+
+@dataclass(frozen=True)
 class WarpReduce:
     """Join a variable over a warp's 32 lanes, by a tree of shuffles; all get it."""
 
@@ -191,7 +202,8 @@ class Barrier:
 
 
 Stmt: TypeAlias = (
-    "Let | Var | Set | Array | Put | Loop | If | Turn | Dot | WarpReduce | Barrier"
+    "Let | Var | Set | Array | Put | Loop | If | Turn | Dot | Outer | WarpReduce"
+    " | Barrier"
 )
 
 

@@ -32,6 +32,7 @@ from pirol.kernels.kernel import (
     Loop,
     Num,
     Offset,
+    Outer,
     Put,
     Ref,
     Set,
@@ -175,6 +176,8 @@ class _Renderer:
                 return [f"{pad}pr_turn_{BITS[dtype] // 8}({', '.join(given)});"]
             case Dot():
                 return [pad + self.dot(stmt)]
+            case Outer(dtype, sums, left, right):
+                return [f"{pad}pr_outer_{SHORT[dtype]}({sums}, {left}, {right});"]
             case WarpReduce():
                 return [pad + line for line in self.warp(stmt)]
             case Barrier():

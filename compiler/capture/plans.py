@@ -17,7 +17,7 @@ from pirol.compiler.capture import native
 from pirol.compiler.capture.ops import caller
 from pirol.compiler.capture.options import Options
 from pirol.compiler.capture.reader import Program
-from pirol.compiler.errors import PirolError, StrictError, Unsupported
+from pirol.compiler.errors import BuildError, PirolError, StrictError, Unsupported
 from pirol.compiler.interpreter import bind_symbols
 from pirol.compiler.ir import Graph, Guard
 from pirol.compiler.pipeline import dump_folder, dumping, lower
@@ -161,8 +161,7 @@ class Plans:
         self.program = program
         self.draws = any(op.attrs.get("effect") for op in program.graph.walk())
         hints = _hints(program.graph, [tensors[k] for k in program.inputs]) | learned
-        unknown = self.options.passes or dumping()
-        key = "" if unknown else stored.key_of(program.graph, hints)
+        key = self.key_of(program.graph, hints)
         ready = stored.find(key) if key else None
         made = None
         if ready is not None:
@@ -175,6 +174,15 @@ class Plans:
         if self.options.progress is not None:
             self.options.progress("kernels", 1.0)
         return made
+
+    def key_of(self, graph: Graph, hints: dict[str, int]) -> str:
+        """The plan's key on disk; "" where it is to be made in any case."""
+        if self.options.passes or dumping():
+            return ""
+        try:
+            return stored.key_of(graph, hints)
+        except (BuildError, OSError):  # as the building of kernels will tell
+            return ""
 
     def newly(self, program: Program, hints: dict[str, int], key: str) -> Compiled:
         """A plan by all passes, kept on disk if it has a key."""

@@ -34,3 +34,23 @@ PR_DIVISION(unsigned char, unsigned, u8)
 PR_DIVISION(short, unsigned, i16)
 PR_DIVISION(int, unsigned, i32)
 PR_DIVISION(long long, unsigned long long, i64)
+
+// sums[i, j] += left[k, row i] * right[k, column j] for the 16 terms in shared memory,
+// whose rows are 65 apart: of a 64 x 64 tile the four rows from threadIdx.x / 16 * 4 on,
+// and every sixteenth column from threadIdx.x % 16 on.
+#define PR_OUTER(T, t, fma)                                                    \
+  PR_DEVICE void pr_outer_##t(T *sums, const T *left, const T *right) {        \
+    const int row = threadIdx.x / 16 * 4, column = threadIdx.x % 16;           \
+    for (int k = 0; k < 16; ++k) {                                             \
+      T a[4], b[4];                                                            \
+      for (int i = 0; i < 4; ++i) {                                            \
+        a[i] = left[k * 65 + row + i];                                         \
+        b[i] = right[k * 65 + column + 16 * i];                                \
+      }                                                                        \
+      for (int i = 0; i < 4; ++i)                                              \
+        for (int j = 0; j < 4; ++j)                                            \
+          sums[i * 4 + j] = fma(a[i], b[j], sums[i * 4 + j]);                  \
+    }                                                                          \
+  }
+PR_OUTER(float, f32, fmaf)
+PR_OUTER(double, f64, fma)

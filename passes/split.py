@@ -1,0 +1,85 @@
+"""split: long reductions to few results as two, so that many CUDA blocks share them.
+
+x [.., n, ..] is padded to slices * m, reduced within each slice, and then over those.
+How many slices depends on the shape alone, so sums have one order on every device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pirol.compiler import dims
+from pirol.compiler.dims import Dim, product
+from pirol.compiler.ir import DTYPES, Graph, Op, Value, rename
+from pirol.prim import Builder
+from pirol.prim.reduce import highest, lowest
+
+BLOCKS = 512  # that a reduction should keep busy
+FEW = 128  # results; where there are more, they are shared out
+LONG = 1 << 14  # terms that are worth a second kernel
+
+
+def split_reductions(graph: Graph) -> Graph:
+    """The graph with its long reductions in two steps; sizes that are not known count
+    as long."""
+    b = Builder()
+    replaced: dict[Value, Value] = {}
+    for op in graph.ops:
+        operands = tuple(replaced.get(v, v) for v in op.operands)
+        op = replace(op, operands=operands)
+        axis = _axis(op)
+        if axis is None:
+            b.add_op(op)
+            continue
+        b.line = op.line
+        replaced[op.result] = _halves(b, op, axis)
+    return rename(graph.with_ops(b.ops), replaced)
+
+
+def _axis(op: Op) -> int | None:
+    """The axis to cut, the longest of those reduced, if that pays."""
+    if op.name not in IDENTITY:
+        return None
+    shape, axes = op.operands[0].shape, op.attrs["axes"]
+    kept = product(d for k, d in enumerate(shape) if k not in axes)
+    terms = product(shape[k] for k in axes)
+    few = isinstance(kept, int) and 0 < kept < FEW
+    if not few or (isinstance(terms, int) and terms < LONG):
+        return None
+    lengths = {k: d if isinstance(d, int) else LONG for k, d in enumerate(shape)}
+    longest: int = max(axes, key=lengths.__getitem__)
+    return longest
+
+
+def _halves(b: Builder, op: Op, axis: int) -> Value:
+    x, axes = op.operands[0], op.attrs["axes"]
+    slices = BLOCKS // int(product(op.result.shape))
+    each = dims.floordiv(dims.add(x.shape[axis], slices - 1), slices)
+    cut = _cut(b, op, axis, dims.mul(slices, each), (slices, each))
+    reduce = getattr(b, op.name)
+    inner = tuple(k + (k >= axis) for k in axes)
+    part = reduce(cut, axes=inner)
+    place = sum(k not in axes for k in range(axis))
+    return reduce(part, axes=(place,))  # type: ignore[no-any-return]
+
+
+def _cut(b: Builder, op: Op, axis: int, whole: Dim, parts: Sequence[Dim]) -> Value:
+    """The operand with its axis padded to `whole` and then as two axes."""
+    x = op.operands[0]
+    missing = dims.sub(whole, x.shape[axis])
+    if dims.equal(missing, 0) is not True:
+        none = (0,) * x.type.rank
+        high = tuple(missing if k == axis else 0 for k in range(x.type.rank))
+        value = IDENTITY[op.name](DTYPES[x.dtype][1])
+        x = b.pad(x, low=none, high=high, interior=none, value=value)
+    shape = (*x.shape[:axis], *parts, *x.shape[axis + 1 :])
+    return b.reshape(x, shape=shape)  # type: ignore[no-any-return]
+
+
+IDENTITY = {
+    "reduce_sum": lambda kind: 0,
+    "reduce_prod": lambda kind: 1,
+    "reduce_max": lowest,
+    "reduce_min": highest,
+}
