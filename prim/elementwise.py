@@ -179,6 +179,39 @@ _unary(
 )
 
 
+def _with(name: str, fn: Any, slope: Any) -> None:
+    """A function of libm; slope(b, x, y) is its derivative."""
+    _unary(
+        name,
+        fn,
+        _libm(name),
+        lambda b, ct, x, y: b.mul(ct, slope(b, x, y)),
+        FLOATS,
+        12,
+    )
+
+
+def _beyond_one(b: Any, x: Any) -> Any:
+    return b.add(b.mul(x, x), 1.0)
+
+
+def _within_one(b: Any, x: Any) -> Any:
+    return b.sub(1.0, b.mul(x, x))
+
+
+_with("log2", np.log2, lambda b, x, y: b.div(1 / math.log(2), x))
+_with("log10", np.log10, lambda b, x, y: b.div(1 / math.log(10), x))
+_with("tan", np.tan, lambda b, x, y: _beyond_one(b, y))
+_with("asin", np.arcsin, lambda b, x, y: b.rsqrt(_within_one(b, x)))
+_with("acos", np.arccos, lambda b, x, y: b.neg(b.rsqrt(_within_one(b, x))))
+_with("atan", np.arctan, lambda b, x, y: b.div(1.0, _beyond_one(b, x)))
+_with("sinh", np.sinh, lambda b, x, y: b.cosh(x))
+_with("cosh", np.cosh, lambda b, x, y: b.sinh(x))
+_with("asinh", np.arcsinh, lambda b, x, y: b.rsqrt(_beyond_one(b, x)))
+_with("acosh", np.arccosh, lambda b, x, y: b.rsqrt(b.sub(b.mul(x, x), 1.0)))
+_with("atanh", np.arctanh, lambda b, x, y: b.div(1.0, _within_one(b, x)))
+
+
 def _rounding(name: str, fn: Any, c: str) -> None:
     _unary(name, fn, _libm(c), lambda b, ct, x, y: b.mul(ct, 0.0), FLOATS)
 
@@ -249,6 +282,12 @@ def _pow(x: Any, y: Any) -> Any:
     return np.where(root, np.abs(x), np.power(x, y))
 
 
+def _angle_vjp(b: Any, ct: Any, y: Any, x: Any, out: Any) -> Sequence[Any]:
+    part = b.div(ct, b.add(b.mul(x, x), b.mul(y, y)))
+    return b.mul(part, x), b.neg(b.mul(part, y))
+
+
+_binary("atan2", np.arctan2, {"float": "atan2{f}({0}, {1})"}, _angle_vjp, FLOATS, 16)
 _binary("pow", _pow, {"float": "pow{f}({0}, {1})"}, _pow_vjp, FLOATS, 20)
 _binary(
     "fmod",

@@ -25,7 +25,8 @@ WHOLE = ("int64", "int32", "int8", "uint8")
 # Rounding errors allowed, in units in the last place. Arithmetic is correctly rounded
 # (0.5) and elementary functions are within 4; one more is for this file's own doubt.
 INEXACT = ("exp", "log", "tanh", "erf", "log1p", "expm1", "sin", "cos", "pow")
-INEXACT += ("sigmoid",)
+INEXACT += ("sigmoid", "log2", "log10", "tan", "asin", "acos", "atan", "sinh", "cosh")
+INEXACT += ("asinh", "acosh", "atanh", "atan2")
 ULPS = dict.fromkeys(INEXACT, 5.0) | {"rsqrt": 2.0}
 
 
@@ -205,6 +206,18 @@ def _pow(x: Array, y: Array, e: Array, f: Array) -> tuple[Array, Array, Any]:
     return value, bound, edge & ~still
 
 
+def _near_one(x: Array, e: Array) -> Any:
+    """Doubt of functions that end at -1 and 1."""
+    return (np.abs(x) + e >= 1) & (e > 0)
+
+
+def _angle(y: Array, x: Array, e: Array, f: Array) -> tuple[Array, Array, Any]:
+    """Free where the operands may be on another side of 0."""
+    moved, far = e + f, np.hypot(x, y)
+    edge = ((np.abs(y) <= e) | (np.abs(x) <= f) | (far <= 2 * moved)) & (moved > 0)
+    return np.arctan2(y, x), 2 * moved / far, edge
+
+
 def _erf(x: Array) -> Array:
     return np.array([math.erf(v) for v in x.reshape(-1)], Wide).reshape(x.shape)
 
@@ -225,6 +238,46 @@ SPREAD: dict[str, Callable[..., tuple[Array, Array, Any]]] = {
     "sin": lambda x, e: (np.sin(x), np.minimum(e, 2), False),
     "cos": lambda x, e: (np.cos(x), np.minimum(e, 2), False),
     "pow": _pow,
+    "log2": lambda x, e: (
+        np.log2(x),
+        -np.log1p(-e / x) / np.log(Wide(2)),
+        _positive_only(x, e),
+    ),
+    "log10": lambda x, e: (
+        np.log10(x),
+        -np.log1p(-e / x) / np.log(Wide(10)),
+        _positive_only(x, e),
+    ),
+    "tan": lambda x, e: (
+        np.tan(x),
+        e / (np.abs(np.cos(x)) - e) ** 2,
+        (np.abs(np.cos(x)) <= 2 * e) & (e > 0),
+    ),
+    "asin": lambda x, e: (
+        np.arcsin(x),
+        e / np.sqrt(1 - (np.abs(x) + e) ** 2),
+        _near_one(x, e),
+    ),
+    "acos": lambda x, e: (
+        np.arccos(x),
+        e / np.sqrt(1 - (np.abs(x) + e) ** 2),
+        _near_one(x, e),
+    ),
+    "atan": lambda x, e: (np.arctan(x), e, False),
+    "sinh": lambda x, e: (np.sinh(x), e * np.cosh(np.abs(x) + e), False),
+    "cosh": lambda x, e: (np.cosh(x), e * np.sinh(np.abs(x) + e), False),
+    "asinh": lambda x, e: (np.arcsinh(x), e, False),
+    "acosh": lambda x, e: (
+        np.arccosh(x),
+        e / np.sqrt((x - e) ** 2 - 1),
+        (x - e <= 1) & (e > 0),
+    ),
+    "atanh": lambda x, e: (
+        np.arctanh(x),
+        e / (1 - (np.abs(x) + e) ** 2),
+        _near_one(x, e),
+    ),
+    "atan2": _angle,
     "add": lambda x, y, e, f: (x + y, e + f, False),
     "sub": lambda x, y, e, f: (x - y, e + f, False),
     "mul": _mul,
@@ -257,6 +310,8 @@ def elementwise(name: str, args: Sequence[Expected]) -> Expected:
             doubt = doubt | (pairs[-1][0] == 0)
         if name == "pow" and not args[0].signed:
             doubt = doubt | (pairs[0][0] == 0)
+        if name == "atan2" and not signed:
+            doubt = doubt | (pairs[0][0] == 0) | (pairs[1][0] == 0)
         ulps = ULPS.get(name, 1.0)
         return _settled(value, bound + ulps * _ulp(value, bound, out), doubt, out)
 

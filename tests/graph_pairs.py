@@ -17,13 +17,15 @@ LOWERED += ("reduce", "window", "scan")
 UNARY = {
     "float": (
         *("neg", "abs", "exp", "log", "sqrt", "rsqrt", "tanh", "erf", "floor", "ceil"),
-        *("round", "trunc", "log1p", "expm1", "sin", "cos", "sigmoid"),
+        *("round", "trunc", "log1p", "expm1", "sin", "cos", "sigmoid", "log2"),
+        *("log10", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh"),
+        "atanh",
     ),
     "int": ("neg", "abs", "not"),
     "bool": ("not",),
 }
 BINARY = {
-    "float": ("add", "sub", "mul", "div", "max", "min", "pow", "fmod"),
+    "float": ("add", "sub", "mul", "div", "max", "min", "pow", "fmod", "atan2"),
     "int": ("add", "sub", "mul", "max", "min", "and", "or", "xor", "idiv", "rem"),
     "bool": ("and", "or", "xor", "max", "min"),
 }

@@ -22,6 +22,7 @@ class Sample:
     """A graph on inputs of these types, and how its numbers are drawn.
 
     "apart": all distinct and far from 0 and whole numbers, for what has kinks;
+    "small": within -0.8 and 0.8; "above one": from 1.3 to 3;
     "ties": -1, 0 or 1; there only cotangents are moved for the second order;
     "whole": whole numbers and a step of 1/4, exact in float32 too.
     """
@@ -266,6 +267,18 @@ SAMPLES: dict[str, list[Sample]] = {
     "expm1": unary("expm1"),
     "sin": unary("sin"),
     "cos": unary("cos"),
+    "log2": unary("log2", "positive"),
+    "log10": unary("log10", "positive"),
+    "tan": unary("tan", "small"),
+    "asin": unary("asin", "small"),
+    "acos": unary("acos", "small"),
+    "atan": unary("atan"),
+    "sinh": unary("sinh"),
+    "cosh": unary("cosh"),
+    "asinh": unary("asinh"),
+    "acosh": unary("acosh", "above one"),
+    "atanh": unary("atanh", "small"),
+    "atan2": binary("atan2", "positive"),
     "floor": unary("floor", "apart"),
     "ceil": unary("ceil", "apart"),
     "round": unary("round", "apart"),
@@ -341,6 +354,10 @@ def numbers(kinds: Sequence[Any], draw: str, seed: int = 0) -> list[Any]:
                 array = rng.integers(-1, 2, shape)
             case "whole":
                 array = rng.integers(-5, 6, shape)
+            case "small":
+                array = rng.uniform(-0.8, 0.8, shape)
+            case "above one":
+                array = rng.uniform(1.3, 3.0, shape)
             case "positive":
                 array = rng.uniform(0.5, 2.0, shape)
             case _:

@@ -13,24 +13,14 @@
 #ifdef PIROL_LIBMVEC
 /* glibc's vector versions; its own headers declare them under -ffast-math only. */
 #define PR_SIMD __attribute__((simd("notinbranch"), const, nothrow))
-PR_SIMD float expf(float);
-PR_SIMD float logf(float);
-PR_SIMD float tanhf(float);
-PR_SIMD float erff(float);
-PR_SIMD float log1pf(float);
-PR_SIMD float expm1f(float);
-PR_SIMD float sinf(float);
-PR_SIMD float cosf(float);
-PR_SIMD float powf(float, float);
-PR_SIMD double exp(double);
-PR_SIMD double log(double);
-PR_SIMD double tanh(double);
-PR_SIMD double erf(double);
-PR_SIMD double log1p(double);
-PR_SIMD double expm1(double);
-PR_SIMD double sin(double);
-PR_SIMD double cos(double);
-PR_SIMD double pow(double, double);
+#define PR_VECTOR(name) PR_SIMD double name(double); PR_SIMD float name##f(float);
+#define PR_VECTOR2(name)                                                       \
+  PR_SIMD double name(double, double); PR_SIMD float name##f(float, float);
+PR_VECTOR(exp) PR_VECTOR(expm1) PR_VECTOR(log) PR_VECTOR(log1p) PR_VECTOR(log2)
+PR_VECTOR(log10) PR_VECTOR(erf) PR_VECTOR(sin) PR_VECTOR(cos) PR_VECTOR(tan)
+PR_VECTOR(asin) PR_VECTOR(acos) PR_VECTOR(atan) PR_VECTOR(sinh) PR_VECTOR(cosh)
+PR_VECTOR(tanh) PR_VECTOR(asinh) PR_VECTOR(acosh) PR_VECTOR(atanh)
+PR_VECTOR2(pow) PR_VECTOR2(atan2)
 #endif
 
 /* 0, which the compiler cannot know. gcc 12 takes (float)(int)x for trunc(x), and so

@@ -44,6 +44,23 @@ def bmm(b: Builder, x: Value, y: Value) -> Any:
     return matmul(b, x, y, transpose_x=False, transpose_y=False)
 
 
+@decomposes("pd_op.dot")
+def dot(b: Builder, x: Value, y: Value) -> Any:
+    """The sums of products along the last axis."""
+    need(x.dtype == y.dtype != "bool", f"dot of {x.dtype} and {y.dtype}")
+    return b.reduce_sum(b.mul(x, y), axes=(x.type.rank - 1,))
+
+
+@decomposes("pd_op.addmm", "pd_op.baddbmm")
+def addmm(
+    b: Builder, start: Value, x: Value, y: Value, *, beta: float, alpha: float
+) -> Any:
+    """beta start + alpha (x @ y)"""
+    product = bmm(b, x, y)
+    need(start.dtype == product.dtype, f"addmm of {start.dtype} and {product.dtype}")
+    return b.add(b.mul(product, alpha), b.mul(start, beta))
+
+
 @decomposes("pd_op.conv2d", "pd_op.depthwise_conv2d", "pd_op.conv3d")
 def conv(
     b: Builder,

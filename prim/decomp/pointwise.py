@@ -46,6 +46,7 @@ for _name, _prim in {
 }.items():
     _binary(_name, _prim)
 _binary("divide", "div", floats_only=True)
+_binary("atan2", "atan2", floats_only=True)
 
 
 @decomposes("pd_op.equal", compute_in="float32")
@@ -73,7 +74,9 @@ def _unary(name: str) -> None:
 
 for _name in ("exp", "log", "sqrt", "rsqrt", "tanh", "erf", "sin", "cos"):
     _unary(_name)
-for _name in ("log1p", "expm1"):
+for _name in ("log1p", "expm1", "log2", "log10", "tan", "asin", "acos", "atan"):
+    _unary(_name)
+for _name in ("sinh", "cosh", "asinh", "acosh", "atanh"):
     _unary(_name)
 
 

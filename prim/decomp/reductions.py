@@ -6,11 +6,13 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from pirol.compiler import dims
-from pirol.compiler.ir import FLOATS, Value
+from pirol.compiler.ir import DTYPES, FLOATS, Value
 from pirol.prim.builder import Builder
-from pirol.prim.decomp.pointwise import power
-from pirol.prim.decomp.registry import axis_in, decomposes, ints, need
+from pirol.prim.decomp.pointwise import NUMBERS, power
+from pirol.prim.decomp.registry import axis_in, decomposes, ints, need, number
 
 
 def spread(b: Builder, reduced: Value, like: Value, axes: Sequence[int]) -> Value:
@@ -89,6 +91,43 @@ def _some(x: Value, axes: Sequence[int]) -> bool:
 
 _extreme("max")
 _extreme("min")
+
+
+def _place(name: str, prim: str, sign: str, which: str) -> None:
+    @decomposes(f"pd_op.{name}")
+    def run(
+        b: Builder, x: Value, axis: Value, *, flatten: bool, keepdims: bool, dtype: str
+    ) -> Any:
+        need(x.dtype in NUMBERS, f"{name} of {x.dtype}")
+        need(not (flatten and keepdims), f"{name} over all axes that are kept")
+        if flatten:
+            x = b.reshape(x, shape=(x.type.size,))
+        at = 0 if flatten else axis_in(number(b, axis, "axis"), x.type.rank, name)
+        x = b.reshape(x, shape=(1,)) if not x.type.rank else x
+        worst = bound(DTYPES[x.dtype][1], which)
+        lowest = b.const(value=worst, shape=x.shape, dtype=x.dtype)
+        known = b.select(b.ne(x, x), lowest, x) if x.dtype in FLOATS else x
+        best = spread(b, getattr(b, prim)(known, axes=(at,)), x, (at,))
+        hit = b.and_(b.eq(x, best), getattr(b, sign)(best, lowest))
+        places = b.iota(axis=at, shape=x.shape, dtype="int64")
+        none = b.const(value=2**63 - 1, shape=x.shape, dtype="int64")
+        found = b.reduce_min(b.select(hit, places, none), axes=(at,))
+        result = b.select(b.eq(found, 2**63 - 1), b.mul(found, 0), found)
+        result = _kept(b, result, x, (at,)) if keepdims else result
+        return b.cast(result, dtype=dtype)
+
+
+# The place of the first largest (smallest) element, NaN left out; 0 where no element is
+# beyond the dtype's finite bound.
+_place("argmax", "reduce_max", "gt", "min")
+_place("argmin", "reduce_min", "lt", "max")
+
+
+def bound(kind: Any, which: str) -> int | float:
+    """The least ("min") or greatest ("max") finite number of a NumPy dtype."""
+    if np.dtype(kind).kind == "f":
+        return float(getattr(np.finfo(kind), which))
+    return int(getattr(np.iinfo(kind), which))
 
 
 @decomposes("pd_op.mean_all", compute_in="float32")

@@ -1,0 +1,118 @@
+"""Rarer activations and comparisons, each as Paddle's own kernel computes it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pirol.compiler.ir import FLOATS, Value
+from pirol.prim.builder import Builder
+from pirol.prim.decomp.registry import decomposes, need, number
+
+
+def _floats(x: Value, op: str) -> None:
+    need(x.dtype in FLOATS, f"{op} of {x.dtype}")
+
+
+def _where(b: Builder, condition: Value, x: Value) -> Any:
+    """x or 0 of x's sign; NaN and, where the condition fails, Inf become NaN."""
+    return b.mul(b.cast(condition, dtype=x.dtype), x)
+
+
+@decomposes("pd_op.hardshrink", compute_in="float32")
+def hardshrink(b: Builder, x: Value, *, threshold: float) -> Any:
+    """x beyond the threshold on either side, else 0."""
+    _floats(x, "hardshrink")
+    return _where(b, b.or_(b.lt(x, -threshold), b.gt(x, threshold)), x)
+
+
+@decomposes("pd_op.softshrink", compute_in="float32")
+def softshrink(b: Builder, x: Value, *, threshold: float) -> Any:
+    """What x has beyond the threshold on either side, else 0."""
+    _floats(x, "softshrink")
+    above = _where(b, b.gt(x, threshold), b.sub(x, threshold))
+    below = _where(b, b.lt(x, -threshold), b.add(x, threshold))
+    return b.add(above, below)
+
+
+@decomposes("pd_op.tanh_shrink", compute_in="float32")
+def tanh_shrink(b: Builder, x: Value) -> Any:
+    """x - tanh(x)"""
+    _floats(x, "tanh_shrink")
+    return b.sub(x, b.tanh(x))
+
+
+@decomposes("pd_op.stanh", compute_in="float32")
+def stanh(b: Builder, x: Value, *, scale_a: float, scale_b: float) -> Any:
+    """scale_b tanh(scale_a x)"""
+    _floats(x, "stanh")
+    return b.mul(b.tanh(b.mul(x, scale_a)), scale_b)
+
+
+@decomposes("pd_op.thresholded_relu", compute_in="float32")
+def thresholded_relu(b: Builder, x: Value, *, threshold: float, value: float) -> Any:
+    """x above the threshold, else the value; NaN for NaN and -Inf."""
+    _floats(x, "thresholded_relu")
+    return b.add(_where(b, b.gt(x, threshold), b.sub(x, value)), value)
+
+
+@decomposes("pd_op.logit", compute_in="float32")
+def logit(b: Builder, x: Value, *, eps: float) -> Any:
+    """log(x / (1 - x)), x first brought to [eps, 1 - eps] if eps is not 0."""
+    _floats(x, "logit")
+    inside = b.min(b.max(x, eps), 1.0 - eps) if eps else x
+    return b.log(b.div(inside, b.sub(1.0, inside)))
+
+
+@decomposes("pd_op.heaviside", compute_in="float32")
+def heaviside(b: Builder, x: Value, y: Value) -> Any:
+    """0 for x < 0, y for x = 0, 1 for x > 0."""
+    need(x.dtype == y.dtype != "bool", f"heaviside of {x.dtype}, {y.dtype}")
+    return b.select(b.eq(x, 0), y, b.cast(b.gt(x, 0), dtype=x.dtype))
+
+
+def _ignoring_nan(name: str, prim: str) -> None:
+    @decomposes(f"pd_op.{name}", compute_in="float32")
+    def run(b: Builder, x: Value, y: Value) -> Any:
+        need(x.dtype == y.dtype != "bool", f"{name} of {x.dtype}, {y.dtype}")
+        if x.dtype not in FLOATS:
+            return getattr(b, prim)(x, y)
+        best = b.select(b.ne(y, y), x, getattr(b, prim)(x, y))
+        return b.select(b.ne(x, x), y, best)
+
+
+_ignoring_nan("fmax", "max")
+_ignoring_nan("fmin", "min")
+
+
+@decomposes("pd_op.lerp", compute_in="float32")
+def lerp(b: Builder, x: Value, y: Value, weight: Value) -> Any:
+    """x + weight (y - x)"""
+    need(x.dtype == y.dtype == weight.dtype, "lerp of several dtypes")
+    _floats(x, "lerp")
+    return b.add(x, b.mul(weight, b.sub(y, x)))
+
+
+@decomposes("pd_op.isclose")
+def isclose(
+    b: Builder, x: Value, y: Value, rtol: Value, atol: Value, *, equal_nan: bool
+) -> Any:
+    """|x - y| <= atol + rtol |y|, or equal."""
+    need(x.dtype == y.dtype and x.dtype in FLOATS, f"isclose of {x.dtype}, {y.dtype}")
+    reach = b.mul(b.abs(y), number(b, rtol, "rtol"))
+    reach = b.add(reach, number(b, atol, "atol"))
+    apart = b.abs(b.sub(x, y))
+    near = b.or_(b.eq(x, y), b.le(apart, reach))
+    near = b.or_(near, b.le(b.abs(b.sub(apart, reach)), 1e-15))
+    finite = b.and_(b.eq(x, x), b.eq(y, y))
+    both = b.and_(b.ne(x, x), b.ne(y, y))
+    near = b.and_(near, finite)
+    return b.or_(near, both) if equal_nan else near
+
+
+@decomposes("pd_op.allclose")
+def allclose(
+    b: Builder, x: Value, y: Value, rtol: Value, atol: Value, *, equal_nan: bool
+) -> Any:
+    """Whether all elements are close."""
+    near = isclose(b, x, y, rtol, atol, equal_nan=equal_nan)
+    return b.reduce_min(near, axes=tuple(range(near.type.rank)))
