@@ -119,6 +119,11 @@ def _symbolic_floordiv(a: Dim, b: Dim) -> Dim:
     return normal(FloorDiv(sympy.sympify(a), sympy.sympify(b)))
 
 
+def ceildiv(a: Dim, b: int) -> Dim:
+    """a / b, rounding up, for b > 0."""
+    return floordiv(add(a, b - 1), b)
+
+
 def mod(a: Dim, b: Dim) -> Dim:
     """a % b with the sign of b."""
     if _static(a, b):

@@ -12,7 +12,7 @@ import numpy as np
 
 from pirol.compiler import stored
 from pirol.compiler.archive import Archive, nested
-from pirol.compiler.errors import BuildError, PirolError, Unsupported, message
+from pirol.compiler.errors import PirolError, Unsupported, message
 from pirol.compiler.ir import Graph, Op
 from pirol.compiler.pipeline import lower
 from pirol.compiler.runtime import (
@@ -23,6 +23,7 @@ from pirol.compiler.runtime import (
     compile_kernels,
     connect,
     generate,
+    native_module,
 )
 from pirol.compiler.stored import Ready
 from pirol.kernels import nvrtc
@@ -171,13 +172,7 @@ def refuse(op: Op) -> Callable[..., Any]:
 @functools.lru_cache(maxsize=1)
 def start() -> Any:
     """The native runtime with threads; raises BuildError where it was not built."""
-    try:
-        from pirol.compiler import _native
-    except ImportError as error:
-        raise BuildError(
-            "the native runtime was not built (no C compiler when Pirol was "
-            "installed); install one and reinstall Pirol"
-        ) from error
+    _native = native_module()
     any(map(_native.open_threads, _openmp()))
     named = os.environ.get("PIROL_THREADS", "")
     if named.isdigit() and int(named) > 0:

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
 import sympy
 
@@ -148,6 +148,18 @@ def assemble(
     return connect(plan, original, caller, list(zip(codes, addresses_of(codes))), {})
 
 
+def native_module() -> Any:
+    """pirol.compiler._native; raises BuildError where it was not built."""
+    try:
+        from pirol.compiler import _native
+    except ImportError as error:
+        raise BuildError(
+            "the native runtime was not built (no C compiler when Pirol was "
+            "installed); install one and reinstall Pirol"
+        ) from error
+    return _native
+
+
 def addresses_of(codes: Sequence[Code]) -> list[int]:
     """Those of CPU kernels, loaded from disk."""
     folder = cache_folder()
@@ -164,11 +176,9 @@ def connect(
     """The native form of a plan whose launches' kernels have these addresses; `home`
     is what else it must know of where tensors live.
     """
-    from pirol.compiler import _native
-
     made = _Assembler(plan, original, caller)
     spec = made.spec(kernels) | dict(home)
-    native = _native.Plan(cast("_native.Spec", spec))
+    native = native_module().Plan(spec)
 
     def learned() -> dict[str, int]:
         return _learned(plan, original, made.slots, native.learned())

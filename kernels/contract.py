@@ -167,7 +167,7 @@ class Contraction:
     def blocks(self, side: str) -> Axis:
         """The axis of a side's blocks."""
         size, count = self.sides[side]
-        blocks = dims.floordiv(dims.add(count, size - 1), size)
+        blocks = dims.ceildiv(count, size)
         return Axis(f"{side}_block", blocks, False)
 
     @property

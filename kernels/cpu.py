@@ -111,7 +111,7 @@ def _along_rows(nest: Nest) -> Kernel:
         start, stop = (affine.scale(axis(name), unit) for name in ("begin", "end"))
         limit = constant(extent) if unit > 1 else None
         body = _row_tiles(nest, passes, inner, start, stop, tiled, limit)
-        units = dims.floordiv(dims.add(extent, unit - 1), unit)
+        units = dims.ceildiv(extent, unit)
         each = _work(nest, dims.mul(columns, unit))
         return _kernel(nest, tuple(body), units, each)
     assert inner is not None

@@ -71,7 +71,7 @@ def schedule(nest: Nest) -> Kernel:
     count = product(a.extent for a in nest.rows)
     if along is not None:
         rows = _Lanes(along, block_rows)
-        count = dims.floordiv(dims.add(count, LANES - 1), LANES)
+        count = dims.ceildiv(count, LANES)
     loop = Loop("r", axis("begin"), axis("end"), tuple(rows.body()), kind="rows")
     return Kernel(
         nest.name,

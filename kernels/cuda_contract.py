@@ -174,8 +174,7 @@ class _Tiles:
 
 
 def _blocks(side: str, count: Dim) -> Axis:
-    blocks = dims.floordiv(dims.add(count, SIDE - 1), SIDE)
-    return Axis(f"{side}_block", blocks, False)
+    return Axis(f"{side}_block", dims.ceildiv(count, SIDE), False)
 
 
 def _each(var: str, count: int, body: Sequence[Stmt]) -> Stmt:

@@ -80,7 +80,12 @@ def compile_cubin(
 
 def _bindings() -> Any:
     """cuda.bindings.nvrtc, imported when first needed."""
-    return importlib.import_module("cuda.bindings.nvrtc")
+    try:
+        return importlib.import_module("cuda.bindings.nvrtc")
+    except ImportError as error:
+        raise ImportError(
+            f"NVRTC is not installed ({error}); pip install pirol[cuda]"
+        ) from error
 
 
 def _expect(answer: tuple[Any, ...], source: str = "", pair: bool = False) -> Any:

@@ -37,7 +37,7 @@ class Turned:
     def kernel(self, grain: Dim) -> Kernel:
         """The kernel; `grain`: how many blocks of rows are worth a thread."""
         outer = [a for a in self.nest.rows if a not in (self.inner, self.along)]
-        blocks = dims.floordiv(dims.add(self.along.extent, HIGH - 1), HIGH)
+        blocks = dims.ceildiv(self.along.extent, HIGH)
         axes = (*outer, Axis("high", blocks, False))
         places = unravel([a.name for a in axes], _with_axes(self.nest, axes), "r")
         body = (*places, *self.arrays(), self.block())

@@ -74,7 +74,7 @@ class Side:
     @property
     def length(self) -> Dim:
         """Places with one remainder by the step, at most."""
-        return dims.floordiv(dims.add(self.extent, self.step - 1), self.step)
+        return dims.ceildiv(self.extent, self.step)
 
     @property
     def overlaps(self) -> bool:

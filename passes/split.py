@@ -55,7 +55,7 @@ def _axis(op: Op) -> int | None:
 def _halves(b: Builder, op: Op, axis: int) -> Value:
     x, axes = op.operands[0], op.attrs["axes"]
     slices = BLOCKS // int(product(op.result.shape))
-    each = dims.floordiv(dims.add(x.shape[axis], slices - 1), slices)
+    each = dims.ceildiv(x.shape[axis], slices)
     cut = _cut(b, op, axis, dims.mul(slices, each), (slices, each))
     reduce = getattr(b, op.name)
     inner = tuple(k + (k >= axis) for k in axes)

@@ -26,6 +26,7 @@ pytestmark = [
     pytest.mark.full,
     pytest.mark.skipif(not has_compiler(), reason="the simulator needs g++"),
 ]
+VERSION = nvrtc.version
 SPEC = paddle.static.InputSpec
 rng = np.random.default_rng(5)
 
@@ -305,6 +306,16 @@ def test_devices_and_drivers_that_are_not_there(tmp_path: Path) -> None:
         command = [sys.executable, "-c", code, str(tmp_path / "f"), library]
         ran = subprocess.run(command, capture_output=True, text=True, check=False)
         assert ran.returncode and words in ran.stderr, ran.stderr[-500:]
+
+
+def test_without_nvrtc(
+    device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported(doubled, tmp_path / "f", data(4))
+    monkeypatch.setattr(nvrtc, "version", VERSION)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.nvrtc", None)
+    with pytest.raises(ImportError, match=r"NVRTC is not.*pip install pirol\[cuda\]"):
+        pirol.load(tmp_path / "f", device="cuda")
 
 
 def test_the_text_compiles_for_every_architecture(

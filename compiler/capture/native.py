@@ -12,7 +12,7 @@ from pathlib import Path
 import paddle
 from paddle.base import core
 
-from pirol.compiler.errors import BuildError
+from pirol.compiler.runtime import native_module
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 MAPPED_FROM = 48 << 20  # bytes from which on a block is a mapping of its own
@@ -24,13 +24,7 @@ OPENMP = Path(paddle.__file__).parent / "libs" / "libiomp5.so"
 @functools.lru_cache(maxsize=1)
 def start() -> None:
     """Load the native runtime; raises BuildError where it was not built."""
-    try:
-        from pirol.compiler import _native
-    except ImportError as error:
-        raise BuildError(
-            "the native runtime was not built (no C compiler when Pirol was "
-            "installed); install one and reinstall Pirol"
-        ) from error
+    _native = native_module()
     capsule = paddle.Tensor.__c_dlpack_exchange_api__
     _native.init(capsule)
     if OPENMP.exists():

@@ -54,7 +54,7 @@ def _before(place: Any) -> bool:
 
 def _count(length: Any, step: int) -> Any:
     if step > 1:
-        length = dims.floordiv(dims.add(length, step - 1), step)
+        length = dims.ceildiv(length, step)
     return at_least(length, 0)
 
 

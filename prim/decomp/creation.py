@@ -146,7 +146,7 @@ def _range_size(start: Any, end: Any, step: Any) -> Any:
     whole = not any(isinstance(v, float) for v in (start, end, step))
     need(whole, "a range of a dim and a fraction")
     length = dims.sub(end, start) if step > 0 else dims.sub(start, end)
-    count = dims.floordiv(dims.add(length, abs(step) - 1), abs(step))
+    count = dims.ceildiv(length, abs(step))
     return at_least(count, 0)
 
 

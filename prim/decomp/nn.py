@@ -110,7 +110,7 @@ def window_padding(
     found: list[tuple[Dim, Dim]] = []
     for axis, k, s in zip(axes, size, strides):
         extent = x.shape[axis]
-        last = dims.mul(dims.sub(dims.floordiv(dims.add(extent, s - 1), s), 1), s)
+        last = dims.mul(dims.sub(dims.ceildiv(extent, s), 1), s)
         both = dims.maximum(dims.sub(dims.add(last, k), extent), 0)
         low = dims.floordiv(both, 2)
         found.append((low, dims.sub(both, low)))

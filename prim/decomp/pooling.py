@@ -199,10 +199,7 @@ def _uneven_bins(
 ) -> Any:
     """Bin i of o over n elements is [i * n // o, ((i + 1) * n + o - 1) // o)."""
     out = tuple(size[axes.index(k)] if k in axes else d for k, d in enumerate(x.shape))
-    taps = tuple(
-        dims.add(dims.floordiv(dims.add(x.shape[k], o - 1), o), 1)
-        for k, o in zip(axes, size)
-    )
+    taps = tuple(dims.add(dims.ceildiv(x.shape[k], o), 1) for k, o in zip(axes, size))
     shape, rank = (*out, *taps), x.type.rank
     places, inside, count = [], None, None
     for j, (axis, o) in enumerate(zip(axes, size)):
