@@ -124,6 +124,7 @@ def test_a_folder_in_a_kernels_place_does_not_break_the_program(folder: Path) ->
     assert pirol.explain(fast).compiles == 0
 
 
+@pytest.mark.full
 def test_trimming_and_building_at_once(folder: Path) -> None:
     source = '#include "pirol_cpu.h"\nint number_%d(void) { return %d; }\n'
     trimmer = (

@@ -67,7 +67,12 @@ def address_of(kernel: Kernel) -> int:
     return load(str(path), kernel.name)
 
 
-@pytest.mark.parametrize("name", DOTS)
+QUICK = ("batch", "no term", "one row", "float64, turned")
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.full) for n in DOTS]
+)
 def test_products(name: str) -> None:
     case = DOTS[name]()
     (step,) = steps_of(case.graph)
@@ -107,7 +112,10 @@ def any_conv(rng: random.Random) -> Conv:
     return Conv(x, w, attrs)
 
 
-@pytest.mark.parametrize("seed", range(16))
+@pytest.mark.parametrize(
+    "seed",
+    [*range(4), *(pytest.param(k, marks=pytest.mark.full) for k in range(4, 16))],
+)
 def test_convolutions(seed: int) -> None:
     """Channels first, and last, with what follows."""
     rng = random.Random(seed)
