@@ -22,8 +22,8 @@ from paddle.static import InputSpec
 
 import pirol
 from pirol.bench.graphnet import folder, load, relative_l2
-from pirol.compiler.capture.native import threads
 from pirol.compiler.capture.options import Options
+from pirol.compiler.runtime import threads
 
 TOLERANCE = 1e-5  # relative L2 against Paddle
 SIZES = [

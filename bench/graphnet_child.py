@@ -26,7 +26,7 @@ from pirol.bench import coverage, score
 from pirol.bench.demo import medians
 from pirol.bench.graphnet import Run, agrees, load, relative_l2
 from pirol.bench.graphnet_folder import load_folder
-from pirol.compiler.capture.native import threads
+from pirol.compiler.runtime import threads
 
 SEED = 2026
 BUDGET = 1.0  # seconds of timed rounds

@@ -18,12 +18,13 @@ from pirol.compiler.pipeline import lower
 from pirol.compiler.runtime import (
     Code,
     Compiled,
-    addresses_of,
+    assemble,
     compile_cuda,
     compile_kernels,
     connect,
     generate,
     native_module,
+    threads,
 )
 from pirol.compiler.stored import Ready
 from pirol.kernels import nvrtc
@@ -129,8 +130,7 @@ class Program:
 def on_cpu(graph: Graph) -> Compiled:
     """The plan of a graph at level "calls", from disk or by the passes."""
     ready = _ready(graph, "cpu", ".so", lambda p: compile_kernels(generate(p)))
-    kernels = list(zip(ready.codes, addresses_of(ready.codes)))
-    return connect(ready.plan, graph, refuse, kernels, {"arrays": True})
+    return assemble(ready.plan, graph, refuse, ready.codes, {"arrays": True})
 
 
 def on_cuda(graph: Graph, device: int) -> Compiled:
@@ -174,9 +174,7 @@ def start() -> Any:
     """The native runtime with threads; raises BuildError where it was not built."""
     _native = native_module()
     any(map(_native.open_threads, _openmp()))
-    named = os.environ.get("PIROL_THREADS", "")
-    if named.isdigit() and int(named) > 0:
-        _native.set_threads(int(named))
+    _native.set_threads(threads())
     return _native
 
 

@@ -7,9 +7,10 @@ that buffers, kernels or guards need, computed by small programs of integer ops.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import sympy
@@ -138,14 +139,21 @@ def _cuda_code(k: Kernel, key: str) -> Code:
 
 
 def assemble(
-    plan: Plan, original: Graph, caller: Caller, codes: Sequence[Code]
+    plan: Plan,
+    original: Graph,
+    caller: Caller,
+    codes: Sequence[Code],
+    home: Mapping[str, Any] | None = None,
 ) -> Compiled:
-    """Load the kernels of the plan's launches and make its native form.
+    """Load the kernels of the plan's launches for the CPU and make its native form.
 
     `original` has the input types before facts about dims were applied; `caller`
-    gives the Python callable that lets Paddle run an opaque op or claimed call.
+    gives the Python callable that lets Paddle run an opaque op or claimed call; `home`
+    is what else the native plan must know of where tensors live.
     """
-    return connect(plan, original, caller, list(zip(codes, addresses_of(codes))), {})
+    folder = cache_folder()
+    addresses = [load(str(folder / f"{c.key}.so"), c.name) for c in codes]
+    return connect(plan, original, caller, list(zip(codes, addresses)), home or {})
 
 
 def native_module() -> Any:
@@ -160,10 +168,13 @@ def native_module() -> Any:
     return _native
 
 
-def addresses_of(codes: Sequence[Code]) -> list[int]:
-    """Those of CPU kernels, loaded from disk."""
-    folder = cache_folder()
-    return [load(str(folder / f"{c.key}.so"), c.name) for c in codes]
+@lru_cache(maxsize=1)
+def threads() -> int:
+    """PIROL_THREADS, else the CPUs that this process may use."""
+    named = os.environ.get("PIROL_THREADS", "")
+    if named.isdigit() and int(named) > 0:
+        return int(named)
+    return len(os.sched_getaffinity(0))
 
 
 def connect(
@@ -174,8 +185,7 @@ def connect(
     home: Mapping[str, Any],
 ) -> Compiled:
     """The native form of a plan whose launches' kernels have these addresses; `home`
-    is what else it must know of where tensors live.
-    """
+    is what else it must know of where tensors live."""
     made = _Assembler(plan, original, caller)
     spec = made.spec(kernels) | dict(home)
     native = native_module().Plan(spec)

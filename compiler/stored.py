@@ -14,18 +14,18 @@ import hashlib
 import importlib
 import json
 import os
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pirol.compiler.dims import Dim, parse, to_text
+from pirol.compiler.dims import parse, to_text
 from pirol.compiler.errors import PirolError
 from pirol.compiler.ir import Graph, Guard, Op
 from pirol.compiler.runtime import Code
 from pirol.compiler.text import parse_graph, print_graph
-from pirol.kernels.build import cache_folder, place, valid
+from pirol.kernels import build
+from pirol.kernels.build import cache_folder, short_key, valid
 from pirol.kernels.build import key_of as key_of_text
 from pirol.passes.plan import Launch, Plan, is_reshape, plan
 
@@ -42,9 +42,7 @@ class Ready:
 def key_of(graph: Graph, sizes: Mapping[str, int], target: str = "cpu") -> str:
     """The key of the plan of a graph for a first call of these sizes on a target."""
     facts = f"{_package()}\n{target}\n{sorted(sizes.items())}\n{print_graph(graph)}"
-    if target == "cpu":
-        return key_of_text(facts)
-    return hashlib.sha256(facts.encode()).hexdigest()[:32]
+    return key_of_text(facts) if target == "cpu" else short_key(facts)
 
 
 @functools.lru_cache(maxsize=1)
@@ -74,20 +72,15 @@ def find(key: str, suffix: str = ".so") -> Ready | None:
 
 def keep(key: str, ready: Ready) -> None:
     """Write a plan to disk; where that is not possible, nothing is."""
-    text = _text(ready).encode()
-    digest = hashlib.sha256(text).hexdigest().encode()
     with contextlib.suppress(OSError, PirolError):
-        folder = cache_folder()
-        with tempfile.TemporaryDirectory(dir=folder) as work:
-            place(folder / f"{key}.plan", Path(work), text)
-            place(folder / f"{key}.sum", Path(work), digest)
+        build.keep(cache_folder() / f"{key}.plan", _text(ready).encode())
 
 
 def _text(ready: Ready) -> str:
     ops = map(_bare, ready.plan.graph.ops)
     entry = {
         "facts": [[g.kind, to_text(g.a), to_text(g.b)] for g in ready.facts],
-        "codes": [[c.name, c.key, *map(_dims_text, _dims(c))] for c in ready.codes],
+        "codes": list(map(_code_text, ready.codes)),
         "graph": print_graph(ready.plan.graph.with_ops(ops)),
     }
     return json.dumps(entry)
@@ -97,12 +90,9 @@ def _bare(op: Op) -> Op:
     return op if is_reshape(op) else replace(op, body=None)
 
 
-def _dims(code: Code) -> tuple[Sequence[Dim], ...]:
-    return code.params, (code.rows,), (code.grain,), (code.scratch,)
-
-
-def _dims_text(some: Iterable[Dim]) -> list[str]:
-    return list(map(to_text, some))
+def _code_text(c: Code) -> list[Any]:
+    sizes = map(to_text, (c.rows, c.grain, c.scratch))
+    return [c.name, c.key, list(map(to_text, c.params)), *sizes]
 
 
 def _read(text: str) -> Ready:
@@ -117,5 +107,5 @@ def _read(text: str) -> Ready:
 
 def _code(parts: list[Any]) -> Code:
     name, key, params, *sizes = parts
-    rows, grain, scratch = (parse(text) for (text,) in sizes)
+    rows, grain, scratch = map(parse, sizes)
     return Code(name, key, tuple(map(parse, params)), rows, grain, scratch)

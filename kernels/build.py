@@ -127,7 +127,12 @@ def _compile(source: str, target: Path, libraries: Sequence[str]) -> None:
 
 def key_of(source: str) -> str:
     """The key of a text and of what it is built by: compiler, flags, headers, CPU."""
-    return hashlib.sha256(f"{source}\n{_machine()}".encode()).hexdigest()[:32]
+    return short_key(f"{source}\n{_machine()}")
+
+
+def short_key(text: str) -> str:
+    """A name in the cache folder for what this text decides."""
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def build(sources: Sequence[str]) -> list[Path]:
@@ -184,6 +189,14 @@ def place(target: Path, work: Path, content: bytes) -> None:
     made = work / target.name
     made.write_bytes(content)
     os.replace(made, target)
+
+
+def keep(path: Path, content: bytes) -> None:
+    """Write a file of the cache folder and its sum."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as work:
+        digest = hashlib.sha256(content).hexdigest()
+        place(path, Path(work), content)
+        place(path.with_suffix(".sum"), Path(work), digest.encode())
 
 
 def _digest(path: Path) -> str:

@@ -123,17 +123,22 @@ class _Rows:
         self.scanned: set[int] = set()  # the scans that have their accumulators
 
     def body(self) -> list[Stmt]:
-        found = unravel([a.name for a in self.nest.rows], self.nest, "r")
+        found = self.places()
         for p in range(len(self.passes.passes)):
             found += self.one_pass(p)
         stores = self.passes.row_stores
         found += self.emitter.row_level([s.node for s in stores])
-        puts = [self.emitter.put(s) for s in stores]
-        if puts and self.block_rows:
-            zero = Num(0, "int64")
-            first = Apply("eq", (Offset(axis("thread")), zero), "int64", "bool")
-            return [*found, If(first, tuple(puts))]
-        return [*found, *puts]
+        puts = tuple(self.emitter.put(s) for s in stores)
+        chosen = self.chosen() if puts else None
+        return [*found, *puts] if chosen is None else [*found, If(chosen, puts)]
+
+    def places(self) -> list[Stmt]:
+        """The row axes' values."""
+        return unravel([a.name for a in self.nest.rows], self.nest, "r")
+
+    def chosen(self) -> Expr | None:
+        """What holds for the thread that stores a row's results; None: each does."""
+        return _is_first("thread") if self.block_rows else None
 
     def one_pass(self, p: int) -> list[Stmt]:
         reduces, stores = self.passes.passes[p]
@@ -241,25 +246,19 @@ class _Lanes(_Rows):
     """A block takes 32 rows, a lane each; beyond the last, lanes do its work again and
     store nothing."""
 
-    def body(self) -> list[Stmt]:
+    def places(self) -> list[Stmt]:
         count = product(a.extent for a in self.nest.rows)
         number = affine.add(affine.scale(axis("r"), LANES), axis("lane"))
         ends = (Offset(number), Offset(constant(count)))
         last = Offset(constant(dims.sub(count, 1)))
-        found: list[Stmt] = [
+        return [
             Let("inside", "bool", Apply("lt", ends, "int64", "bool")),
             Let("row", "int64", Apply("min", (ends[0], last), "int64", "int64")),
             *unravel([a.name for a in self.nest.rows], self.nest, "row"),
         ]
-        for p in range(len(self.passes.passes)):
-            found += self.one_pass(p)
-        stores = self.passes.row_stores
-        found += self.emitter.row_level([s.node for s in stores])
-        puts = tuple(self.emitter.put(s) for s in stores)
-        zero = Num(0, "int64")
-        first = Apply("eq", (Offset(axis("warp")), zero), "int64", "bool")
-        chosen = Apply("and", (first, Ref("inside")), "bool", "bool")
-        return [*found, If(chosen, puts)] if puts else found
+
+    def chosen(self) -> Expr:
+        return Apply("and", (_is_first("warp"), Ref("inside")), "bool", "bool")
 
     def loops(self, body: Sequence[Stmt]) -> Stmt:
         guarded = [If(Ref("inside"), (s,)) if isinstance(s, Put) else s for s in body]
@@ -283,6 +282,11 @@ class _Lanes(_Rows):
             value = part if w == 0 else join(node.kind, Ref(name), part, node.dtype)
             found.append(Set(name, value))
         return [*found, Barrier()]
+
+
+def _is_first(name: str) -> Expr:
+    ends = (Offset(axis(name)), Num(0, "int64"))
+    return Apply("eq", ends, "int64", "bool")
 
 
 def _scoped(nest: Nest, body: Sequence[Stmt], names: Sequence[str]) -> Stmt:

@@ -6,13 +6,10 @@ A program's kernels are one text, and one cubin: `KEY.cubin` with its SHA-256 in
 
 from __future__ import annotations
 
-import hashlib
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 
 from pirol.kernels import nvrtc
-from pirol.kernels.build import cache_folder, place, valid
+from pirol.kernels.build import cache_folder, keep, short_key, valid
 from pirol.kernels.render import CUDA, HEADERS
 
 PRELUDE = (HEADERS / CUDA.header).read_text()
@@ -34,16 +31,10 @@ def build_cubin(sources: Mapping[str, str], arch: str) -> str:
         ImportError: NVRTC is not installed.
     """
     text = together(sources)
-    facts = f"{arch}\n{nvrtc.version()}\n{text}"
-    key = hashlib.sha256(facts.encode()).hexdigest()[:32]
-    folder = cache_folder()
-    path = folder / f"{key}.cubin"
+    key = short_key(f"{arch}\n{nvrtc.version()}\n{text}")
+    path = cache_folder() / f"{key}.cubin"
     if not valid(path):
-        image = nvrtc.compile_cubin(text, arch=arch).image
-        digest = hashlib.sha256(image).hexdigest()
-        with tempfile.TemporaryDirectory(dir=folder) as work:
-            place(path, Path(work), image)
-            place(folder / f"{key}.sum", Path(work), digest.encode())
+        keep(path, nvrtc.compile_cubin(text, arch=arch).image)
     return key
 
 

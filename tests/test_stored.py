@@ -255,10 +255,10 @@ def test_a_plan_that_fits_its_sum_but_is_none(
 def test_where_nothing_can_be_kept_the_program_runs(
     lowered: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def place(*_: Any) -> None:
+    def keep(*_: Any) -> None:
         raise OSError("no room")
 
-    monkeypatch.setattr(stored, "place", place)
+    monkeypatch.setattr(stored.build, "keep", keep)
     for k in range(2):
         compiled = pirol.to_static(pointwise, strict=True)
         same(compiled(*arguments(2, 3)), pointwise(*arguments(2, 3)))

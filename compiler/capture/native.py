@@ -12,7 +12,7 @@ from pathlib import Path
 import paddle
 from paddle.base import core
 
-from pirol.compiler.runtime import native_module
+from pirol.compiler.runtime import native_module, threads
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 MAPPED_FROM = 48 << 20  # bytes from which on a block is a mapping of its own
@@ -66,12 +66,3 @@ def library_threads() -> Iterator[None]:
         yield
     finally:
         core.set_num_threads(before)
-
-
-@functools.lru_cache(maxsize=1)
-def threads() -> int:
-    """PIROL_THREADS, else the CPUs that this process may use."""
-    named = os.environ.get("PIROL_THREADS", "")
-    if named.isdigit() and int(named) > 0:
-        return int(named)
-    return len(os.sched_getaffinity(0))
