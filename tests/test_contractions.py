@@ -12,7 +12,7 @@ import pytest
 from cuda_simulator import has_compiler
 from graph_case import Case, fixed
 from graph_meaning import Array, Sizes, dtype_of
-from graph_runs import c_text, launch_c, steps_of
+from graph_runs import c_text, launch_c, run_c, run_cuda, steps_of
 from graph_sketch import Sketch
 from planted import WRONG, Fault, check_found, text
 
@@ -83,6 +83,35 @@ def test_products(name: str) -> None:
         rng = np.random.default_rng(seed)
         got = launch_c(address_of(step.cpu), step.cpu, given, {}, rng)
         case.check({}, arrays, got, name)
+
+
+def rounding(x: Array, y: Array, z: Array) -> float:
+    """The rms error of the product z, over that of adding the terms one by one."""
+    exact = x.astype(np.float64) @ y
+    plain = np.zeros_like(z)
+    for k in range(x.shape[1]):
+        plain += x[:, k : k + 1] * y[k]
+    errors = [float(np.square(a - exact).mean()) for a in (z, plain)]
+    return float(np.sqrt(errors[0] / errors[1]))
+
+
+@pytest.mark.parametrize("target", ["c", "cuda"])
+def test_rounding_of_long_sums(target: str) -> None:
+    """Terms are added up in blocks, whose sums are small: of 1024 terms, as exact as
+    sqrt((64 + 1024 / 64) / 1024) of a plain loop."""
+    shapes = (66, 1024), (1024, 64)
+    b, rng = Builder(), np.random.default_rng(0)
+    z = b.dot_general(
+        *(b.input(TensorType(n, "float32")) for n in shapes),
+        x_batch=(),
+        y_batch=(),
+        x_sum=(1,),
+        y_sum=(0,),
+    )
+    x, y = (rng.standard_normal(n).astype("f4") for n in shapes)
+    graph = b.graph("f", [z])
+    (got,) = (run_c if target == "c" else run_cuda)(graph, [x, y])
+    assert rounding(x, y, got) < 0.35
 
 
 @dataclass(frozen=True)

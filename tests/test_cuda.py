@@ -94,7 +94,7 @@ REGISTERS = {
     "long_columns": 48,
     "pool": 48,
     "dense": 64,
-    "batches": 64,
+    "batches": 80,
     "conv": 64,
 }
 
@@ -125,7 +125,7 @@ def test_simulator_equals_c(name: str) -> None:
     arrays = [rng.normal(size=v.shape).astype("f") for v in graph.inputs]
     for ours, theirs in zip(run_cuda(graph, arrays), run_c(graph, arrays)):
         assert ours.dtype == theirs.dtype and ours.shape == theirs.shape
-        np.testing.assert_allclose(ours, theirs, rtol=2e-6, atol=1e-6)
+        np.testing.assert_allclose(ours, theirs, rtol=2e-6, atol=1e-5)
 
 
 def test_schedules_differ_where_they_should() -> None:

@@ -186,6 +186,24 @@ def test_compared_says_what_is_wrong() -> None:
     assert graphnet_child.compared([half], [half])["verdict"] == "right"
 
 
+def test_only_a_step_excuses_what_float64_does_not() -> None:
+    """Paddle on moved inputs shows which outputs a rounding can flip."""
+    found = {"verdict": "wrong", "why": "", "level": 0, "error": 1.0}
+    x = paddle.linspace(0.1, 1, 10)
+    exact = paddle.linspace(0.1, 1, 10, "float64")
+    off = paddle.concat([x[:9], paddle.zeros([1])])
+
+    def verdict(ours: Any, step: bool) -> str:
+        others = [[off if step and k == 2 else x] for k in range(4)]
+        return graphnet_child.judged(found, [ours], [x], [exact], others)["verdict"]
+
+    assert verdict(off, step=True) == "right" and verdict(off, step=False) == "wrong"
+    assert verdict(x - 1, step=True) == "wrong"
+    (near,) = graphnet_child.moved([x], seed=0)
+    difference = (near - x).abs() / x
+    assert 0 < difference.max() < 2e-7 and near.dtype == x.dtype
+
+
 SAID = 'import os, signal, sys, time; print(\'{"stage": "STAGE"}\', flush=True); '
 
 

@@ -37,10 +37,12 @@ PR_DIVISION(long long, unsigned long long, i64)
 
 // sums[i, j] += left[k, row i] * right[k, column j] for the 16 terms in shared memory,
 // whose rows are 65 apart: of a 64 x 64 tile the four rows from threadIdx.x / 16 * 4 on,
-// and every sixteenth column from threadIdx.x % 16 on.
+// and every sixteenth column from threadIdx.x % 16 on. The 16 terms are added up before
+// they join the sum: rounding errors grow with the number of terms added one by one.
 #define PR_OUTER(T, t, fma)                                                    \
   PR_DEVICE void pr_outer_##t(T *sums, const T *left, const T *right) {        \
     const int row = threadIdx.x / 16 * 4, column = threadIdx.x % 16;           \
+    T part[16] = {0};                                                          \
     for (int k = 0; k < 16; ++k) {                                             \
       T a[4], b[4];                                                            \
       for (int i = 0; i < 4; ++i) {                                            \
@@ -49,8 +51,9 @@ PR_DIVISION(long long, unsigned long long, i64)
       }                                                                        \
       for (int i = 0; i < 4; ++i)                                              \
         for (int j = 0; j < 4; ++j)                                            \
-          sums[i * 4 + j] = fma(a[i], b[j], sums[i * 4 + j]);                  \
+          part[i * 4 + j] = fma(a[i], b[j], part[i * 4 + j]);                  \
     }                                                                          \
+    for (int i = 0; i < 16; ++i) sums[i] += part[i];                           \
   }
 PR_OUTER(float, f32, fmaf)
 PR_OUTER(double, f64, fma)

@@ -18,7 +18,7 @@
 #define PR_DOT_VECS 2
 #endif
 #define PR_DOT_ROWS 6
-#define PR_DOT_TERMS 256
+#define PR_DOT_TERMS 64
 #define PR_UNROLL _Pragma("GCC unroll 8")
 
 #ifdef __clang__
