@@ -8,13 +8,17 @@ gradient needs are computed anew, so the result is again differentiable to any o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from pirol.compiler.dims import same_shape
 from pirol.compiler.errors import ShapeError, Unsupported, message
-from pirol.compiler.ir import FLOATS, Graph, Op, TensorType, Value, prune
+from pirol.compiler.ir import FLOATS, Graph, Op, TensorType, Value, prune, rename
 from pirol.prim import PRIMS, Builder, Facts
 
 EXPANDED = ("call", "group")  # their bodies stand for them
+STOP = "stop_gradient"
 
 
 def vjp(graph: Graph, *, wrt: Sequence[int] | None = None) -> Graph:
@@ -23,25 +27,111 @@ def vjp(graph: Graph, *, wrt: Sequence[int] | None = None) -> Graph:
     An input on which no output depends has a gradient of zeros. Raises Unsupported
     where a cotangent reaches an op that has no gradient rule.
     """
+    found = _differentiated(graph, _chosen(graph, wrt), effects=False, unused=True)
+    made = replace(found.graph, name=f"{graph.name}_vjp", writes=())
+    return prune(replace(made, outputs=found.graph.outputs[len(graph.outputs) :]))
+
+
+@dataclass(frozen=True)
+class Joint:
+    """A graph and its gradient in one: inputs, then cotangents of the float outputs;
+    outputs, then gradients. `active` are the outputs that have a gradient, `wrt` the
+    inputs, of those asked for, on which they depend."""
+
+    graph: Graph
+    active: tuple[int, ...]
+    wrt: tuple[int, ...]
+
+
+def joint(graph: Graph, wrt: Sequence[int]) -> Joint:
+    """The graph with its gradient with respect to the float inputs in `wrt`.
+
+    Nothing is computed twice, so its ops may draw random numbers. Inputs that no output
+    depends on are left out. Raises Unsupported as vjp does, and where a wanted input is
+    also written.
+    """
+    for index, _ in graph.writes:
+        if index in wrt:
+            kind = str(graph.inputs[index].type)
+            expected = "an input that is not written, or that stops gradients"
+            what = f"gradient of input {index}"
+            raise Unsupported(message(what, got=kind, expected=expected))
+    found = _differentiated(graph, _chosen(graph, wrt), effects=True, unused=False)
+    return replace(found, graph=prune(found.graph))
+
+
+def _differentiated(
+    graph: Graph, wrt: Sequence[int], effects: bool, unused: bool
+) -> Joint:
+    """With zeros for inputs on which no output depends, or (not unused) without."""
     b = Builder(Facts(guards=list(graph.guards)))
     inputs = [b.input(v.type) for v in graph.inputs]
-    wanted = [inputs[k] for k in _chosen(graph, wrt)]
-    outputs = _emit(b, graph, inputs)
+    wanted = [inputs[k] for k in wrt]
+    results = _emit(b, graph, inputs, effects)
+    outputs = results[: len(graph.outputs)]
+    places = [k for k, _ in graph.writes]
+    writes = tuple(zip(places, results[len(outputs) :]))
     forward = tuple(b.ops)
-    active = _active(forward, wanted)
+    reached = _active(forward, wanted)
     cts = _Cotangents(b)
     for kind, output in zip(graph.outputs, outputs):
         if kind.dtype in FLOATS:
             ct = b.input(kind.type)
-            if output in active:
+            if output in reached:
                 cts.add(output, ct)
     for op in reversed(forward):
-        _pull(b, op, cts, active)
+        _pull(b, op, cts, reached)
     b.line = ""
-    found = b.graph(
-        f"{graph.name}_vjp", [cts.of(v) for v in wanted], guards=graph.guards
-    )
-    return prune(found)
+    used = [k for k, v in zip(wrt, wanted) if unused or v in cts]
+    found = [*outputs, *(cts.of(inputs[k]) for k in used)]
+    made = b.graph(graph.name, found, writes=writes, guards=graph.guards)
+    active = tuple(k for k, v in enumerate(outputs) if v in reached)
+    return Joint(made, active, tuple(used))
+
+
+def without_stops(graph: Graph) -> Graph:
+    """The graph after differentiation: a `stop_gradient` is its operand."""
+    stops = {op.result: op.operands[0] for op in graph.ops if op.name == STOP}
+    return rename(graph.with_ops(op for op in graph.ops if op.name != STOP), stops)
+
+
+def drawn_apart(graph: Graph) -> Graph:
+    """The graph with what dropout draws, its mask, apart from what it does with it."""
+    b = Builder(Facts(guards=list(graph.guards)))
+    replaced: dict[Value, Value] = {}
+    for op in graph.ops:
+        b.add_op(op)
+        constants = op.attrs.get("constants", ())
+        if op.title == "pd_op.dropout" and len(constants) == 1:
+            b.line = op.line
+            replaced[op.results[0]] = _dropped(b, op, constants[0])
+    return rename(graph.with_ops(b.ops), replaced)
+
+
+def _dropped(b: Builder, op: Op, p: float) -> Value:
+    """x where the mask keeps it, divided as Paddle's kernel divides it, else 0."""
+    x, mask = op.operands[0], op.results[1]
+    if op.attrs["mode"] == "upscale_in_train" and p != 1.0:
+        x = b.div(x, float(np.float32(1) - np.float32(p)))
+    zero = b.const(value=0.0, shape=x.shape, dtype=x.dtype)
+    result: Value = b.select(b.ne(mask, 0), x, zero)
+    return result
+
+
+def lifted(graph: Graph) -> tuple[Graph, list[int]]:
+    """The graph with what its ops draw at random as further inputs, and the places of
+    those values in `drawn(graph)`."""
+    read = {v for op in graph.ops for v in op.operands} | {*graph.results}
+    values = drawn(graph)
+    places = [k for k, v in enumerate(values) if v in read]
+    rest = graph.with_ops(op for op in graph.ops if not op.attrs.get("effect"))
+    inputs = (*graph.inputs, *(values[k] for k in places))
+    return replace(rest, inputs=inputs, writes=()), places
+
+
+def drawn(graph: Graph) -> list[Value]:
+    """The results of ops that draw random numbers."""
+    return [v for op in graph.ops if op.attrs.get("effect") for v in op.results]
 
 
 def _chosen(graph: Graph, wrt: Sequence[int] | None) -> list[int]:
@@ -56,32 +146,37 @@ def _chosen(graph: Graph, wrt: Sequence[int] | None) -> list[int]:
     return list(wrt)
 
 
-def _emit(b: Builder, graph: Graph, inputs: Sequence[Value]) -> list[Value]:
-    """The graph's ops made again in `b`, bodies in place of calls; its outputs."""
+def _emit(
+    b: Builder, graph: Graph, inputs: Sequence[Value], effects: bool
+) -> list[Value]:
+    """The graph's ops made again in `b`, bodies in place of calls; its results."""
     env = dict(zip(graph.inputs, inputs))
     line = b.line  # a call's own line is the user's; its body has none or ours
     for op in graph.ops:
         b.line = line or op.line
         operands = [env[v] for v in op.operands]
-        env.update(zip(op.results, _again(b, op, operands)))
+        env.update(zip(op.results, _again(b, op, operands, effects)))
     b.line = line
-    return [env[v] for v in graph.outputs]
+    return [env[v] for v in graph.results]
 
 
-def _again(b: Builder, op: Op, operands: Sequence[Value]) -> Sequence[Value]:
+def _again(
+    b: Builder, op: Op, operands: Sequence[Value], effects: bool
+) -> Sequence[Value]:
     if op.name in EXPANDED and op.body is not None:
-        return _emit(b, op.body, operands)
-    if op.attrs.get("effect"):
+        return _emit(b, op.body, operands, effects)
+    if op.attrs.get("effect") and not effects:
         raise _unsupported(op, b.line, "has an effect, which a gradient would repeat")
-    types = [r.type for r in op.results]
-    return b.op(op.name, operands, types, op.attrs, op.body).results
+    results = tuple(Value(r.type) for r in op.results)
+    again = replace(op, operands=tuple(operands), results=results, line=b.line)
+    return b.add_op(again).results
 
 
 def _active(ops: Sequence[Op], wanted: Sequence[Value]) -> set[Value]:
     """The values that a wanted input reaches through floats alone."""
     found = set(wanted)
     for op in ops:
-        if found.isdisjoint(op.operands):
+        if found.isdisjoint(op.operands) or op.name == STOP:
             continue
         if any(r.dtype.startswith("complex") for r in op.results):
             raise _unsupported(op, op.line, "is complex and has no gradient yet")

@@ -197,6 +197,14 @@ def evaluate(dim: Dim, values: Mapping[str, int]) -> int:
     return result
 
 
+def known(dim: Dim, values: Mapping[str, int]) -> int:
+    """The dim's value; 0 where a symbol has none."""
+    try:
+        return evaluate(dim, values)
+    except KeyError:
+        return 0
+
+
 def strides(shape: Sequence[Dim]) -> Shape:
     """Row-major strides in elements."""
     result: list[Dim] = []

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pirol.compiler.autodiff import without_stops
 from pirol.compiler.errors import PirolError, message
 from pirol.compiler.ir import Graph, Guard
 from pirol.compiler.verify import verify
@@ -17,6 +18,7 @@ from pirol.kernels.lower import Refusal, build_nest
 from pirol.kernels.profit import unprofitable
 from pirol.passes.calls import claim, inline
 from pirol.passes.canonicalize import canonicalize
+from pirol.passes.conv_grads import conv_grads
 from pirol.passes.decompose import decompose
 from pirol.passes.fuse import Refused, fuse
 from pirol.passes.plan import Plan, plan
@@ -51,40 +53,74 @@ def lower(
     The user's `own` passes run on primitives ("flat"), before those are fused; one with
     the attribute `level = "calls"` runs while composite ops are still calls.
     """
-    stages: dict[str, Graph] = {"capture": graph}
+    run = Run(progress, tuple(own))
+    flat = flatten(graph, Facts(hints), run, level)
+    return finish(without_stops(flat), run, target)
+
+
+@dataclass
+class Run:
+    """What passes ran so far: the graph after each, and what was assumed of dims."""
+
+    progress: Progress | None = None
+    own: tuple[Pass, ...] = ()
+    stages: dict[str, Graph] = field(default_factory=dict)
+    facts: tuple[Guard, ...] = ()
+
+    def through(self, passes: Sequence[tuple[str, Pass, str]], graph: Graph) -> Graph:
+        """The graph after these passes: (name, pass, level that it leads to)."""
+        for name, run, level in passes:
+            before, graph = graph, run(graph)
+            if run in self.own:
+                graph = _checked(name, before, graph, level)
+            verify(graph, level)
+            self.stages[name] = graph
+            if self.progress is not None:
+                self.progress(name, len(self.stages) / (PASSES + len(self.own)))
+        return graph
+
+
+PASSES = 10  # at most, but for the user's own
+
+
+def flatten(graph: Graph, facts: Facts, run: Run, level: str = "pir") -> Graph:
+    """The graph in primitives alone, but for what libraries or Paddle run."""
+    run.stages["capture"] = graph
     verify(graph, level)
-    refused: list[Refused] = []
-    facts = Facts(hints)
-
-    def fuse_all(g: Graph) -> Graph:
-        fused, found = fuse(g, fusible)
-        refused.extend(found)
-        return fused
-
     captured: tuple[tuple[str, Pass, str], ...] = (
         ("decompose", lambda g: decompose(g, facts), "calls"),
         ("canonicalize", canonicalize, "calls"),
     )
     passes: tuple[tuple[str, Pass, str], ...] = (
         *(captured if level == "pir" else ()),
-        *_named(own, "calls"),
+        *_named(run.own, "calls"),
         ("claim", claim, "calls"),
         ("inline", inline, "flat"),
+    )
+    graph = run.through(passes, graph)
+    run.facts = tuple(facts.guards)
+    return graph
+
+
+def finish(graph: Graph, run: Run, target: str = "cpu") -> Lowered:
+    """A flat graph's plan."""
+    refused: list[Refused] = []
+
+    def fuse_all(g: Graph) -> Graph:
+        fused, found = fuse(g, fusible)
+        refused.extend(found)
+        return fused
+
+    passes: tuple[tuple[str, Pass, str], ...] = (
+        ("conv_grads", conv_grads, "flat"),
         ("canonicalize-2", canonicalize, "flat"),
-        *_named(own, "flat"),
+        *_named(run.own, "flat"),
         *FOR[target],
         ("fuse", fuse_all, "fused"),
     )
-    for at, (name, run, level) in enumerate(passes):
-        before, graph = graph, run(graph)
-        if run in own:
-            graph = _checked(name, before, graph, level)
-        verify(graph, level)
-        stages[name] = graph
-        if progress is not None:
-            progress(name, (at + 1) / (len(passes) + 1))
-    _dump(stages)
-    return Lowered(plan(graph), refused, tuple(facts.guards), stages)
+    graph = run.through(passes, graph)
+    _dump(run.stages)
+    return Lowered(plan(graph), refused, run.facts, run.stages)
 
 
 # Passes on primitives that only some target wants.

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pirol.compiler.costs import PRODUCT, roofline
-from pirol.compiler.dims import Dim, add, mul, product, to_text
+from pirol.compiler.dims import Dim, add, known, mul, product, to_text
 from pirol.compiler.ir import BITS, Graph, Op, Value
 from pirol.compiler.pipeline import Lowered
 from pirol.compiler.runtime import Built
-from pirol.compiler.traffic import VIEWS, moved, number, size_of, traffic
+from pirol.compiler.traffic import VIEWS, moved, size_of, traffic
 from pirol.kernels.nest import Nest, Reduce
 from pirol.passes.fuse import Refused
 from pirol.prim import PRIMS
@@ -158,7 +158,7 @@ def _rows(built: Built) -> Dim:
 def _products(nest: Nest, sizes: Mapping[str, int]) -> int:
     """How many products the group's contraction adds up."""
     dots = [n for n in nest.nodes if isinstance(n, Reduce) and n.kind == "dot"]
-    return number(product(a.extent for a in nest.axes), sizes) if dots else 0
+    return known(product(a.extent for a in nest.axes), sizes) if dots else 0
 
 
 def _work(op: Op, sizes: Mapping[str, int]) -> int:

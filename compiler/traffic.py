@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from pirol.compiler.dims import Dim, evaluate
+from pirol.compiler.dims import known
 from pirol.compiler.ir import BITS, Graph, Op, Value, symbols_in
 from pirol.compiler.pipeline import Lowered
 from pirol.passes.plan import Launch
@@ -107,12 +107,4 @@ def _bytes(values: Iterable[Value], sizes: Sizes) -> int:
 
 def size_of(value: Value, sizes: Sizes) -> int:
     """A value's elements; 0 where only data tell."""
-    return number(value.type.size, sizes)
-
-
-def number(dim: Dim, sizes: Sizes) -> int:
-    """A dim's value; 0 where only data tell."""
-    try:
-        return evaluate(dim, sizes)
-    except KeyError:
-        return 0
+    return known(value.type.size, sizes)

@@ -1,10 +1,11 @@
 """Schedules for the CPU: Nest -> Kernel.
 
-Five forms. "Along rows": the lanes are neighbouring rows (pointwise work, reductions
+Six forms. "Along rows": the lanes are neighbouring rows (pointwise work, reductions
 over few or over outer elements). "Along columns": the lanes are one row's elements
 (softmax, layer_norm), in as many passes over the row as its reductions need. The
 third, for transposes, is in turn.py, the fourth, for contractions, in contract.py, the
-fifth, for windows, in window.py.
+fifth, for windows, in window.py, the sixth, for sums at places that data name, in
+scatter.py.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ from pirol.kernels.nest import (
     Scan,
     plain_sums,
 )
+from pirol.kernels.scatter import scatter
 from pirol.kernels.tile import TILE, Tile, row_stores
 from pirol.kernels.turn import HIGH, turned
 from pirol.kernels.window import windows
@@ -63,6 +65,9 @@ FEW = 16  # a row of fewer elements is not worth lanes of its own
 
 def schedule(nest: Nest) -> Kernel:
     """The CPU kernel of a nest."""
+    sums = scatter(nest)
+    if sums is not None:
+        return sums
     tiles = contraction(nest)
     if tiles is not None:
         return tiles.kernel()

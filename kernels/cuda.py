@@ -5,7 +5,7 @@ the block's threads share out one row's elements; partial results are joined by
 shuffles within warps, then through shared memory, always in the same order. "A block 32
 rows", where memory runs along the rows: a warp's lanes are rows, its warps share out
 their elements, and are joined through shared memory.
-Contractions are in cuda_contract.py.
+Contractions are in cuda_contract.py, sums at places that data name in scatter.py.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ from pirol.kernels.kernel import (
     WarpReduce,
 )
 from pirol.kernels.nest import Load, Nest, Scan, plain_sums
+from pirol.kernels.scatter import scatter_by_threads
 
 BLOCK = 256
 WARPS = BLOCK // 32
@@ -61,6 +62,9 @@ FEW = 32  # a row of fewer elements is one thread's work
 
 def schedule(nest: Nest) -> Kernel:
     """The CUDA kernel of a nest."""
+    sums = scatter_by_threads(nest, BLOCK)
+    if sums is not None:
+        return sums
     tiled = tiles(nest)
     if tiled is not None:
         return tiled

@@ -15,6 +15,7 @@ from pirol.compiler.dims import Dim, Shape, same_shape
 from pirol.compiler.ir import Graph, Op, Value
 from pirol.kernels import affine
 from pirol.kernels.affine import Affine, Data, Refine, constant
+from pirol.kernels.domain import REDUCTIONS, WINDOWS, Domain, reduced, same_domain
 from pirol.kernels.merge import merge_axes
 from pirol.kernels.nest import (
     Axis,
@@ -33,13 +34,6 @@ from pirol.prim.contract import COMPILED
 from pirol.prim.prim import ELEMENTWISE
 from pirol.prim.reduce import lowest
 
-REDUCTIONS = {
-    "reduce_sum": "sum",
-    "reduce_prod": "prod",
-    "reduce_max": "max",
-    "reduce_min": "min",
-}
-WINDOWS = {"window_sum": "sum", "window_max": "max"}
 MAX_NODES = 600  # a nest larger than this takes gcc too long
 
 
@@ -72,63 +66,20 @@ def build_nest(graph: Graph) -> Nest | Refusal:
             return no.refusal
 
 
-@dataclass(frozen=True)
-class _Domain:
-    """The shapes that the loops run over: one point a row, one per element."""
-
-    rows: Shape
-    full: Shape
-    columns: tuple[int, ...]  # the dims of `full` that are reduced
-
-
-def _domain(graph: Graph) -> _Domain:
-    found: _Domain | None = None
+def _domain(graph: Graph) -> Domain:
+    found: Domain | None = None
     product = any(op.name in COMPILED for op in graph.ops)
     for op in graph.ops:
-        here = _reduced(op)
+        here = reduced(op)
         if here is None:
             continue
-        if found is not None and (product or not _same_domain(found, here)):
+        if found is not None and (product or not same_domain(found, here)):
             raise _No("domains differ", f"{op.title} reduces over other axes")
         found = found or here
     if found is not None:
         return found
     shape = max((v.shape for v in graph.results), key=len)
-    return _Domain(shape, shape, ())
-
-
-def _reduced(op: Op) -> _Domain | None:
-    if op.name in REDUCTIONS:
-        full, columns = op.operands[0].shape, tuple(op.attrs["axes"])
-        return _Domain(op.result.shape, full, columns)
-    if op.name in WINDOWS:
-        rows, window = op.results[0].shape, tuple(op.attrs["window"])
-        columns = tuple(range(len(rows), len(rows) + len(window)))
-        return _Domain(rows, rows + window, columns)
-    if op.name == "cumsum":
-        full, axis = op.result.shape, op.attrs["axis"]
-        return _Domain((*full[:axis], *full[axis + 1 :]), full, (axis,))
-    if op.name in COMPILED:
-        rows, summed = _contracted(op)
-        columns = tuple(range(len(rows), len(rows) + len(summed)))
-        return _Domain(rows, rows + summed, columns)
-    return None
-
-
-def _contracted(op: Op) -> tuple[Shape, Shape]:
-    """The dims that a contraction's loops run over: its rows, and what is summed.
-
-    The rows of a conv are [N, groups, O / groups, ...].
-    """
-    x, w = (v.shape for v in op.operands)
-    if op.name == "dot_general":
-        return op.result.shape, tuple(x[k] for k in op.attrs["x_sum"])
-    groups, (n, out, *rest) = op.attrs["groups"], op.result.shape
-    return (n, groups, dims.floordiv(out, groups), *rest), w[1:]
-
-
-def _same_domain(a: _Domain, b: _Domain) -> bool:
-    return a.columns == b.columns and same_shape(a.full, b.full)
+    return Domain(shape, shape, ())
 
 
 @dataclass
@@ -205,7 +156,26 @@ class _Lowering:
         rows = self.domain.rows
         return affine.reshape(self.rows, rows, op.result.shape, self.extents)
 
+    def scattered(self, output: int, op: Op) -> Store:
+        """Where each element of the first operand is added to the result."""
+        if len(self.graph.outputs) > 1:
+            raise _No("domains differ", f"{op.title} has a kernel of its own")
+        source, *indices = op.operands
+        shape = op.result.shape
+        at, added = [], []
+        for k, size, step in zip(op.attrs["dims"], shape, dims.strides(shape)):
+            if k >= 0:
+                at.append(self.full[k])
+                continue
+            at.append(self.place(indices.pop(0), self.full, size, None))
+            added.append((size, step))
+        node = self.at(source, self.full)
+        return Store(output, affine.linear(at, shape), node, tuple(added))
+
     def store(self, output: int, value: Value) -> Store:
+        maker = self.producers.get(value)
+        if maker is not None and maker.name == "scatter_add":
+            return self.scattered(output, maker)
         if value in self.walked:
             at = self.walked[value]
             return Store(output, affine.linear(at, value.shape), self.at(value, at))
@@ -288,32 +258,35 @@ class _Lowering:
             case "concat":
                 return self.concat(op, index, guard)
             case "window_max" | "window_sum":
-                return self.window(op, value, index, guard)
+                return self.window(op, value, index)
             case "cumsum":
-                return self.scan(op, index, guard)
+                return self.scan(op, index)
             case name if name in COMPILED:
-                return self.contraction(op, index, guard)
+                return self.contraction(op, index)
             case name if name in REDUCTIONS:
-                return self.reduction(op, index, guard)
+                return self.reduction(op, index)
         raise _No("no kernel", f"{op.name} has no loop form")
 
     def number(self, value: Affine, dtype: str) -> int:
         node = self.node(Index(value))
         return node if dtype == "int64" else self.scalar("cast", dtype, node)
 
-    def reduction(self, op: Op, index: tuple[Affine, ...], guard: int | None) -> int:
+    # What is reduced is read where the loops stand, so that no guard is needed: one may
+    # depend on the reduced axis itself, where the result is read along it.
+
+    def reduction(self, op: Op, index: tuple[Affine, ...]) -> int:
         if index != self.rows:
             raise _No("domains differ", f"{op.title} is read at other rows")
-        arg = self.at(op.operands[0], self.full, guard)
+        arg = self.at(op.operands[0], self.full)
         return self.node(Reduce(REDUCTIONS[op.name], (arg,), op.result.dtype))
 
-    def contraction(self, op: Op, index: tuple[Affine, ...], guard: int | None) -> int:
+    def contraction(self, op: Op, index: tuple[Affine, ...]) -> int:
         if index != self.product_index(op):
             raise _No("domains differ", f"{op.title} is read at other rows")
         places = self.conv_places if op.name == "conv" else self.dot_places
         factors = []
         for source, (at, conditions) in zip(op.operands, places(op)):
-            item = self.at(source, at, self.all_of(guard, conditions))
+            item = self.at(source, at, self.all_of(None, conditions))
             if not isinstance(self.nodes[item], Load):
                 why = f"an operand of {op.title} would be computed again and again"
                 raise _No("recompute", why)
@@ -355,10 +328,10 @@ class _Lowering:
         place = affine.add(start, affine.scale(tap, attrs["dilation"][k]))
         return affine.add(place, constant(dims.mul(-1, attrs["padding"][k][0])))
 
-    def scan(self, op: Op, index: tuple[Affine, ...], guard: int | None) -> int:
+    def scan(self, op: Op, index: tuple[Affine, ...]) -> int:
         if index != self.full:
             raise _No("domains differ", f"{op.title} is read at other places")
-        arg = self.at(op.operands[0], self.full, guard)
+        arg = self.at(op.operands[0], self.full)
         return self.node(Scan("sum", (arg,), op.result.dtype))
 
     def gather(self, op: Op, index: tuple[Affine, ...], guard: int | None) -> int:
@@ -369,16 +342,22 @@ class _Lowering:
             if k >= 0:
                 at.append(index[k])
                 continue
-            place = self.at(indices.pop(0), index, guard)
-            last = self.const(dims.sub(size, 1), "int64")
-            place = self.scalar("min", "int64", place, last)
-            place = self.scalar("max", "int64", place, self.const(0, "int64"))
-            at.append(Affine(((Data(place, size), 1),)))
+            at.append(self.place(indices.pop(0), index, size, guard))
             if not (isinstance(size, int) and size > 0):
                 ends = self.const(size, "int64"), self.const(0, "int64")
                 conditions.append(self.scalar("gt", "bool", *ends))
         item = self.at(source, at, self.all_of(guard, conditions))
         return self.or_zero(item, self.all_of(None, conditions), source.dtype)
+
+    def place(
+        self, index: Value, at: Sequence[Affine], size: Dim, guard: int | None
+    ) -> Affine:
+        """An index's element, clamped into 0..size - 1."""
+        place = self.at(index, at, guard)
+        last = self.const(dims.sub(size, 1), "int64")
+        place = self.scalar("min", "int64", place, last)
+        place = self.scalar("max", "int64", place, self.const(0, "int64"))
+        return Affine(((Data(place, size), 1),))
 
     def or_zero(self, item: int, here: int | None, dtype: str) -> int:
         """The item where `here` is true, else 0, which a load's guard gives already."""
@@ -443,9 +422,7 @@ class _Lowering:
             result = self.scalar("select", op.result.dtype, first, value, result)
         return result
 
-    def window(
-        self, op: Op, value: Value, index: tuple[Affine, ...], guard: int | None
-    ) -> int:
+    def window(self, op: Op, value: Value, index: tuple[Affine, ...]) -> int:
         if index != self.rows:
             raise _No("domains differ", f"{op.title} is read at other rows")
         source, attrs = op.operands[0], op.attrs
@@ -455,8 +432,8 @@ class _Lowering:
             place = self.tap(index[k], taps[k], attrs, k)
             conditions += self.inside(place, 0, size)
             at.append(place)
-        item = self.at(source, at, self.all_of(guard, conditions))
         here = self.all_of(None, conditions)
+        item = self.at(source, at, here)
         if value is not op.results[0]:
             flat = self.node(Index(affine.linear(at, source.shape)))
             valid = self.const(True, "bool") if here is None else here

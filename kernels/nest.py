@@ -94,11 +94,16 @@ Node: TypeAlias = Load | Const | Index | Scalar | Reduce | Scan
 
 @dataclass(frozen=True)
 class Store:
-    """Write a node to element `index` of an output."""
+    """Write a node to element `index` of an output.
+
+    added: not written but added up, from 0 on, in the columns' order; the index has a
+    Data for each of these (extent, step) of the output's dims, which no axis walks.
+    """
 
     output: int
     index: Affine
     node: int
+    added: tuple[tuple[Dim, Dim], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,11 @@ class Nest:
     def columns(self) -> tuple[Axis, ...]:
         """The reduced axes, outermost first."""
         return tuple(a for a in self.axes if a.column)
+
+    @property
+    def scattered(self) -> Store | None:
+        """The store that adds up; then there is no other."""
+        return next((s for s in self.stores if s.added is not None), None)
 
     @property
     def in_order(self) -> bool:
@@ -295,6 +305,13 @@ class _Run:
             if store.output == output:
                 place = evaluate(store.index, self.places, self.symbols)
                 at, value = np.broadcast_arrays(place, self.values[store.node])
+                if store.added is not None:
+                    at, value = self.spread(at), self.spread(value)
+                    flat[:] = 0
+                    if flat.size:
+                        np.add.at(flat, at.reshape(-1), value.reshape(-1))
+                    written[:] = True
+                    continue
                 flat[at.reshape(-1)] = value.reshape(-1)
                 written[at.reshape(-1)] = True
         if not written.all():

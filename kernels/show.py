@@ -21,7 +21,9 @@ def show(nest: Nest) -> str:
     for k, node in enumerate(nest.nodes):
         lines.append(f"  v{k} = {_node(node)}")
     for store in nest.stores:
-        lines.append(f"  out{store.output}[{index_text(store.index)}] = v{store.node}")
+        sign = "=" if store.added is None else "+="
+        place = f"out{store.output}[{index_text(store.index)}]"
+        lines.append(f"  {place} {sign} v{store.node}")
     return "\n".join(lines)
 
 

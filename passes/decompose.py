@@ -82,6 +82,9 @@ class _Decomposer:
         if op.branches:
             self.env.update(zip(op.results, self.control(op)))
             return
+        if op.name == "stop_gradient":
+            self.env[op.result] = self.b.stop_gradient(self.env[op.operands[0]])
+            return
         try:
             if rule is None:
                 raise Unsupported("Pirol has no decomposition of it")
@@ -150,6 +153,9 @@ class _Decomposer:
         attrs = {"callee": op.name, "why": why, **_plain_attrs(op)}
         fixed = op.attrs.get("fixed", ())
         operands = [v for k, v in enumerate(self.operands(op)) if k not in fixed]
+        if op.name == "pd_op.dropout":  # its gradient needs p
+            known = [self.b.known(self.env[op.operands[k]]) or [] for k in fixed]
+            attrs["constants"] = tuple(n for numbers in known for n in numbers)
         types = self.declared(op)
         self.b.facts.define([t.shape for t in types], len(self.b.ops))
         if "effect" in attrs:

@@ -370,3 +370,13 @@ def _cast_vjp(b: Any, op: Any, cts: Any) -> Sequence[Any]:
 
 
 define(Prim("cast", "cast", _infer_cast, _cast, _cast_vjp, {"any": "(({c}){0})"}))
+
+# x itself; no gradient passes through it. Gone before kernels are made.
+define(
+    Prim(
+        "stop_gradient",
+        "stop",
+        lambda types, attrs: (types[0],),
+        lambda x: x,
+    )
+)

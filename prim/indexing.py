@@ -1,4 +1,4 @@
-"""Primitives that follow data: gather, cumsum, and check, which stops a bad index."""
+"""Primitives that follow data: gather and its transpose, cumsum, check, bind."""
 
 from __future__ import annotations
 
@@ -40,9 +40,52 @@ def _gather(x: Any, *indices: Any, shape: Any, dims: Any) -> Any:
     return np.broadcast_to(x[tuple(at)], shape).copy()
 
 
+def _gather_vjp(b: Any, op: Any, cts: Any) -> Sequence[Any]:
+    x, *indices = op.operands
+    grad = b.scatter_add(cts[0], *indices, shape=x.shape, dims=op.attrs["dims"])
+    return (grad, *(None for _ in indices))
+
+
 # Element `p` of the result is x at coordinates that are each either p's own (dims: the
 # result's dim k) or an index operand's value at p (dims: -1), clamped into x.
-define(Prim("gather", "movement", _infer_gather, _gather))
+define(Prim("gather", "movement", _infer_gather, _gather, _gather_vjp))
+
+
+def _infer_scatter(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
+    x, *indices = types
+    result = TensorType(tuple(attrs["shape"]), x.dtype)
+    kept = [k for k in attrs["dims"] if k >= 0]
+    ok = x.dtype in NUMBERS and len(set(kept)) == len(kept)
+    require(ok, "scatter_add", (*types, attrs["dims"]), "numbers, each dim once")
+    gathered = {"shape": x.shape, "dims": attrs["dims"]}
+    _infer_gather((result, *indices), gathered)  # it reads where this writes
+    return (result,)
+
+
+def _scatter(x: Any, *indices: Any, shape: Any, dims: Any) -> Any:
+    out = np.zeros(shape, x.dtype)
+    if not x.size or not out.size:
+        return out
+    grid, rest = np.indices(x.shape, sparse=True), iter(indices)
+    at = [
+        grid[k] if k >= 0 else np.clip(next(rest), 0, n - 1)
+        for k, n in zip(dims, shape)
+    ]
+    if not at:
+        return np.sum(x, dtype=x.dtype)
+    np.add.at(out, tuple(np.broadcast_to(a, x.shape) for a in at), x)
+    return out
+
+
+def _scatter_vjp(b: Any, op: Any, cts: Any) -> Sequence[Any]:
+    x, *indices = op.operands
+    grad = b.gather(cts[0], *indices, shape=x.shape, dims=op.attrs["dims"])
+    return (grad, *(None for _ in indices))
+
+
+# The transpose of gather: each element of x is added, in order, to zeros of the shape,
+# at the coordinates where gather of that shape by these indices and dims would read.
+define(Prim("scatter_add", "scatter", _infer_scatter, _scatter, _scatter_vjp))
 
 
 def _infer_cumsum(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:

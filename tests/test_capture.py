@@ -207,19 +207,6 @@ def test_layer_stays_a_layer_and_sees_new_parameters() -> None:
     assert pirol.explain(fast).compiles == 1
 
 
-def test_call_that_needs_gradients_is_paddles() -> None:
-    plain, layer = Block(), Block()
-    layer.set_state_dict(plain.state_dict())
-    for part in (plain, layer):
-        part.drop.p = 0.0
-    fast = pirol.to_static(layer, input_spec=spec([None, 8]))
-    x = paddle.randn([3, 8])
-    fast(x).sum().backward()
-    plain(x).sum().backward()
-    close(fast.up.weight.grad, plain.up.weight.grad)
-    assert [f.why for f in pirol.explain(fast).fallbacks] == ["gradients are needed"]
-
-
 def test_one_warning_and_strict() -> None:
     fast = pirol.to_static(picked, input_spec=spec([None, 4]))
     with pytest.warns(PirolWarning, match="nonzero") as caught:

@@ -332,6 +332,31 @@ SAMPLES: dict[str, list[Sample]] = {
 }
 
 
+def looked_up(name: str) -> Iterator[Sample]:
+    """x at, or to, places: some dims kept, the others by an index each."""
+    for x, result, dims in (
+        ((5,), (3,), (-1,)),
+        ((4, 3), (6, 3), (-1, 1)),
+        ((4, 3), (4, 5), (0, -1)),
+        ((4, 3), (2, 5), (-1, -1)),
+        ((3, 4, 2), (4, 6), (-1, 0, -1)),
+        ((0, 2), (3, 2), (-1, 1)),
+        ((2, 3), (0, 3), (-1, 1)),
+    ):
+        indices = [TensorType(result, "int64")] * sum(k < 0 for k in dims)
+        given, shape = (x, result) if name == "gather" else (result, x)
+        yield Sample(
+            lambda b, v, *i, shape=shape, dims=dims: getattr(b, name)(
+                v, *i, shape=shape, dims=dims
+            ),
+            (f64(*given), *indices),
+        )
+
+
+SAMPLES["gather"] = list(looked_up("gather"))
+SAMPLES["scatter_add"] = list(looked_up("scatter_add"))
+
+
 # Numbers ------------------------------------------------------------------------
 
 

@@ -40,6 +40,7 @@ def caller(
     needed = {
         op.attrs["site"]: any(users[r] or r in returned for r in op.results[1:])
         for op in program.graph.ops
+        if "site" in op.attrs
     }
 
     def of(op: Op) -> Callable[..., Any]:

@@ -20,7 +20,7 @@ from pirol.compiler.capture.reader import Program
 from pirol.compiler.errors import BuildError, PirolError, StrictError, Unsupported
 from pirol.compiler.interpreter import bind_symbols
 from pirol.compiler.ir import Graph, Guard
-from pirol.compiler.pipeline import dump_folder, dumping, lower
+from pirol.compiler.pipeline import Lowered, dump_folder, dumping, lower
 from pirol.compiler.runtime import (
     Built,
     Compiled,
@@ -161,19 +161,23 @@ class Plans:
         self.program = program
         self.draws = any(op.attrs.get("effect") for op in program.graph.walk())
         hints = _hints(program.graph, [tensors[k] for k in program.inputs]) | learned
-        key = self.key_of(program.graph, hints)
-        ready = stored.find(key) if key else None
-        made = None
-        if ready is not None:
-            with contextlib.suppress(OSError):  # it was trimmed just now
-                made = self.assembled(ready, program)
-                self.options.report.unseen.append(lambda: self.look_into(hints))
-        made = made or self.newly(program, hints, key)
+        made = self.made(program, hints)
         self.hints = hints
         self.options.report.compiles += self.whole
         if self.options.progress is not None:
             self.options.progress("kernels", 1.0)
         return made
+
+    def made(self, program: Program, hints: dict[str, int]) -> Compiled:
+        """A plan for inputs of these sizes, from disk if it is there."""
+        key = self.key_of(program.graph, hints)
+        ready = stored.find(key) if key else None
+        if ready is not None:
+            with contextlib.suppress(OSError):  # it was trimmed just now
+                made = self.assembled(ready, program)
+                self.options.report.unseen.append(lambda: self.look_into(hints))
+                return made
+        return self.newly(program, hints, key)
 
     def key_of(self, graph: Graph, hints: dict[str, int]) -> str:
         """The plan's key on disk; "" where it is to be made in any case."""
@@ -189,13 +193,7 @@ class Plans:
         options = self.options
         lowered = lower(program.graph, hints, options.progress, options.passes)
         kernels = generate(lowered.plan)
-        _dump(kernels)
-        try:
-            ready = Ready(lowered.plan, lowered.facts, compile_kernels(kernels))
-            made = self.assembled(ready, program)
-        except OSError:  # another process may have trimmed the cache just now
-            ready = Ready(lowered.plan, lowered.facts, compile_kernels(kernels))
-            made = self.assembled(ready, program)
+        ready, made = built(lowered, kernels, lambda r: self.assembled(r, program))
         if key:
             stored.keep(key, ready)
         options.report.add(lowered, kernels, hints, self.whole)
@@ -223,10 +221,15 @@ class Plans:
 
     def assembled(self, ready: Ready, program: Program) -> Compiled:
         made_for = self.accept(ready.plan, ready.facts)
+        made = self.connected(ready, program, program.graph)
+        self.assumed.append(made_for)
+        return made
+
+    def connected(self, ready: Ready, program: Program, original: Graph) -> Compiled:
+        """The plan, ready to run; `original` has the input types as captured."""
         native.start()
         call = caller(program, lambda graph: self.branch(program, graph))
-        made = assemble(ready.plan, program.graph, call, ready.codes)
-        self.assumed.append(made_for)
+        made = assemble(ready.plan, original, call, ready.codes)
         with contextlib.suppress(OSError):
             cache.used({c.key for c in ready.codes})
         return made
@@ -244,6 +247,22 @@ class Plans:
             return found
 
         return run
+
+
+def built(
+    lowered: Lowered, kernels: Sequence[Built], use: Callable[[Ready], Compiled]
+) -> tuple[Ready, Compiled]:
+    """A plan with its kernels built, and what `use` makes of it; once more where
+    another process trimmed the cache just now."""
+    _dump(kernels)
+    for last in (False, True):
+        try:
+            ready = Ready(lowered.plan, lowered.facts, compile_kernels(kernels))
+            return ready, use(ready)
+        except OSError:
+            if last:
+                raise
+    raise AssertionError
 
 
 def _undone(

@@ -65,9 +65,14 @@ class Program:
     keep: Any
 
 
-def read(program: Any, inputs: Sequence[Any], outputs: Sequence[Any]) -> Program:
-    """Import a PIR program; `inputs` are its Values in the order of the tensors."""
-    return _Reader(_Shared(program)).read(inputs, outputs)
+def read(
+    program: Any, inputs: Sequence[Any], outputs: Sequence[Any], stops: bool = False
+) -> Program:
+    """Import a PIR program; `inputs` are its Values in the order of the tensors.
+
+    stops: whether to show, as `stop_gradient`, where Paddle lets no gradient through.
+    """
+    return _Reader(_Shared(program, stops)).read(inputs, outputs)
 
 
 @dataclass
@@ -75,6 +80,7 @@ class _Shared:
     """What the readers of a program's blocks have in common."""
 
     program: Any
+    stops: bool
     sites: list[Any] = field(default_factory=list)
     symbols: int = 0
 
@@ -189,9 +195,23 @@ class _Reader:
         )
         self.append(new, op)
         self.define(results, list(new.results))
+        if self.shared.stops:
+            self.stop(op, results)
         for result, operand in aliases.items():
             if op.result(result).initialized():
                 self.env[op.operands()[operand].source()] = self.env[op.result(result)]
+
+    def stop(self, op: Any, results: Sequence[Any]) -> None:
+        """Stop gradients at results that Paddle says have none, though operands do."""
+        if all(s.stop_gradient for s in _sources(op) if s.initialized()):
+            return
+        for result in results:
+            value = self.env[result]
+            if result.stop_gradient and not isinstance(value, list):
+                stopped = Value(value.type)
+                stop = Op("stop_gradient", (value,), {}, (stopped,), None, _line(op))
+                self.ops.append(stop)
+                self.env[result] = stopped
 
     def append(self, new: Op, op: Any) -> None:
         """Add an op; `op` is the PIR op that it stands for."""
@@ -206,6 +226,8 @@ class _Reader:
             return name, {}
         if name == "pd_op.assign_value_":
             return "pd_op.assign_value", {0: 0}
+        if name == "pd_op.share_data_":  # it writes nothing: detach
+            return "pd_op.share_data", {}
         if name == "pd_op.assign_out_":
             return "pd_op.assign", INPLACE[name]
         if name in INPLACE:

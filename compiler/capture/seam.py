@@ -22,6 +22,8 @@ from pirol.compiler.capture import native
 from pirol.compiler.capture.options import Options
 from pirol.compiler.capture.plans import LOCK, Left, Plans
 from pirol.compiler.capture.reader import Program, read
+from pirol.compiler.capture.training import TrainingPlans
+from pirol.compiler.capture.walks import follow
 
 
 class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
@@ -29,10 +31,10 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
 
     def __call__(self, inputs: Any) -> Any:
         """Run on the (nested) inputs of an AST program."""
-        found = self._serve(self._prepare_inputs(inputs))
+        plans, found = self._serve(self._prepare_inputs(inputs))
         if isinstance(found, Left):
-            return self._state().paddles(super().__call__, inputs, found)
-        last_served.layer = self._state().options.latest = self
+            return plans.paddles(super().__call__, inputs, found)
+        last_served.layer = plans.options.latest = self
         return self._remove_no_value(self._restore_out(found))
 
     def quick(self, args: tuple[Any, ...], gradients: bool) -> tuple[Any] | None:
@@ -68,41 +70,48 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
 
     def sot_call(self, inputs: Any) -> Any:
         """Run on the flat inputs of an SOT program."""
-        found = self._serve(list(inputs))
+        plans, found = self._serve(list(inputs))
         if isinstance(found, Left):
-            return self._state().paddles(super().sot_call, inputs, found)
+            return plans.paddles(super().sot_call, inputs, found)
         return self._outputs.quick_restore(found)
 
-    def _serve(self, tensors: list[Any]) -> list[Any] | Left:
-        """The outputs, or why Paddle must run the call."""
-        state = self._state()
+    def _serve(self, tensors: list[Any]) -> tuple[Plans, list[Any] | Left]:
+        """The plans for such calls; the outputs, or why Paddle must run the call."""
         given = [*tensors, *self._params]
-        if state.broken:
-            return Left.REFUSED
-        why = "gradients are needed" if self._needs_gradients(given) else _amp()
+        plans = self._state(self._wanted(given))
+        why = _amp()
         if why:
-            state.options.fall_back("the call", why)
-            return Left.REFUSED
+            plans.options.fall_back("the call", why)
+        if why or plans.broken:
+            return plans, Left.REFUSED
         with paddle.no_grad(), native.library_threads():
-            return state.run(given)
+            return plans, plans.run(given)
 
-    def _state(self) -> Plans:
-        state = self.__dict__.get("_pirol_state")
-        if state is None:
-            with LOCK:
-                made = Plans(self._build_strategy, self._read)
-                state = self.__dict__.setdefault("_pirol_state", made)
-        return state  # type: ignore[no-any-return]
-
-    def _needs_gradients(self, tensors: Sequence[Any]) -> bool:
+    def _wanted(self, tensors: Sequence[Any]) -> tuple[int, ...]:
+        """The numbers of the tensors that need gradients in this call."""
         if not (self.training and paddle.is_grad_enabled()):
-            return False
-        return any(not t.stop_gradient for t in tensors)
+            return ()
+        return tuple(k for k, t in enumerate(tensors) if not t.stop_gradient)
 
-    def _read(self) -> Program:
+    def _state(self, wanted: tuple[int, ...] = ()) -> Plans:
+        """The plans for calls in which these tensors need gradients."""
+        states: dict[tuple[int, ...], Plans]
+        states = self.__dict__.setdefault("_pirol_states", {})
+        if wanted not in states:
+            with LOCK:
+                states.setdefault(wanted, self._plans(wanted))
+        return states[wanted]
+
+    def _plans(self, wanted: tuple[int, ...]) -> Plans:
+        options = self._build_strategy
+        if not wanted:
+            return Plans(options, self._read)
+        return TrainingPlans(options, lambda: self._read(stops=True), wanted)
+
+    def _read(self, stops: bool = False) -> Program:
         runnable = self.origin_runnable_program
         inputs = [*runnable.x_values, *runnable.param_values]
-        return read(runnable.program, inputs, runnable.out_values)
+        return read(runnable.program, inputs, runnable.out_values, stops)
 
 
 MAKERS = ("pd_op.full", "pd_op.assign_value", "pd_op.assign_value_")
@@ -172,6 +181,7 @@ def connect() -> str:
     if missing:
         return f"this Paddle has no {', '.join(missing)}; Pirol needs paddlepaddle 3.3"
     partial.partial_program_from = _partial_program_from
+    follow()
     return ""
 
 

@@ -1,4 +1,7 @@
-"""Losses, an element or a row at a time; Paddle takes their means itself."""
+"""Losses, an element or a row at a time; Paddle takes their means itself.
+
+Paddle has no gradient for the labels of any but huber_loss, so none passes here.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +36,7 @@ def sigmoid_cross_entropy(
     As in Paddle, a label is ignored once its fraction is cut off, but only what is
     equal to ignore_index is left out of the number that `normalize` divides by.
     """
+    label = b.stop_gradient(label)
     tail = log1p_exp(b, b.neg(b.abs(x)))
     if weight is None:
         loss = b.add(b.sub(b.max(x, 0.0), b.mul(x, label)), tail)
@@ -53,6 +57,7 @@ def sigmoid_cross_entropy(
 def bce_loss(b: Builder, x: Value, label: Value) -> Any:
     """-label * log(x) - (1 - label) * log(1 - x), no logarithm under -100."""
     b.check(b.and_(b.ge(x, 0.0), b.le(x, 1.0)), "bce_loss of what is not in 0..1")
+    label = b.stop_gradient(label)
     hit = b.max(b.log(x), LOWEST_LOG)
     miss = b.max(b.log1p(b.neg(x)), LOWEST_LOG)
     return b.sub(b.mul(b.sub(label, 1.0), miss), b.mul(label, hit))
@@ -74,6 +79,7 @@ def kldiv_loss(
 ) -> Any:
     """label * (log(label) - x), 0 where the label is not over 0; or of log(label)."""
     need(reduction == "none", f"kldiv_loss with the reduction {reduction}")
+    label = b.stop_gradient(label)
     if log_target:
         return b.mul(b.exp(label), b.sub(label, x))
     one = b.const(value=1.0, shape=(), dtype=x.dtype)
@@ -117,6 +123,7 @@ def cross_entropy(
     low, total = centred_exp(b, x, axes)
     softmax = b.div(b.exp(low), spread(b, total, x, axes))
     if soft_label:
+        label = b.stop_gradient(label)
         loss = _soft_loss(b, low, b.log(total), label, axes)
     else:
         loss = _hard_loss(b, low, b.log(total), label, axes, ignore_index)

@@ -81,9 +81,11 @@ def batch_norm(
     """(x - mean) / sqrt(variance + epsilon) * scale + bias a channel.
 
     In training mean and variance are the batch's (a lone element stays as it is), and
-    the second and third results are the running ones, moved on towards them.
+    the second and third results are the running ones, moved on towards them. To Paddle
+    those have no gradient.
     """
     channel = 1 if data_format.startswith("NC") else x.type.rank - 1
+    mean, variance = b.stop_gradient(mean), b.stop_gradient(variance)
     if (is_test and not trainable_statistics) or use_global_stats:
         y = _normalised(b, x, mean, variance, scale, epsilon, channel)
         return _affine(b, y, None, bias, channel), mean, variance, None, None, None

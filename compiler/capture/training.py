@@ -1,0 +1,289 @@
+"""Calls that need gradients: a forward and a backward plan, joined by hooks.
+
+`Trained` is a flat graph, differentiated and cut in two (passes/partition.py). Where
+its backward must be differentiable itself (create_graph), that is the graph of
+gradients over inputs, Trained in its turn, so that nothing differentiates through what
+a forward plan kept.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import paddle
+
+from pirol.compiler.autodiff import (
+    drawn,
+    drawn_apart,
+    joint,
+    lifted,
+    vjp,
+    without_stops,
+)
+from pirol.compiler.capture import native
+from pirol.compiler.capture.options import Options
+from pirol.compiler.capture.plans import LOCK, Plans, built
+from pirol.compiler.capture.reader import Program
+from pirol.compiler.capture.walks import current
+from pirol.compiler.dims import symbol
+from pirol.compiler.errors import PirolError, message
+from pirol.compiler.ir import FLOATS, Graph, TensorType, Value
+from pirol.compiler.pipeline import Run, finish, flatten
+from pirol.compiler.runtime import Compiled, generate
+from pirol.passes.partition import partition
+from pirol.prim import Facts
+
+
+class TrainingPlans(Plans):
+    """The plans of a program for calls in which the tensors `wrt` need gradients."""
+
+    def __init__(
+        self, options: Options, read: Callable[[], Program], wrt: Sequence[int]
+    ) -> None:
+        super().__init__(options, read)
+        self.wrt = wrt
+
+    def made(self, program: Program, hints: dict[str, int]) -> Any:
+        """A plan, and that of its gradient."""
+        run = Run(self.options.progress, self.options.passes)
+        flat = drawn_apart(flatten(program.graph, Facts(hints), run))
+        wrt = [at for at, k in enumerate(program.inputs) if k in self.wrt]
+        made = Trained(_Maker(self, program, hints, run), flat, program.graph, wrt)
+        self.assumed.append(self.accept(made.forward.plan, run.facts))
+        return made
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """Makes plans of flat graphs that a program led to."""
+
+    plans: TrainingPlans
+    program: Program
+    hints: dict[str, int]
+    run: Run
+
+    def __call__(self, graph: Graph, original: Graph, name: str = "") -> Compiled:
+        """The plan of a graph; a `name` says that it is not the program's own."""
+        options, program = self.plans.options, replace(self.program, graph=graph)
+        stages = {"capture": graph} if name else self.run.stages
+        run = Run(None, self.run.own, stages, self.run.facts)
+        lowered = finish(without_stops(graph), run)
+        kernels = generate(lowered.plan)
+        _, made = built(
+            lowered, kernels, lambda r: self.plans.connected(r, program, original)
+        )
+        options.report.add(lowered, kernels, self.hints, whole=not name)
+        return made
+
+
+class Trained:
+    """A flat graph and its gradient with respect to the inputs `wrt`, as a plan that
+    Plans can run: its results have a gradient."""
+
+    native = False  # what it calls needs the interpreter
+    passed_on: Sequence[int] = ()
+
+    def __init__(
+        self,
+        make: _Maker,
+        flat: Graph,
+        original: Graph,
+        wrt: Sequence[int],
+        name: str = "",
+    ) -> None:
+        self.make, self.flat, self.name = make, flat, name
+        both = joint(flat, wrt)
+        self.active, self.wrt = both.active, both.wrt
+        self.alone, places = lifted(flat)
+        at = drawn(both.graph)
+        parts = partition(
+            both.graph,
+            len(flat.inputs),
+            len(flat.outputs),
+            make.hints,
+            [at[k] for k in places],
+        )
+        self.drawn = [parts.kept.index(at[k]) for k in places]
+        self.forward = make(parts.forward, original, name)
+        backward = parts.backward
+        self.backward = make(backward, _as_given(backward), f"{name}backward")
+        self.miss, self.learned = self.forward.miss, self.forward.learned
+
+    @cached_property
+    def again(self) -> Trained:
+        """The gradient as a graph over inputs, what was drawn, and cotangents."""
+        graph = vjp(self.alone, wrt=self.wrt)
+        cts = range(len(self.alone.inputs), len(graph.inputs))
+        name = f"{self.name}gradient-"
+        with LOCK:
+            given = _as_given(graph)
+            return Trained(self.make, graph, given, [*self.wrt, *cts], name)
+
+    def run(self, tensors: Sequence[Any]) -> list[Any] | None:
+        """The outputs, joined to the tensors `wrt`; None where no plan fits."""
+        with paddle.no_grad():
+            found = self.forward.run(tensors)
+        if found is None:
+            return None
+        given, count = {id(t) for t in tensors}, len(self.flat.outputs)
+        outputs: list[Any] = []
+        for tensor in found[:count]:
+            seen = given | {id(t) for t in outputs}
+            outputs.append(tensor.detach() if id(tensor) in seen else tensor)
+        own = {id(t) for t in outputs}
+        kept = [t.detach() if id(t) in own else t for t in found[count:]]
+        if not self.active:
+            return outputs
+        if not self.wrt:
+            return outputs
+        return _Call(self, list(tensors), kept).joined(outputs)
+
+
+def _as_given(graph: Graph) -> Graph:
+    """The graph whose inputs' computed dims are symbols, which a call may then set."""
+    names = itertools.count()
+
+    def loose(dim: Any) -> Any:
+        plain = isinstance(dim, int) or dim.is_Symbol
+        return dim if plain else symbol(f"given{next(names)}")
+
+    kinds = [TensorType(tuple(map(loose, v.shape)), v.dtype) for v in graph.inputs]
+    return replace(graph, inputs=tuple(map(Value, kinds)))
+
+
+class _Call:
+    """What a walk back through a run needs of it; a walk gives the cotangents of the
+    outputs first, and then asks for gradients."""
+
+    def __init__(self, trained: Trained, tensors: list[Any], kept: list[Any]) -> None:
+        self.trained, self.tensors, self.kept = trained, tensors, kept
+        self.versions = [t.inplace_version for t in (*tensors, *kept)]
+        self.cts: dict[int, Any] = {}
+        self.found: list[Any] | None = None
+
+    def take(self, output: int, ct: Any) -> None:
+        """The cotangent of an output; the first one begins a walk."""
+        if self.found is not None:
+            self.cts, self.found = {}, None
+        self.cts[output] = ct
+
+    def gradient(self, k: int) -> Any:
+        """The gradient of the k-th tensor of `wrt`; all are computed for the first."""
+        if self.found is None:
+            self.found = self.gradients()
+            self.cts = {}
+            current.after.append(self.end if current.retained else self.release)
+        return self.found[k]
+
+    def gradients(self) -> list[Any]:
+        """The gradients of the tensors `wrt` for the cotangents of the outputs."""
+        trained, given = self.trained, self.cotangents()
+        self.check_versions()
+        if current.differentiable:
+            drawn = [self.kept[k] for k in trained.drawn]
+            found = trained.again.run([*self.tensors, *drawn, *given])
+            miss = trained.again.miss
+        else:
+            used, miss = [*self.kept, *given], trained.backward.miss
+            with paddle.no_grad(), native.library_threads():
+                found = trained.backward.run(used)
+            found = found and _apart(found, used)
+        if found is None:
+            got, expected = miss(), "cotangents of the outputs' types"
+            raise PirolError(message("backward", got=got, expected=expected))
+        return found
+
+    def cotangents(self) -> list[Any]:
+        """Of all float outputs; zeros for those that the walk did not come through."""
+        found = []
+        for k, (value, shape) in enumerate(zip(self.trained.flat.outputs, self.shapes)):
+            if value.dtype in FLOATS:
+                ct = self.cts.get(k)
+                found.append(paddle.zeros(shape, value.dtype) if ct is None else ct)
+        return found
+
+    def check_versions(self) -> None:
+        """Raise as eager does where what the gradient needs is gone or was written."""
+        if not self.versions:
+            raise RuntimeError(
+                message(
+                    "backward",
+                    got="a second walk through what the first one gave back",
+                    expected="retain_graph=True at the first one",
+                )
+            )
+        for tensor, version in zip((*self.tensors, *self.kept), self.versions):
+            if tensor.inplace_version != version:
+                expected = f"version {version}: it was written since the forward run"
+                got = f"{tensor.name} at version {tensor.inplace_version}"
+                raise RuntimeError(message("backward", got=got, expected=expected))
+
+    def end(self) -> None:
+        """Give back the gradients."""
+        self.found = None
+
+    def release(self) -> None:
+        """Give back all that was kept."""
+        self.found, self.tensors, self.kept, self.versions = None, [], [], []
+
+    def joined(self, outputs: Sequence[Any]) -> list[Any]:
+        """The outputs with a gradient to the tensors `wrt`.
+
+        By Paddle's own nodes: tensor -> view -> sum of all -> scale -> view, an output.
+        Hooks take cotangents off the way and put gradients on it; in between are tokens
+        of one number. (A PyLayer is not told which gradients are asked for, fails where
+        it gives more, and crashes when it is walked a second time.)
+        """
+        self.shapes = [t.shape for t in outputs]
+        ops, tokens, found = paddle._C_ops, [], list(outputs)
+        with paddle.enable_grad():
+            for k, at in enumerate(self.trained.wrt):
+                tensor = self.tensors[at]
+                if not tensor.stop_gradient:
+                    token = ops.view_shape(tensor, tensor.shape)
+                    token.data = _token()
+                    token.register_hook(functools.partial(_gradient, self, k))
+                    tokens.append(token)
+            whole = ops.add_n(tokens)
+            for k in self.trained.active:
+                inner = ops.scale(whole, 1.0, 0.0, True)
+                if outputs[k].dtype != inner.dtype:  # to which a cotangent is cast
+                    inner = ops.cast(inner, outputs[k].dtype)
+                inner.data = outputs[k]
+                inner.register_hook(functools.partial(_take, self, k))
+                found[k] = ops.view_shape(inner, inner.shape)
+        return found
+
+
+def _gradient(call: _Call, k: int, token: Any) -> Any:
+    return call.gradient(k)
+
+
+def _take(call: _Call, k: int, ct: Any) -> Any:
+    call.take(k, ct)
+    return _token(ct.dtype)  # Paddle asks for the same dtype again
+
+
+@functools.lru_cache
+def _zero(dtype: Any) -> Any:
+    return paddle.zeros([], dtype)
+
+
+def _token(dtype: Any = paddle.float32) -> Any:
+    return _zero(dtype).detach()
+
+
+def _apart(found: list[Any], given: Sequence[Any]) -> list[Any]:
+    """The tensors, those copied that are given ones or occur twice: Paddle adds to
+    gradients in place."""
+    seen = {id(t) for t in given}
+    for k, tensor in enumerate(found):
+        if id(tensor) in seen:
+            found[k] = tensor.clone()
+        seen.add(id(tensor))
+    return found

@@ -1,0 +1,93 @@
+"""Schedule for sums at places that data name (the gradient of a gather), CPU and CUDA.
+
+A row adds its elements in order, so that sums do not depend on the threads: rows are
+the dims that the result has from the operand as they are. On the CPU the last of them
+is the lanes, shared out where it is the only one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pirol.compiler import dims
+from pirol.compiler.dims import Dim, product
+from pirol.kernels import affine
+from pirol.kernels.affine import Affine, Data, axis, constant
+from pirol.kernels.emit import Emitter, closure, grain, unravel
+from pirol.kernels.kernel import Apply, At, Expr, If, Kernel, Loop, Num, Put, Stmt
+from pirol.kernels.nest import Axis, Nest, Store
+
+LEAST = 16  # lanes in a chunk: no two threads write to one cache line all the time
+
+
+def scatter(nest: Nest) -> Kernel | None:
+    """The CPU's kernel of a nest whose store adds up, else None."""
+    store = nest.scattered
+    if store is None:
+        return None
+    columns = product(a.extent for a in nest.columns)
+    if not nest.rows:
+        loop = Loop("r", axis("begin"), axis("end"), _row(nest, store, []), "rows")
+        return _kernel(nest, (loop,), 1, 1)
+    *outer, lane = nest.rows
+    if not outer:
+        chunk = Loop(lane.name, axis("begin"), axis("end"), (), "lanes")
+        each = dims.maximum(grain(columns), LEAST)
+        return _kernel(nest, _row(nest, store, [chunk]), lane.extent, each)
+    whole = Loop(lane.name, affine.ZERO, constant(lane.extent), (), "lanes")
+    body = (*unravel([a.name for a in outer], nest, "r"), *_row(nest, store, [whole]))
+    loop = Loop("r", axis("begin"), axis("end"), body, kind="rows")
+    work = grain(dims.mul(columns, lane.extent))
+    return _kernel(nest, (loop,), product(a.extent for a in outer), work)
+
+
+def scatter_by_threads(nest: Nest, block: int) -> Kernel | None:
+    """CUDA's: a thread a row."""
+    store = nest.scattered
+    if store is None:
+        return None
+    body = (*unravel([a.name for a in nest.rows], nest, "r"), *_row(nest, store, []))
+    loop = Loop("r", axis("begin"), axis("end"), body, kind="rows")
+    rows = product(a.extent for a in nest.rows)
+    return Kernel(nest.name, nest.inputs, nest.outputs, (loop,), rows, block=block)
+
+
+def _kernel(nest: Nest, body: Sequence[Stmt], rows: Dim, each: Dim) -> Kernel:
+    return Kernel(nest.name, nest.inputs, nest.outputs, tuple(body), rows, each)
+
+
+def _row(nest: Nest, store: Store, lanes: Sequence[Loop]) -> tuple[Stmt, ...]:
+    """Zeros at all places of a row, and then its sums; each within the lanes."""
+    dtype, name = nest.nodes[store.node].dtype, f"out{store.output}"
+    assert store.added is not None
+    axes = [Axis(f"z{k}", n, False) for k, (n, _) in enumerate(store.added)]
+    place = Affine(
+        tuple((a, c) for a, c in store.index.terms if not isinstance(a, Data)),
+        store.index.const,
+    )
+    for a, (_, step) in zip(axes, store.added):
+        place = affine.add(place, affine.scale(axis(a.name), step))
+    zero: Stmt = Put(name, place, Num(0, dtype))
+    emitter = Emitter(nest)
+    needed = closure(nest, [store.node, *sorted(store.index.data())], ())
+    total: Expr = At(name, store.index)
+    total = Apply("add", (total, emitter.ref(store.node)), dtype, dtype)
+    add: tuple[Stmt, ...] = (*emitter.lets(needed), Put(name, store.index, total))
+    open_sizes = [n for n, _ in store.added if not (isinstance(n, int) and n > 0)]
+    for size in open_sizes:  # there may be no place at all
+        ends = (Num(size, "int64"), Num(0, "int64"))
+        add = (If(Apply("gt", ends, "int64", "bool"), add),)
+    return (
+        *_loops(axes, _loops(lanes, (zero,))),
+        *_loops(nest.columns, _loops(lanes, add)),
+    )
+
+
+def _loops(loops: Sequence[Axis | Loop], body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
+    """The body in these loops, the first outermost; an axis is walked one by one."""
+    for loop in reversed(loops):
+        if isinstance(loop, Axis):
+            loop = Loop(loop.name, affine.ZERO, constant(loop.extent), ())
+        body = (replace(loop, body=body),)
+    return body

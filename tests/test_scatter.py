@@ -1,0 +1,109 @@
+"""Sums at places that data name: kernels against NumPy, and planted faults."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+from cuda_simulator import has_compiler
+from graph_meaning import dtype_of
+from graph_runs import run_c, run_cuda, steps_of
+
+from pirol.compiler.ir import Graph, TensorType
+from pirol.kernels.lower import build_nest
+from pirol.kernels.nest import Nest, interpret_nest
+from pirol.kernels.show import show
+from pirol.prim import PRIMS, Builder
+
+pytestmark = pytest.mark.skipif(not has_compiler(), reason="no C compiler")
+DTYPES = ("float32", "float64", "int32", "int64", "uint8", "int8")
+
+
+def drawn(rng: random.Random) -> tuple[Graph, list[Any], dict[str, Any]]:
+    """A sum of a doubled operand at random places; its arrays, and its attributes."""
+    dtype, rank = rng.choice(DTYPES), rng.randint(1, 3)
+    shape = tuple(rng.choice((0, 1, 2, 5, 33)) for _ in range(rank))
+    kept = [k for k in range(rank) if rng.random() < 0.5]
+    free = rng.randint(0, 2)
+    sizes = [
+        *(shape[k] for k in kept),
+        *(rng.choice((0, 1, 4, 70)) for _ in range(free)),
+    ]
+    order = rng.sample(range(len(sizes)), len(sizes))
+    given = tuple(sizes[k] for k in order)
+    dims = [-1] * rank
+    for place, k in enumerate(kept):
+        dims[k] = order.index(place)
+    b = Builder()
+    x = b.input(TensorType(given, dtype))
+    indices = [b.input(TensorType(given, "int64")) for k in dims if k < 0]
+    attrs = {"shape": shape, "dims": tuple(dims)}
+    y = b.scatter_add(b.add(x, x), *indices, **attrs)
+    data = np.random.default_rng(rng.randint(0, 1 << 30))
+    arrays = [data.integers(-20, 20, given).astype(dtype_of(dtype))]
+    if dtype.startswith("float"):
+        arrays = [data.standard_normal(given).astype(dtype_of(dtype))]
+    arrays += [data.integers(-3, 9, given) for _ in indices]
+    return b.graph("f", [y]), arrays, attrs
+
+
+@pytest.mark.parametrize("target", ["c", "cuda"])
+@pytest.mark.parametrize("seed", range(12))
+def test_sums_at_places(seed: int, target: str) -> None:
+    for k in range(3):
+        graph, arrays, attrs = drawn(random.Random(3 * seed + k))
+        (got,) = (run_c if target == "c" else run_cuda)(graph, arrays)
+        x, *indices = arrays
+        with np.errstate(over="ignore"):
+            want = PRIMS["scatter_add"].numpy(x + x, *indices, **attrs)
+        assert got.dtype == want.dtype and got.shape == want.shape
+        if want.dtype.kind == "f":
+            exact = PRIMS["scatter_add"].numpy(
+                2 * x.astype("longdouble"), *indices, **attrs
+            )
+            bound = (x.size + 2) * np.finfo(x.dtype).eps * np.abs(x).sum() * 2
+            assert (np.abs(got - exact) <= bound).all()
+        else:
+            np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_nest_means_the_same(seed: int) -> None:
+    graph, arrays, attrs = drawn(random.Random(100 + seed))
+    arrays = [np.abs(a) if k == 0 else a for k, a in enumerate(arrays)]
+    nest = build_nest(graph)
+    assert isinstance(nest, Nest) and "+=" in show(nest)
+    (got,) = interpret_nest(nest, arrays, {})
+    want = PRIMS["scatter_add"].numpy(arrays[0] + arrays[0], *arrays[1:], **attrs)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def rows(dtype: str = "float32") -> tuple[Graph, list[Any]]:
+    b = Builder()
+    x, at = b.input(TensorType((9, 40), dtype)), b.input(TensorType((9,), "int64"))
+    wide = b.broadcast(at, shape=(9, 40), dims=(0,))
+    y = b.scatter_add(x, wide, shape=(5, 40), dims=(-1, 1))
+    arrays = [np.ones((9, 40), dtype), np.array([0, 1, 1, 3, 3, 3, 0, 1, 3])]
+    return b.graph("f", [y]), arrays
+
+
+def test_rows_that_nothing_is_added_to_are_zero() -> None:
+    graph, arrays = rows()
+    (got,) = run_c(graph, arrays)
+    np.testing.assert_array_equal(got[:, 0], [2, 3, 0, 4, 0])
+    np.testing.assert_array_equal(got, np.repeat(got[:, :1], 40, 1))
+
+
+def test_what_follows_is_another_kernel() -> None:
+    b = Builder()
+    x, at = b.input(TensorType((9,), "float32")), b.input(TensorType((9,), "int64"))
+    y = b.scatter_add(b.exp(x), at, shape=(5,), dims=(-1,))
+    graph = b.graph("f", [b.mul(y, y)])
+    steps = steps_of(graph)
+    assert [len(s.body.ops) for s in steps] == [2, 1]
+    arrays = [np.arange(9, dtype="float32") / 9, np.arange(9) % 3]
+    (got,) = run_c(graph, arrays)
+    sums = np.bincount(arrays[1], np.exp(arrays[0].astype("float64")), 5)
+    np.testing.assert_allclose(got, sums**2, rtol=1e-6)
