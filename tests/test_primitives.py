@@ -205,7 +205,11 @@ def pads(s: Sketch, dtype: str) -> Outputs:
     empty = s.input(shape_of(0, 2), dtype)
     none, ends = shape_of(0, 0), shape_of(1, 2)
     zero = -0.0 if dtype in FLOATING else fill
+    # As wide as what was reduced: the place in it is no place in the padded one.
+    most = s.reshape(s.reduce("reduce_max", static, (0,)), shape_of(1, 5))
     return {
+        "pad: a reduction": s.pad(most, none, shape_of(2, 0), (0, 0), fill),
+        "pad: before a reduction": s.pad(most, shape_of(2, 0), none, (0, 0), fill),
         "pad: ends": s.pad(x, ends, ends[::-1], (0, 0), fill),
         "pad: interior": s.pad(x, none, none, (2, 1), fill),
         "pad: all": s.pad(x, ends, ends, (1, 2), zero),

@@ -50,7 +50,10 @@ def drawn(rng: random.Random) -> tuple[Graph, list[Any], dict[str, Any]]:
 
 
 @pytest.mark.parametrize("target", ["c", "cuda"])
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize(
+    "seed",
+    [*range(3), *(pytest.param(k, marks=pytest.mark.full) for k in range(3, 12))],
+)
 def test_sums_at_places(seed: int, target: str) -> None:
     for k in range(3):
         graph, arrays, attrs = drawn(random.Random(3 * seed + k))

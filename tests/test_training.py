@@ -97,7 +97,10 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name",
+    ["SGD", *(pytest.param(n, marks=pytest.mark.full) for n in [*OPTIMIZERS][1:])],
+)
 def test_a_loop_has_eagers_losses(name: str) -> None:
     """Dropout's masks, running statistics and updates too are eager's."""
     ours, layer = trained(True, OPTIMIZERS[name])
@@ -251,6 +254,29 @@ def test_an_input_that_is_passed_on() -> None:
         close(p, q)
 
 
+def test_a_walk_that_comes_after_the_graph_was_given_back() -> None:
+    fast = pirol.to_static(curve)
+    x, w = leaf(4, 3), leaf(3, 3, seed=1)
+    y = fast(x, w)
+    y.sum().backward()
+    with pytest.raises(Exception, match="retain_graph=True"):
+        y.sum().backward()
+
+
+def test_gradients_asked_for_one_after_the_other() -> None:
+    """Of two inputs on the way to one target, and then of the target itself."""
+    fast = pirol.to_static(curve)
+    found = []
+    for f in (fast, curve):
+        base = leaf(4, 3)
+        y = f(base * 2.0, base[:3] + 1.0)
+        first = paddle.grad(y.sum(), [base], retain_graph=True)
+        second = paddle.grad((y * y).sum(), [base])
+        found.append(first + second)
+    for a, b in zip(*found):
+        close(a, b)
+
+
 def test_one_tensor_in_two_places() -> None:
     fast = pirol.to_static(curve)
     for f in (fast, curve):
@@ -306,6 +332,7 @@ def test_what_has_no_rule_is_paddles_and_said() -> None:
     assert "pd_op.kron" in why and "no gradient rule" in why
 
 
+@pytest.mark.full
 def test_memory_is_given_back() -> None:
     fast = pirol.to_static(curve)
     x, w = leaf(300, 300), leaf(300, 300, seed=1)

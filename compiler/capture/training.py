@@ -12,7 +12,6 @@ import functools
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import paddle
@@ -32,11 +31,13 @@ from pirol.compiler.capture.reader import Program
 from pirol.compiler.capture.walks import current
 from pirol.compiler.dims import symbol
 from pirol.compiler.errors import PirolError, message
-from pirol.compiler.ir import FLOATS, Graph, TensorType, Value
+from pirol.compiler.ir import FLOATS, Graph, TensorType, Value, prune
 from pirol.compiler.pipeline import Run, finish, flatten
 from pirol.compiler.runtime import Compiled, generate
 from pirol.passes.partition import partition
 from pirol.prim import Facts
+
+Some = tuple[int, ...]
 
 
 class TrainingPlans(Plans):
@@ -110,19 +111,32 @@ class Trained:
         )
         self.drawn = [parts.kept.index(at[k]) for k in places]
         self.forward = make(parts.forward, original, name)
-        backward = parts.backward
-        self.backward = make(backward, _as_given(backward), f"{name}backward")
+        self.gradients = parts.backward
+        self.backwards: dict[Some, Compiled] = {}
+        self.agains: dict[Some, Trained] = {}
+        self.backward(tuple(range(len(self.wrt))))
         self.miss, self.learned = self.forward.miss, self.forward.learned
 
-    @cached_property
-    def again(self) -> Trained:
-        """The gradient as a graph over inputs, what was drawn, and cotangents."""
-        graph = vjp(self.alone, wrt=self.wrt)
-        cts = range(len(self.alone.inputs), len(graph.inputs))
-        name = f"{self.name}gradient-"
+    def backward(self, some: Some) -> Compiled:
+        """The plan of some gradients, by their places in `wrt`."""
         with LOCK:
-            given = _as_given(graph)
-            return Trained(self.make, graph, given, [*self.wrt, *cts], name)
+            if some not in self.backwards:
+                outputs = tuple(self.gradients.outputs[k] for k in some)
+                graph = prune(replace(self.gradients, outputs=outputs))
+                name = f"{self.name}backward"
+                self.backwards[some] = self.make(graph, _as_given(graph), name)
+            return self.backwards[some]
+
+    def again(self, some: Some) -> Trained:
+        """Some gradients as a graph over inputs, what was drawn, and cotangents."""
+        with LOCK:
+            if some not in self.agains:
+                graph = vjp(self.alone, wrt=[self.wrt[k] for k in some])
+                wrt = [*self.wrt, *range(len(self.alone.inputs), len(graph.inputs))]
+                name = f"{self.name}gradient-"
+                made = Trained(self.make, graph, _as_given(graph), wrt, name)
+                self.agains[some] = made
+            return self.agains[some]
 
     def run(self, tensors: Sequence[Any]) -> list[Any] | None:
         """The outputs, joined to the tensors `wrt`; None where no plan fits."""
@@ -137,8 +151,6 @@ class Trained:
             outputs.append(tensor.detach() if id(tensor) in seen else tensor)
         own = {id(t) for t in outputs}
         kept = [t.detach() if id(t) in own else t for t in found[count:]]
-        if not self.active:
-            return outputs
         if not self.wrt:
             return outputs
         return _Call(self, list(tensors), kept).joined(outputs)
@@ -164,39 +176,49 @@ class _Call:
         self.trained, self.tensors, self.kept = trained, tensors, kept
         self.versions = [t.inplace_version for t in (*tensors, *kept)]
         self.cts: dict[int, Any] = {}
-        self.found: list[Any] | None = None
+        self.found: dict[int, Any] = {}
 
     def take(self, output: int, ct: Any) -> None:
         """The cotangent of an output; the first one begins a walk."""
-        if self.found is not None:
-            self.cts, self.found = {}, None
+        if self.found:
+            self.cts, self.found = {}, {}
         self.cts[output] = ct
 
     def gradient(self, k: int) -> Any:
-        """The gradient of the k-th tensor of `wrt`; all are computed for the first."""
-        if self.found is None:
-            self.found = self.gradients()
-            self.cts = {}
+        """The gradient of the k-th tensor of `wrt`."""
+        if not self.found:
             current.after.append(self.end if current.retained else self.release)
+        if k not in self.found:
+            some = self.asked_for(k)
+            self.found |= zip(some, self.gradients(some))
         return self.found[k]
 
-    def gradients(self) -> list[Any]:
-        """The gradients of the tensors `wrt` for the cotangents of the outputs."""
+    def asked_for(self, k: int) -> Some:
+        """Places in `wrt` that a walk may ask for at once: the tensors that it is to
+        reach, if they are among them; else all that are left."""
+        left = [j for j in range(len(self.trained.wrt)) if j not in self.found]
+        at = self.trained.wrt
+        reached = [j for j in left if id(self.tensors[at[j]]) in current.targets]
+        return tuple(reached if k in reached else left)
+
+    def gradients(self, some: Some) -> list[Any]:
+        """Some gradients for the cotangents of the outputs."""
         trained, given = self.trained, self.cotangents()
         self.check_versions()
+        plan: Any
         if current.differentiable:
             drawn = [self.kept[k] for k in trained.drawn]
-            found = trained.again.run([*self.tensors, *drawn, *given])
-            miss = trained.again.miss
+            plan = trained.again(some)
+            found = plan.run([*self.tensors, *drawn, *given])
         else:
-            used, miss = [*self.kept, *given], trained.backward.miss
+            plan, used = trained.backward(some), [*self.kept, *given]
             with paddle.no_grad(), native.library_threads():
-                found = trained.backward.run(used)
+                found = plan.run(used)
             found = found and _apart(found, used)
         if found is None:
-            got, expected = miss(), "cotangents of the outputs' types"
+            got, expected = plan.miss(), "cotangents of the outputs' types"
             raise PirolError(message("backward", got=got, expected=expected))
-        return found
+        return list(found)
 
     def cotangents(self) -> list[Any]:
         """Of all float outputs; zeros for those that the walk did not come through."""
@@ -224,12 +246,13 @@ class _Call:
                 raise RuntimeError(message("backward", got=got, expected=expected))
 
     def end(self) -> None:
-        """Give back the gradients."""
-        self.found = None
+        """Give back what belongs to the walk."""
+        self.cts, self.found = {}, {}
 
     def release(self) -> None:
         """Give back all that was kept."""
-        self.found, self.tensors, self.kept, self.versions = None, [], [], []
+        self.end()
+        self.tensors, self.kept, self.versions = [], [], []
 
     def joined(self, outputs: Sequence[Any]) -> list[Any]:
         """The outputs with a gradient to the tensors `wrt`.

@@ -21,26 +21,30 @@ class Walk(threading.local):
     def __init__(self) -> None:
         self.differentiable = False
         self.retained = False
+        self.targets: frozenset[int] = frozenset()  # ids of the tensors to reach
         self.after: list[Callable[[], None]] = []
 
 
 current = Walk()
 
 
-def _followed(run: Callable[..., Any], retains: int, differentiates: int) -> Any:
-    """The engine's function; which of its arguments say what it is asked for."""
+def _followed(run: Callable[..., Any], partial: bool) -> Any:
+    """One of the engine's functions; `partial` walks to some tensors alone."""
 
     def walk(*args: Any) -> Any:
-        before = current.differentiable, current.retained, current.after
-        current.differentiable = len(args) > differentiates and args[differentiates]
-        current.retained = len(args) > retains and args[retains]
+        before = dict(vars(current))
+        # run_backward: tensors, gradients, retain_graph; run_partial_grad: outputs,
+        # inputs, gradients, retain_graph, create_graph and more.
+        current.retained = bool(args[3 if partial else 2])
+        current.differentiable = partial and bool(args[4])
+        current.targets = frozenset(map(id, args[1])) if partial else frozenset()
         current.after = []
         try:
             return run(*args)
         finally:
             for end in current.after:
                 end()
-            current.differentiable, current.retained, current.after = before
+            vars(current).update(before)
 
     return walk
 
@@ -49,5 +53,5 @@ def _followed(run: Callable[..., Any], retains: int, differentiates: int) -> Any
 def follow() -> None:
     """Put ours before the engine's functions, once."""
     eager: Any = core.eager
-    eager.run_backward = _followed(eager.run_backward, 2, 99)
-    eager.run_partial_grad = _followed(eager.run_partial_grad, 3, 4)
+    eager.run_backward = _followed(eager.run_backward, partial=False)
+    eager.run_partial_grad = _followed(eager.run_partial_grad, partial=True)
