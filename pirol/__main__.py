@@ -1,4 +1,4 @@
-"""The command line: `python -m pirol bench graphnet|peers|demo|calls ...`."""
+"""The command line: `python -m pirol bench graphnet|peers|demo|calls|training ...`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ BENCHES = {
     "peers": "pirol.bench.peers",
     "demo": "pirol.bench.demo",
     "calls": "pirol.bench.calls",
+    "training": "pirol.bench.training",
 }
 
 

@@ -1,0 +1,159 @@
+"""Training steps: forward, loss, backward; Pirol against eager Paddle and to_static.
+
+    python -m pirol bench training
+
+Each step's loss and all gradients are held against eager's before anything is timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+from paddle import nn
+from paddle.base import core
+
+import pirol
+from pirol.bench.demo import medians, seconds
+from pirol.bench.graphnet import relative_l2
+from pirol.compiler.runtime import threads
+
+TOLERANCE = 1e-3  # relative L2 of all gradients; eager itself is up to 1e-4 off float64
+Loss = Callable[[Any], Any]  # of a Layer or what is compiled of it
+
+
+class Encoder(nn.Layer):  # type: ignore[misc]
+    """Words to classes: an embedding, transformer layers, a linear head."""
+
+    def __init__(self, layers: int, width: int, words: int) -> None:
+        super().__init__()
+        one = nn.TransformerEncoderLayer(
+            width, width // 64, 4 * width, dropout=0.0, activation="gelu"
+        )
+        self.embed = nn.Embedding(words, width)
+        self.encode = nn.TransformerEncoder(one, layers)
+        self.head = nn.Linear(width, words)
+
+    def forward(self, words: Any) -> Any:
+        """[batch, length] int64 -> [batch, length, words]."""
+        return self.head(self.encode(self.embed(words)))
+
+
+class Solution(nn.Layer):  # type: ignore[misc]
+    """A network for u(x, t)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        sizes = [2, width, width, width]
+        inner = [f(a, b) for a, b in zip(sizes, sizes[1:]) for f in (nn.Linear, _tanh)]
+        self.net = nn.Sequential(*inner, nn.Linear(width, 1))
+
+    def forward(self, points: Any) -> Any:
+        """[points, 2] -> [points, 1]."""
+        return self.net(points)
+
+
+def _tanh(_: int, __: int) -> Any:
+    return nn.Tanh()
+
+
+def encoder(small: bool) -> tuple[Any, Loss]:
+    """Cross entropy of each word's class."""
+    layers, width, batch = (1, 64, 2) if small else (4, 256, 8)
+    layer = Encoder(layers, width, 1000)
+    words, labels = (paddle.randint(0, 1000, [batch, 128]) for _ in range(2))
+
+    def loss(model: Any) -> Any:
+        return F.cross_entropy(model(words).flatten(0, 1), labels.flatten())
+
+    return layer, loss
+
+
+def resnet(small: bool) -> tuple[Any, Loss]:
+    """ResNet-18 on small images."""
+    side = 32 if small else 112
+    images, labels = paddle.randn([8, 3, side, side]), paddle.arange(8)
+    layer = paddle.vision.models.resnet18()
+    return layer, lambda model: F.cross_entropy(model(images), labels)
+
+
+def burgers(small: bool) -> tuple[Any, Loss]:
+    """The residual of Burgers' equation: second derivatives under the loss."""
+    points = paddle.rand([200 if small else 2000, 2])
+    points.stop_gradient = False
+
+    def loss(model: Any) -> Any:
+        u = model(points)
+        (first,) = paddle.grad(u.sum(), [points], create_graph=True)
+        (second,) = paddle.grad(first[:, 0].sum(), [points], create_graph=True)
+        rest = first[:, 1] + u[:, 0] * first[:, 0] - 0.01 * second[:, 0]
+        return rest.square().mean()
+
+    return Solution(20 if small else 50), loss
+
+
+WORKLOADS = {"encoder": encoder, "resnet18": resnet, "burgers": burgers}
+
+
+def step(layer: Any, model: Any, loss: Loss, look: bool = False) -> Any:
+    """One step; to look, all its gradients one behind the other."""
+    loss(model).backward()
+    found = None
+    if look:
+        grads = [p.grad for p in layer.parameters()]
+        found = np.concatenate([g.numpy().ravel() for g in grads if g is not None])
+    for p in layer.parameters():
+        p.clear_gradient(set_to_zero=False)
+    return found
+
+
+def row(name: str, small: bool, rounds: int) -> str:
+    """A workload's times and ratios; an error where results differ."""
+    paddle.seed(0)
+    layer, loss = WORKLOADS[name](small)
+    copies = [copy.deepcopy(layer) for _ in range(2)]
+    fast = pirol.to_static(layer)
+    models = [fast, copies[0]]
+    if name != "burgers":  # to_static's program has no second derivative
+        models.append(paddle.jit.to_static(copies[1], full_graph=True, backend=None))
+    layers = [layer, *copies]
+    first = seconds(lambda: step(layer, fast, loss))
+    looks = [step(each, model, loss, True) for each, model in zip(layers, models)]
+    far = relative_l2(looks[0], looks[1])
+    if not far <= TOLERANCE:
+        raise SystemExit(f"{name}: gradients are {far:.1e} from eager's")
+    runs = [partial(step, each, model, loss) for each, model in zip(layers, models)]
+    times = [*medians(runs, rounds), None][:3]
+    ours, eager, static = times
+    shown = "-" if static is None else f"{static:.1f}"
+    ratio = "-" if static is None else f"{static / ours:.2f}"
+    return (
+        f"{name:10}{first:9.2f}{far:11.1e}{ours:11.1f}{eager:10.1f}{shown:>14}"
+        f"{eager / ours:10.2f}{ratio:>14}"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Time, and print milliseconds a step."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("--rounds", type=int, default=9, help="turns of each (%(default)s)")
+    add("--small", action="store_true", help="small models, for a try")
+    chosen = parser.parse_args(arguments)
+    core.set_num_threads(threads())
+    print("workload  first s    rel. L2   Pirol ms  eager ms  to_static ms", end="")
+    print("     eager     to_static")
+    for name in WORKLOADS:
+        print(row(name, chosen.small, chosen.rounds), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
