@@ -268,7 +268,7 @@ class _Call:
             for k, at in enumerate(self.trained.wrt):
                 tensor = self.tensors[at]
                 if not tensor.stop_gradient:
-                    token = ops.view_shape(tensor, tensor.shape)
+                    token = _view(tensor)
                     token.data = _token()
                     token.register_hook(functools.partial(_gradient, self, k))
                     tokens.append(token)
@@ -279,7 +279,7 @@ class _Call:
                     inner = ops.cast(inner, outputs[k].dtype)
                 inner.data = outputs[k]
                 inner.register_hook(functools.partial(_take, self, k))
-                found[k] = ops.view_shape(inner, inner.shape)
+                found[k] = _view(inner)
         return found
 
 
@@ -290,6 +290,13 @@ def _gradient(call: _Call, k: int, token: Any) -> Any:
 def _take(call: _Call, k: int, ct: Any) -> Any:
     call.take(k, ct)
     return _token(ct.dtype)  # Paddle asks for the same dtype again
+
+
+def _view(tensor: Any) -> Any:
+    """The tensor behind a node of its own; Paddle has no views of nothing."""
+    if tensor.size == 0:
+        return paddle._C_ops.scale(tensor, 1.0, 0.0, True)
+    return paddle._C_ops.view_shape(tensor, tensor.shape)
 
 
 @functools.lru_cache
