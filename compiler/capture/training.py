@@ -119,6 +119,8 @@ class Trained:
 
     def backward(self, some: Some) -> Compiled:
         """The plan of some gradients, by their places in `wrt`."""
+        if some in self.backwards:  # without a wait for what others compile
+            return self.backwards[some]
         with LOCK:
             if some not in self.backwards:
                 outputs = tuple(self.gradients.outputs[k] for k in some)
@@ -129,6 +131,8 @@ class Trained:
 
     def again(self, some: Some) -> Trained:
         """Some gradients as a graph over inputs, what was drawn, and cotangents."""
+        if some in self.agains:
+            return self.agains[some]
         with LOCK:
             if some not in self.agains:
                 graph = vjp(self.alone, wrt=[self.wrt[k] for k in some])

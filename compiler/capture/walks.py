@@ -35,9 +35,10 @@ def _followed(run: Callable[..., Any], partial: bool) -> Any:
         before = dict(vars(current))
         # run_backward: tensors, gradients, retain_graph; run_partial_grad: outputs,
         # inputs, gradients, retain_graph, create_graph and more.
-        current.retained = bool(args[3 if partial else 2])
-        current.differentiable = partial and bool(args[4])
-        current.targets = frozenset(map(id, args[1])) if partial else frozenset()
+        asked = (*args, *[None] * 5)
+        current.retained = bool(asked[3 if partial else 2])
+        current.differentiable = partial and bool(asked[4])
+        current.targets = frozenset(map(id, asked[1])) if partial else frozenset()
         current.after = []
         try:
             return run(*args)
