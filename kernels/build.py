@@ -39,7 +39,7 @@ FLAGS = (
 )
 # gcc and clang else use half of an AVX-512 register.
 WIDE = ("-mprefer-vector-width=512",) if platform.machine() == "x86_64" else ()
-TIMEOUT = 120  # seconds a translation unit
+TIMEOUT = 600  # seconds a translation unit, on a busy machine too
 MOST = 32  # kernels in a translation unit, on average
 
 
@@ -114,13 +114,19 @@ def _compile(source: str, target: Path, libraries: Sequence[str]) -> None:
     defines = [f for f in libraries if f.startswith("-D")]
     rest = [f for f in libraries if not f.startswith("-D")]
     command = [compiler()[0], *FLAGS, *WIDE, *defines, f"-I{HEADERS}", str(text), "-o"]
-    ran = subprocess.run(
-        [*command, str(target), *rest],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-        check=False,
-    )
+    try:
+        ran = subprocess.run(
+            [*command, str(target), *rest],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        late = f"the C compiler took more than {TIMEOUT} s for {text.name}"
+        raise BuildError(
+            f"{late}; the machine may be busy: call again later"
+        ) from error
     if ran.returncode:
         raise BuildError(f"the C compiler refused {text.name}:\n{ran.stderr[:4000]}")
 

@@ -60,6 +60,12 @@ def test_a_tampered_kernel_is_built_again() -> None:
     assert third.with_suffix(".sum").exists()
 
 
+def test_a_compiler_that_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "TIMEOUT", 1e-6)
+    with pytest.raises(BuildError, match="took more than"):
+        build.build([SOURCE % "late"])
+
+
 def test_a_folder_that_others_may_write_is_refused(own_cache: Path) -> None:
     own_cache.mkdir()
     own_cache.chmod(0o777)
