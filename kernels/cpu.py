@@ -95,7 +95,12 @@ def _lanes_in_columns(nest: Nest) -> bool:
 
 
 def _contiguous(nest: Nest, along: Axis) -> int:
-    loads = (n for n in nest.nodes if isinstance(n, Load))
+    """Loads for each element that run along an axis."""
+    loads = (
+        n
+        for n, element in zip(nest.nodes, nest.per_element)
+        if isinstance(n, Load) and element
+    )
     return sum(n.index.coefficient(along.name) == 1 for n in loads)
 
 

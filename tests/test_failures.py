@@ -80,7 +80,7 @@ case("no_compiler", CC="/bin/false", PATH="/nowhere")
 case("refused", CC=script("refuses", "echo boom >&2; exit 1"))
 build.TIMEOUT = 1
 case("hangs", CC=script("hangs", "exec sleep 30"))
-build.TIMEOUT = 120
+build.TIMEOUT = 600
 case("read_only_cache", PIROL_CACHE_DIR=folder("locked", 0o555))
 os.environ.pop("PIROL_CACHE_DIR", None)
 # Paddle's own to_static must write below ~/.cache/paddle.
@@ -179,7 +179,7 @@ def test_what_is_no_failure(found: dict[str, Any], name: str) -> None:
     [
         ("no_compiler", "no C compiler was found"),
         ("refused", "boom"),
-        ("hangs", "TimeoutExpired"),
+        ("hangs", "took more than 1 s"),
         ("read_only_cache", "Permission denied"),
         ("read_only_home", "Permission denied"),
         ("cache_is_a_file", "File exists"),
