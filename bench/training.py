@@ -51,17 +51,14 @@ class Solution(nn.Layer):  # type: ignore[misc]
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        sizes = [2, width, width, width]
-        inner = [f(a, b) for a, b in zip(sizes, sizes[1:]) for f in (nn.Linear, _tanh)]
+        inner = [nn.Linear(2, width), nn.Tanh()]
+        for _ in range(2):
+            inner += [nn.Linear(width, width), nn.Tanh()]
         self.net = nn.Sequential(*inner, nn.Linear(width, 1))
 
     def forward(self, points: Any) -> Any:
         """[points, 2] -> [points, 1]."""
         return self.net(points)
-
-
-def _tanh(_: int, __: int) -> Any:
-    return nn.Tanh()
 
 
 def encoder(small: bool) -> tuple[Any, Loss]:

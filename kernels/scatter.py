@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pirol.compiler import dims
-from pirol.compiler.dims import Dim, product
+from pirol.compiler.dims import product
 from pirol.kernels import affine
 from pirol.kernels.affine import Affine, Data, axis, constant
 from pirol.kernels.emit import Emitter, closure, grain, unravel
@@ -27,19 +27,19 @@ def scatter(nest: Nest) -> Kernel | None:
     if store is None:
         return None
     columns = product(a.extent for a in nest.columns)
-    if not nest.rows:
-        loop = Loop("r", axis("begin"), axis("end"), _row(nest, store, []), "rows")
-        return _kernel(nest, (loop,), 1, 1)
-    *outer, lane = nest.rows
-    if not outer:
+    if len(nest.rows) == 1:
+        (lane,) = nest.rows
         chunk = Loop(lane.name, axis("begin"), axis("end"), (), "lanes")
+        body = _row(nest, store, [chunk])
         each = dims.maximum(grain(columns), LEAST)
-        return _kernel(nest, _row(nest, store, [chunk]), lane.extent, each)
-    whole = Loop(lane.name, affine.ZERO, constant(lane.extent), (), "lanes")
-    body = (*unravel([a.name for a in outer], nest, "r"), *_row(nest, store, [whole]))
-    loop = Loop("r", axis("begin"), axis("end"), body, kind="rows")
-    work = grain(dims.mul(columns, lane.extent))
-    return _kernel(nest, (loop,), product(a.extent for a in outer), work)
+        return Kernel(nest.name, nest.inputs, nest.outputs, body, lane.extent, each)
+    lanes = [
+        Loop(a.name, affine.ZERO, constant(a.extent), (), "lanes")
+        for a in nest.rows[-1:]
+    ]
+    each = grain(dims.mul(columns, product(a.extent for a in nest.rows[-1:])))
+    kernel = _by_rows(nest, store, nest.rows[:-1], lanes)
+    return replace(kernel, grain=each)
 
 
 def scatter_by_threads(nest: Nest, block: int) -> Kernel | None:
@@ -47,14 +47,17 @@ def scatter_by_threads(nest: Nest, block: int) -> Kernel | None:
     store = nest.scattered
     if store is None:
         return None
-    body = (*unravel([a.name for a in nest.rows], nest, "r"), *_row(nest, store, []))
+    return replace(_by_rows(nest, store, nest.rows, []), block=block)
+
+
+def _by_rows(
+    nest: Nest, store: Store, axes: Sequence[Axis], lanes: Sequence[Loop]
+) -> Kernel:
+    """A kernel that shares out the rows of these axes."""
+    body = (*unravel([a.name for a in axes], nest, "r"), *_row(nest, store, lanes))
     loop = Loop("r", axis("begin"), axis("end"), body, kind="rows")
-    rows = product(a.extent for a in nest.rows)
-    return Kernel(nest.name, nest.inputs, nest.outputs, (loop,), rows, block=block)
-
-
-def _kernel(nest: Nest, body: Sequence[Stmt], rows: Dim, each: Dim) -> Kernel:
-    return Kernel(nest.name, nest.inputs, nest.outputs, tuple(body), rows, each)
+    rows = product(a.extent for a in axes)
+    return Kernel(nest.name, nest.inputs, nest.outputs, (loop,), rows)
 
 
 def _row(nest: Nest, store: Store, lanes: Sequence[Loop]) -> tuple[Stmt, ...]:

@@ -8,30 +8,22 @@ strides and dilation change places and the batch is summed.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from pirol.compiler.dims import Dim, Shape, floordiv, mul, sub
 from pirol.compiler.errors import Unsupported
-from pirol.compiler.ir import Graph, Op, Value, rename
+from pirol.compiler.ir import Graph, Op, Value
 from pirol.prim import Builder
+from pirol.prim.builder import rewritten
 
 
 def conv_grads(graph: Graph) -> Graph:
     """The graph with `conv` in the place of its gradients."""
-    if not any(op.name in RULES for op in graph.ops):
-        return graph
-    b = Builder()
-    replaced: dict[Value, Value] = {}
-    for op in graph.ops:
-        operands = tuple(replaced.get(v, v) for v in op.operands)
-        op = replace(op, operands=operands)
+
+    def conv(b: Builder, op: Op) -> Value | None:
         rule = RULES.get(op.name)
-        if rule is None:
-            b.add_op(op)
-        else:
-            b.line = op.line
-            replaced[op.result] = rule(b, op)
-    return rename(graph.with_ops(b.ops), replaced)
+        return None if rule is None else rule(b, op)
+
+    return rewritten(graph, conv)
 
 
 def _input_grad(b: Builder, op: Op) -> Value:
@@ -104,14 +96,16 @@ def _cut(b: Builder, x: Value, low: Sequence[int], high: Sequence[int]) -> Value
     if not any((*starts, *ends)):
         return x
     sizes = tuple(sub(d, a + z) for d, a, z in zip(x.shape, starts, ends))
-    cut: Value = b.slice(x, starts=starts, sizes=sizes, steps=(1,) * x.type.rank)
-    return cut
+    return _block(b, x, starts, sizes)
 
 
 def _first(b: Builder, x: Value, shape: Shape) -> Value:
     """The block of this shape from the start of each dim."""
-    none, ones = (0,) * x.type.rank, (1,) * x.type.rank
-    block: Value = b.slice(x, starts=none, sizes=shape, steps=ones)
+    return _block(b, x, (0,) * x.type.rank, shape)
+
+
+def _block(b: Builder, x: Value, starts: Sequence[int], sizes: Shape) -> Value:
+    block: Value = b.slice(x, starts=starts, sizes=sizes, steps=(1,) * x.type.rank)
     return block
 
 

@@ -51,19 +51,17 @@ def partition(
     needed = {v for op in late for v in op.operands} | {*grads}
     needed -= {*after, *cts}
     cheap = {*given, *graph.outputs[:outputs]}
-    kept = [*_cut(ops, given, needed, cheap, sizes), *drawn]
-    kept = list(dict.fromkeys(kept))
-    ends = (*graph.outputs[:outputs], *kept)
-    forward = prune(replace(graph, inputs=given, ops=tuple(ops), outputs=ends))
-    backward = _backward(graph, [*kept], cts, grads)
+    cut = _cut(ops, given, needed, cheap, sizes)
+    kept = list(dict.fromkeys([*cut, *drawn]))
+    backward = _backward(graph, kept, cts, grads)
     missing = _unbound(backward)
-    more = [v for v in given if v not in kept and missing & _plain(v)]
-    kept += more
-    ends = (*graph.outputs[:outputs], *kept)
+    kept += [v for v in given if v not in kept and missing & _plain(v)]
     backward = replace(backward, inputs=(*kept, *cts))
     if _unbound(backward):
         raise Unsupported("the gradient has sizes that only the program's run tells")
-    return Parts(replace(forward, outputs=ends), backward, tuple(kept))
+    ends = (*graph.outputs[:outputs], *kept)
+    forward = replace(graph, inputs=given, ops=tuple(ops), outputs=ends)
+    return Parts(prune(forward), backward, tuple(kept))
 
 
 def _depending(graph: Graph, cts: Iterable[Value]) -> set[Value]:

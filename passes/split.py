@@ -7,12 +7,12 @@ How many slices depends on the shape alone, so sums have one order on every devi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from pirol.compiler import dims
 from pirol.compiler.dims import Dim, product
-from pirol.compiler.ir import DTYPES, Graph, Op, Value, rename
+from pirol.compiler.ir import DTYPES, Graph, Op, Value
 from pirol.prim import Builder
+from pirol.prim.builder import rewritten
 from pirol.prim.reduce import highest, lowest
 
 BLOCKS = 512  # that a reduction should keep busy
@@ -23,18 +23,7 @@ LONG = 1 << 14  # terms that are worth a second kernel
 def split_reductions(graph: Graph) -> Graph:
     """The graph with its long reductions in two steps; sizes that are not known count
     as long."""
-    b = Builder()
-    replaced: dict[Value, Value] = {}
-    for op in graph.ops:
-        operands = tuple(replaced.get(v, v) for v in op.operands)
-        op = replace(op, operands=operands)
-        axis = _axis(op)
-        if axis is None:
-            b.add_op(op)
-            continue
-        b.line = op.line
-        replaced[op.result] = _halves(b, op, axis)
-    return rename(graph.with_ops(b.ops), replaced)
+    return rewritten(graph, _halves)
 
 
 def _axis(op: Op) -> int | None:
@@ -52,7 +41,11 @@ def _axis(op: Op) -> int | None:
     return longest
 
 
-def _halves(b: Builder, op: Op, axis: int) -> Value:
+def _halves(b: Builder, op: Op) -> Value | None:
+    """The op in two steps, if that pays."""
+    axis = _axis(op)
+    if axis is None:
+        return None
     x, axes = op.operands[0], op.attrs["axes"]
     slices = BLOCKS // int(product(op.result.shape))
     each = dims.ceildiv(x.shape[axis], slices)

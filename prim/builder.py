@@ -7,12 +7,12 @@ graph = b.graph("f", [b.exp(b.mul(x, 2.0))])
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pirol.compiler import dims
 from pirol.compiler.errors import Unsupported
-from pirol.compiler.ir import INTS, Graph, Guard, Op, TensorType, Value
+from pirol.compiler.ir import INTS, Graph, Guard, Op, TensorType, Value, rename
 from pirol.prim.contents import Part, contents
 from pirol.prim.prim import ELEMENTWISE, PRIMS
 
@@ -354,3 +354,20 @@ def _shorten(made: dict[Value, Any], count: int) -> None:
     """Keep the first entries."""
     for late in [*made][count:]:
         del made[late]
+
+
+def rewritten(graph: Graph, rule: Callable[[Builder, Op], Value | None]) -> Graph:
+    """The graph with some ops of one result in another form: `rule` emits that, its
+    source line the op's, or gives None for an op that stays."""
+    b = Builder()
+    replaced: dict[Value, Value] = {}
+    for op in graph.ops:
+        operands = tuple(replaced.get(v, v) for v in op.operands)
+        op = replace(op, operands=operands)
+        b.line = op.line
+        value = rule(b, op)
+        if value is None:
+            b.add_op(op)
+        else:
+            replaced[op.result] = value
+    return rename(graph.with_ops(b.ops), replaced)

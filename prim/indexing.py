@@ -32,23 +32,33 @@ def _infer_gather(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
 def _gather(x: Any, *indices: Any, shape: Any, dims: Any) -> Any:
     if not x.size:
         return np.zeros(shape, x.dtype)
-    grid, rest = np.indices(shape, sparse=True), iter(indices)
-    at = [
-        grid[k] if k >= 0 else np.clip(next(rest), 0, n - 1)
-        for k, n in zip(dims, x.shape)
-    ]
+    at = _coordinates(shape, indices, x.shape, dims)
     return np.broadcast_to(x[tuple(at)], shape).copy()
 
 
-def _gather_vjp(b: Any, op: Any, cts: Any) -> Sequence[Any]:
-    x, *indices = op.operands
-    grad = b.scatter_add(cts[0], *indices, shape=x.shape, dims=op.attrs["dims"])
-    return (grad, *(None for _ in indices))
+def _coordinates(shape: Any, indices: Any, into: Any, dims: Any) -> list[Any]:
+    """For each dim of `into`, where each element of `shape` lies."""
+    grid, rest = np.indices(shape, sparse=True), iter(indices)
+    return [
+        grid[k] if k >= 0 else np.clip(next(rest), 0, n - 1) for k, n in zip(dims, into)
+    ]
+
+
+def _by(name: str) -> Any:
+    """The gradient of gather or scatter_add: the other, by the same places."""
+
+    def back(b: Any, op: Any, cts: Any) -> Sequence[Any]:
+        x, *indices = op.operands
+        transpose = getattr(b, name)
+        grad = transpose(cts[0], *indices, shape=x.shape, dims=op.attrs["dims"])
+        return (grad, *(None for _ in indices))
+
+    return back
 
 
 # Element `p` of the result is x at coordinates that are each either p's own (dims: the
 # result's dim k) or an index operand's value at p (dims: -1), clamped into x.
-define(Prim("gather", "movement", _infer_gather, _gather, _gather_vjp))
+define(Prim("gather", "movement", _infer_gather, _gather, _by("scatter_add")))
 
 
 def _infer_scatter(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
@@ -66,26 +76,16 @@ def _scatter(x: Any, *indices: Any, shape: Any, dims: Any) -> Any:
     out = np.zeros(shape, x.dtype)
     if not x.size or not out.size:
         return out
-    grid, rest = np.indices(x.shape, sparse=True), iter(indices)
-    at = [
-        grid[k] if k >= 0 else np.clip(next(rest), 0, n - 1)
-        for k, n in zip(dims, shape)
-    ]
+    at = _coordinates(x.shape, indices, shape, dims)
     if not at:
         return np.sum(x, dtype=x.dtype)
     np.add.at(out, tuple(np.broadcast_to(a, x.shape) for a in at), x)
     return out
 
 
-def _scatter_vjp(b: Any, op: Any, cts: Any) -> Sequence[Any]:
-    x, *indices = op.operands
-    grad = b.gather(cts[0], *indices, shape=x.shape, dims=op.attrs["dims"])
-    return (grad, *(None for _ in indices))
-
-
 # The transpose of gather: each element of x is added, in order, to zeros of the shape,
 # at the coordinates where gather of that shape by these indices and dims would read.
-define(Prim("scatter_add", "scatter", _infer_scatter, _scatter, _scatter_vjp))
+define(Prim("scatter_add", "scatter", _infer_scatter, _scatter, _by("gather")))
 
 
 def _infer_cumsum(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:

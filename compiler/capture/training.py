@@ -178,6 +178,7 @@ class _Call:
 
     def __init__(self, trained: Trained, tensors: list[Any], kept: list[Any]) -> None:
         self.trained, self.tensors, self.kept = trained, tensors, kept
+        self.shapes: list[Any] = []
         self.versions = [t.inplace_version for t in (*tensors, *kept)]
         self.cts: dict[int, Any] = {}
         self.found: dict[int, Any] = {}
