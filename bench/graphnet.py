@@ -12,7 +12,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ DOUBLED = (
     ('"#": "0.t_f32"', '"#": "0.t_f64"'),
     ('"1.a_dtype", "D": "float32"', '"1.a_dtype", "D": "float64"'),
 )
+MOVES = 4  # runs of Paddle on moved inputs, where results are still too far off
 Run = Callable[[Sequence[Any]], list[Any]]
 
 
@@ -42,10 +43,14 @@ def folder() -> Path:
 
 @dataclass(frozen=True)
 class Graph:
-    """A graph of any form: its name, and its inputs' facts in argument order."""
+    """A graph of any form: its name, and its inputs' facts in argument order.
+
+    trained: its runs are for gradients, which all its floats have.
+    """
 
     name: str
     inputs: list[dict[str, Any]]
+    trained: bool = field(default=False, kw_only=True)
 
     def draw(self, seed: int = 0) -> list[Any]:
         """Input tensors within each input's bounds."""
@@ -71,15 +76,15 @@ class Sample(Graph):
         layer = self._layer(CompiledLayer, options)
         return lambda tensors: list(layer.sot_call(list(tensors))), options.report
 
-    def in_double(self) -> list[Any]:
-        """The outputs of Paddle's run with all that is float32 in float64."""
+    def in_double(self) -> tuple[Run, list[Any]]:
+        """Paddle's run with all that is float32 in float64, and tensors for it."""
         text = json.dumps(self.serialised)
         for narrow, wide in DOUBLED:
             text = text.replace(narrow, wide)
         tensors = [
             t.astype("float64") if t.dtype == paddle.float32 else t for t in self.draw()
         ]
-        return replace(self, serialised=json.loads(text)).paddles()(tensors)
+        return replace(self, serialised=json.loads(text)).paddles(), tensors
 
     def _layer(self, kind: Any, options: Options | None) -> Any:
         program = self.program()
@@ -89,7 +94,7 @@ class Sample(Graph):
         outputs = [ops[at].results()[k] for at, k in self.outputs]
         extra = {} if options is None else {"build_strategy": options}
         layer = kind(program, inputs, [outputs], ([], []), **extra)
-        layer.training = False
+        layer.training = self.trained
         return layer
 
     def program(self) -> Any:
@@ -99,7 +104,19 @@ class Sample(Graph):
             path = Path(work) / "program.json"
             path.write_text(json.dumps(self.serialised))
             core.deserialize_pir_program(str(path), program)
+        if self.trained:
+            _let_gradients_through(program)
         return program
+
+
+def _let_gradients_through(program: Any) -> None:
+    for op in program.global_block().ops:
+        stops = all(v.stop_gradient for v in op.operands_source() if v.initialized())
+        for result in op.results():
+            if result.initialized() and result.is_dense_tensor_type():
+                result.stop_gradient = "float" not in str(result.dtype).lower()
+            elif result.initialized():
+                result.stop_gradient = stops
 
 
 def _is_data(op: Any) -> bool:
@@ -142,6 +159,19 @@ def _floats(
     if mean is None or std is None or not math.isfinite(mean + std):
         return rng.uniform(low, max(high, low), shape)
     return np.clip(rng.normal(mean, std, shape), low, max(high, low))
+
+
+def moved(tensors: Sequence[Any], seed: int) -> list[Any]:
+    """The tensors with float32 elements multiplied by 1 - eps, 1 or 1 + eps."""
+    rng, eps = np.random.default_rng(seed), np.finfo(np.float32).eps
+
+    def move(tensor: Any) -> Any:
+        if tensor.dtype != paddle.float32:
+            return tensor
+        factors = 1 + eps * rng.integers(-1, 2, tensor.shape).astype(np.float32)
+        return paddle.to_tensor(tensor.numpy() * factors)
+
+    return [move(t) for t in tensors]
 
 
 def agrees(ours: Sequence[Any], theirs: Sequence[Any], tolerance: float = 1e-5) -> str:

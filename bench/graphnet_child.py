@@ -19,13 +19,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-import numpy as np
 import paddle
 from paddle.base import core
 
-from pirol.bench import coverage, score
+from pirol.bench import coverage, graphnet_gradients, score
 from pirol.bench.demo import medians
-from pirol.bench.graphnet import Run, agrees, load, relative_l2
+from pirol.bench.graphnet import MOVES, Run, agrees, load, moved, relative_l2
 from pirol.bench.graphnet_folder import load_folder
 from pirol.compiler.runtime import threads
 
@@ -35,7 +34,6 @@ ROUNDS = (5, 50)
 Found = dict[str, Any]
 Tell = Callable[..., None]  # of a stage's name, and what was found before it
 TOLERATED = (-3, 1e-3)  # level and relative L2 where no float64 arbitrates
-MOVES = 4  # runs of Paddle on moved inputs, where outputs are still too far off
 COMPARABLE = 0.1  # relative L2 of Paddle's float32 from a float64 of the same program
 
 
@@ -125,23 +123,10 @@ def _level(side: Sequence[Any], exact: Sequence[Any]) -> int | None:
     return score.worst([score.level(a, b, _name(t.dtype)) for a, b, t in narrow])
 
 
-def moved(tensors: Sequence[Any], seed: int) -> list[Any]:
-    """The tensors with float32 elements multiplied by 1 - eps, 1 or 1 + eps."""
-    rng, eps = np.random.default_rng(seed), np.finfo(np.float32).eps
-
-    def move(tensor: Any) -> Any:
-        if tensor.dtype != paddle.float32:
-            return tensor
-        factors = 1 + eps * rng.integers(-1, 2, tensor.shape).astype(np.float32)
-        return paddle.to_tensor(tensor.numpy() * factors)
-
-    return [move(t) for t in tensors]
-
-
 def exactly(sample: Any) -> list[Any]:
     """The outputs of a run in float64; none where Paddle has no such kernels."""
     try:
-        return seeded(lambda _: sample.in_double(), ())[0]
+        return seeded(*sample.in_double())[0]
     except Exception:
         return []
 
@@ -235,6 +220,8 @@ def answer(request: Found, tell: Tell) -> Found:
         core.set_num_threads(threads())
         if request["alone"]:
             return first_call(sample, request["alone"], enter)
+        if request["gradients"]:
+            return graphnet_gradients.measure(sample, enter)
         return measure(sample, request["gflop"], enter)
     except Exception as error:
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"

@@ -11,7 +11,7 @@ import inspect
 import json
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -37,12 +37,13 @@ class Folder(Graph):
 
     def paddles(self) -> Run:
         """The Layer as Paddle's to_static runs it."""
-        return _flat(paddle.jit.to_static(self.fresh(), full_graph=True, backend=None))
+        layer = paddle.jit.to_static(self.fresh(), full_graph=True, backend=None)
+        return self._flat(layer)
 
     def pirols(self) -> tuple[Run, Report]:
         """The Layer compiled by Pirol, and the report of it."""
         layer = pirol.to_static(self.fresh())
-        return _flat(layer), pirol.explain(layer)
+        return self._flat(layer), pirol.explain(layer)
 
     def program(self) -> Any:
         """The PIR program as captured."""
@@ -54,8 +55,8 @@ class Folder(Graph):
         layer = paddle.jit.to_static(self.fresh(), spec, full_graph=True, backend=None)
         return layer.forward.concrete_program
 
-    def in_double(self) -> list[Any]:
-        """The outputs of Paddle's run with all that is float32 in float64."""
+    def in_double(self) -> tuple[Run, list[Any]]:
+        """Paddle's run with all that is float32 in float64, and tensors for it."""
         found = self.captured()
         results = ValueDict()
         for at, op in enumerate(found.main_program.global_block().ops):
@@ -66,22 +67,23 @@ class Folder(Graph):
             path = Path(work) / "program.json"
             core.serialize_pir_program(found.main_program, str(path), True, True)
             serialised = json.loads(path.read_text())
-        return Sample(self.name, self.inputs, outputs, serialised).in_double()
+        sample = Sample(self.name, self.inputs, outputs, serialised)
+        return replace(sample, trained=self.trained).in_double()
 
     def fresh(self) -> Any:
-        """A new GraphModule, for inference."""
+        """A new GraphModule."""
         layer = self.module()
-        layer.eval()
+        if not self.trained:
+            layer.eval()
         return layer
 
+    def _flat(self, layer: Any) -> Run:
+        def run(tensors: Any) -> list[Any]:
+            with paddle.set_grad_enabled(self.trained):
+                found = layer(*tensors)
+            return [t for t in paddle.utils.flatten(found) if t is not None]
 
-def _flat(layer: Any) -> Run:
-    def run(tensors: Any) -> list[Any]:
-        with paddle.no_grad():
-            found = layer(*tensors)
-        return [t for t in paddle.utils.flatten(found) if t is not None]
-
-    return run
+        return run
 
 
 def load_folder(path: Path, name: str) -> Folder:

@@ -104,6 +104,7 @@ def _failed(found: Record) -> Record:
 def run_sample(name: str, path: Path, chosen: argparse.Namespace) -> Record:
     """The record of one sample."""
     request: Record = {"path": str(path), "name": name, "gflop": chosen.gflop}
+    request["gradients"] = chosen.gradients
     with tempfile.TemporaryDirectory() as cache:
         env = environment(chosen.threads) | {"PIROL_CACHE_DIR": f"{cache}/pirol"}
         found = run_child(_command(request), env, chosen.timeout)
@@ -191,6 +192,19 @@ def summary(records: Sequence[Record]) -> list[str]:
     return [*lines, _row("all", judged), "", *_costs(judged)]
 
 
+def gradients(records: Sequence[Record]) -> list[str]:
+    """Of how many samples and inputs gradients were held, and who computed them."""
+    held = [r for r in records if "gradients" in r]
+    right = sum(r["verdict"] == "right" for r in held)
+    whole = sum(
+        not any(f.startswith("the program") for f in r["fallbacks"]) for r in held
+    )
+    return [
+        f"{right} of {len(held)} right, {sum(r['gradients'] for r in held)} gradients; "
+        f"{whole} without Paddle's own run; {len(records) - len(held)} not held"
+    ]
+
+
 def _costs(records: Sequence[Record]) -> list[str]:
     """First calls, memory and memory traffic, as far as they were measured."""
     lines = []
@@ -250,6 +264,8 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--timeout", type=float, default=600, help="seconds a sample (%(default)g)")
     add("--gflop", type=float, default=20, help="larger graphs run once (%(default)g)")
     warm = "time a first call on a filled cache, and measure memory, of each side alone"
+    backward = "hold gradients of all float inputs against Paddle's; time nothing"
+    add("--gradients", action="store_true", help=backward)
     add("--warm", action="store_true", help=warm)
     return parser.parse_args(arguments)
 
@@ -285,7 +301,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not found:
         print(f"error: no samples for {chosen.names} in {chosen.dir}", file=sys.stderr)
         return 2
-    print("\n" + "\n".join(summary(found)))
+    lines = gradients(found) if chosen.gradients else summary(found)
+    print("\n" + "\n".join(lines))
     return int(any(r["verdict"] not in ("right", "no oracle") for r in found))
 
 

@@ -71,22 +71,49 @@ def _differentiated(
     outputs = results[: len(graph.outputs)]
     places = [k for k, _ in graph.writes]
     writes = tuple(zip(places, results[len(outputs) :]))
-    forward = tuple(b.ops)
-    reached = _active(forward, wanted)
-    cts = _Cotangents(b)
-    for kind, output in zip(graph.outputs, outputs):
-        if kind.dtype in FLOATS:
-            ct = b.input(kind.type)
-            if output in reached:
-                cts.add(output, ct)
-    for op in reversed(forward):
-        _pull(b, op, cts, reached)
+    ends = [
+        (output, b.input(kind.type))
+        for kind, output in zip(graph.outputs, outputs)
+        if kind.dtype in FLOATS
+    ]
+    cts, reached = _pulled(b, tuple(b.ops), ends, wanted)
     b.line = ""
     used = [k for k, v in zip(wrt, wanted) if unused or v in cts]
     found = [*outputs, *(cts.of(inputs[k]) for k in used)]
     made = b.graph(graph.name, found, writes=writes, guards=graph.guards)
     active = tuple(k for k, v in enumerate(outputs) if v in reached)
     return Joint(made, active, tuple(used))
+
+
+def pullback(
+    b: Builder,
+    ops: Sequence[Op],
+    ends: Sequence[tuple[Value, Value]],
+    wanted: Sequence[Value],
+) -> list[Value]:
+    """The gradients of some values on which `ops`, which `b` has made, depend.
+
+    ends: results of the ops with their cotangents.
+    """
+    cts, _ = _pulled(b, ops, ends, wanted)
+    return [cts.of(v) for v in wanted]
+
+
+def _pulled(
+    b: Builder,
+    ops: Sequence[Op],
+    ends: Sequence[tuple[Value, Value]],
+    wanted: Sequence[Value],
+) -> tuple[_Cotangents, set[Value]]:
+    """All cotangents, and the values that depend on those wanted."""
+    reached = _active(ops, wanted)
+    cts = _Cotangents(b)
+    for output, ct in ends:
+        if output in reached:
+            cts.add(output, ct)
+    for op in reversed(ops):
+        _pull(b, op, cts, reached)
+    return cts, reached
 
 
 def without_stops(graph: Graph) -> Graph:
@@ -190,7 +217,10 @@ def _pull(b: Builder, op: Op, cts: _Cotangents, active: set[Value]) -> None:
         return
     rule = PRIMS[op.name].vjp if op.name in PRIMS else None
     if rule is None:
-        raise _unsupported(op, op.line, "has no gradient rule")
+        why = op.attrs.get("why")
+        raise _unsupported(
+            op, op.line, "has no gradient rule" + (f": {why}" if why else "")
+        )
     b.line = op.line
     given = [cts.of(r) if r.dtype in FLOATS else None for r in op.results]
     grads = rule(b, op, given)

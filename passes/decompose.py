@@ -20,11 +20,15 @@ from pirol.compiler.ir import (
     Op,
     TensorType,
     Value,
+    prune,
     symbols_in,
 )
+from pirol.passes.derive import derived
 from pirol.prim import Builder, Facts, Unify
-from pirol.prim.decomp import DECOMPOSITIONS, Decomposition, widened
+from pirol.prim.decomp import DECOMPOSITIONS, Decomposition
 
+# Attributes that say how the op stood in Paddle's program.
+CAPTURED = ("layout", "fixed", "names", "results")
 # Ops whose first operand is the shape of their only result.
 SHAPED = ("pd_op.uniform", "pd_op.gaussian", "pd_op.truncated_gaussian_random")
 # Ops whose results all have the shape of the first operand.
@@ -50,8 +54,10 @@ class _Decomposer:
         self.known = facts.substitution()
         self.env: dict[Value, Value] = {}
         self.seen: dict[Any, Sequence[Value]] = {}  # opaque ops by what they compute
-        users = graph.users()
-        self.needed = set(graph.results) | {v for v, ops in users.items() if ops}
+        self.needed = set(graph.results)
+        for op in reversed(graph.ops):
+            if op.name != "stop_gradient" or op.result in self.needed:
+                self.needed.update(op.operands)
 
     def run(self) -> Graph:
         self.b.facts.define([v.shape for v in self.graph.inputs], 0)
@@ -77,13 +83,14 @@ class _Decomposer:
 
     def op(self, op: Op) -> None:
         self.b.line = op.line
-        rule = DECOMPOSITIONS.get(op.name)
+        rule = DECOMPOSITIONS.get(op.name) or derived(op)
         mark = len(self.b.ops)
         if op.branches:
             self.env.update(zip(op.results, self.control(op)))
             return
         if op.name == "stop_gradient":
-            self.env[op.result] = self.b.stop_gradient(self.env[op.operands[0]])
+            if op.result in self.needed:
+                self.env[op.result] = self.b.stop_gradient(self.env[op.operands[0]])
             return
         try:
             if rule is None:
@@ -108,7 +115,7 @@ class _Decomposer:
         return [self.env[v] for v in op.operands]
 
     def plain(self, op: Op, rule: Decomposition) -> Sequence[Value | None]:
-        found = _run(self.b, op, rule, self.operands(op))
+        found = rule(self.b, nested(op, self.operands(op)), op.attrs)
         return self.checked(op, found)
 
     def checked(self, op: Op, found: Sequence[Value | None]) -> Sequence[Value | None]:
@@ -133,9 +140,9 @@ class _Decomposer:
         inner = Builder(self.b.facts, op.line, known)
         inside = [inner.input(v.type) for v in outer]
         env.update(zip(inside, outer))
-        found = self.checked(op, _run(inner, op, rule, inside))
+        found = self.checked(op, rule(inner, nested(op, inside), op.attrs))
         kept = [v for v in found if v is not None]
-        body = inner.graph("body", kept)
+        body = prune(inner.graph("body", kept))
         attrs = {"callee": op.name, **_plain_attrs(op)}
         attrs.pop("effect", None)
         call = self.b.op("call", outer, [v.type for v in kept], attrs, body)
@@ -185,7 +192,7 @@ class _Decomposer:
 
 
 def _plain_attrs(op: Op) -> Mapping[str, Any]:
-    return {k: v for k, v in op.attrs.items() if k not in ("layout", "fixed")}
+    return {k: v for k, v in op.attrs.items() if k not in CAPTURED}
 
 
 def _fits(declared: TensorType, found: TensorType) -> bool:
@@ -198,15 +205,6 @@ def _fits(declared: TensorType, found: TensorType) -> bool:
 def _open(dim: Any) -> bool:
     """Whether Paddle declares nothing of a dim."""
     return not isinstance(dim, int) and bool(dim.is_Symbol)
-
-
-def _run(
-    b: Builder, op: Op, rule: Decomposition, operands: Sequence[Value]
-) -> tuple[Value | None, ...]:
-    run = widened(rule.run, rule.compute_in) if rule.compute_in else rule.run
-    attrs = {k: v for k, v in op.attrs.items() if k in rule.keywords}
-    found = run(b, *nested(op, operands), **attrs)
-    return found if isinstance(found, tuple) else (found,)
 
 
 def nested(op: Op, operands: Sequence[Any]) -> list[Any]:

@@ -17,8 +17,8 @@ import numpy as np
 import paddle
 import pytest
 
-from pirol.bench import coverage, graphnet_child, graphnet_run
-from pirol.bench.graphnet import folder, load
+from pirol.bench import coverage, graphnet_child, graphnet_gradients, graphnet_run
+from pirol.bench.graphnet import folder, load, moved
 from pirol.bench.graphnet_folder import load_folder
 from pirol.bench.score import Outcome, es, family, level, s, tolerances, worst
 
@@ -199,9 +199,31 @@ def test_only_a_step_excuses_what_float64_does_not() -> None:
 
     assert verdict(off, step=True) == "right" and verdict(off, step=False) == "wrong"
     assert verdict(x - 1, step=True) == "wrong"
-    (near,) = graphnet_child.moved([x], seed=0)
+    (near,) = moved([x], seed=0)
     difference = (near - x).abs() / x
     assert 0 < difference.max() < 2e-7 and near.dtype == x.dtype
+
+
+def test_gradients_are_held(tmp_path: Path, monkeypatch: Any) -> None:
+    """Of both forms of samples; and what is not Paddle's is wrong."""
+    (path,) = folder().glob("*MobileNetV1*")
+    samples = load(path), load_folder(write_sample(tmp_path / "s"), "s")
+    for sample, count in zip(samples, (138, 2)):
+        found = graphnet_gradients.measure(sample, lambda *_: None)
+        assert (found["verdict"], found["gradients"]) == ("right", count), found
+        assert found["error"] < 1e-3
+    plain = graphnet_gradients.gradients
+    runs = iter(range(9))
+
+    def planted(*args: Any) -> Any:
+        grads = plain(*args)
+        if next(runs) == 1:  # the second is ours
+            grads[0] = grads[0] * 1.002
+        return grads
+
+    monkeypatch.setattr(graphnet_gradients, "gradients", planted)
+    found = graphnet_gradients.measure(samples[1], lambda *_: None)
+    assert (found["verdict"], found["wrong"]) == ("wrong", [0])
 
 
 SAID = 'import os, signal, sys, time; print(\'{"stage": "STAGE"}\', flush=True); '

@@ -6,6 +6,7 @@ become functional; what an input holds in the end is one of the graph's writes.
 
 from __future__ import annotations
 
+import itertools
 import re
 import sysconfig
 from collections.abc import Sequence
@@ -184,6 +185,10 @@ class _Reader:
         fixed = tuple(k for k, v in enumerate(flat_operands(op)) if is_fixed(v))
         if fixed:
             attrs["fixed"] = fixed
+        if "_grad" in name:  # what it is the gradient of, they tell (passes/derive.py)
+            given = [r.initialized() for r in op.results()]
+            attrs["names"] = tuple(op.get_input_names())
+            attrs["results"] = tuple(itertools.compress(op.get_output_names(), given))
         if name == "pd_op.assign_value":
             operands, attrs["layout"] = [], ()
         results = [r for r in op.results() if r.initialized()]

@@ -82,7 +82,7 @@ def index_sample(b: Builder, x: Value, index: Value) -> Any:
     return b.gather(x, place, shape=index.shape, dims=(0, -1))
 
 
-@decomposes("pd_op.take_along_axis", composite=False)
+@decomposes("pd_op.take_along_axis", composite=False, operands="arr indices")
 def take_along_axis(b: Builder, x: Value, index: Value, *, axis: int) -> Any:
     """At each place of the index the element of x there, but for one coordinate."""
     at = axis_in(axis, x.type.rank, "take_along_axis")
@@ -121,7 +121,7 @@ def _column(b: Builder, x: Value, index: Value, at: int, shape: Shape) -> Value:
     return result
 
 
-@decomposes("pd_op.embedding", composite=False)
+@decomposes("pd_op.embedding", composite=False, operands="x weight")
 def embedding(b: Builder, index: Value, table: Value, *, padding_idx: int) -> Any:
     """The rows that the index names; the padding row (-1: none) reads as zeros."""
     rows = looked_up(b, table, 0, index, "embedding", negative=False)

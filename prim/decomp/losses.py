@@ -21,7 +21,11 @@ SAME_LABEL = 1e-6  # labels that differ by no more are the same
 LOWEST_LOG = -100.0  # what Paddle's bce_loss takes for the logarithm of 0
 
 
-@decomposes("pd_op.sigmoid_cross_entropy_with_logits", compute_in="float32")
+@decomposes(
+    "pd_op.sigmoid_cross_entropy_with_logits",
+    compute_in="float32",
+    operands="x label pos_weight",
+)
 def sigmoid_cross_entropy(
     b: Builder,
     x: Value,
@@ -53,7 +57,7 @@ def sigmoid_cross_entropy(
     return b.div(loss, spread(b, number, x, axes))
 
 
-@decomposes("pd_op.bce_loss", compute_in="float32")
+@decomposes("pd_op.bce_loss", compute_in="float32", operands="input label")
 def bce_loss(b: Builder, x: Value, label: Value) -> Any:
     """-label * log(x) - (1 - label) * log(1 - x), no logarithm under -100."""
     b.check(b.and_(b.ge(x, 0.0), b.le(x, 1.0)), "bce_loss of what is not in 0..1")
@@ -63,7 +67,7 @@ def bce_loss(b: Builder, x: Value, label: Value) -> Any:
     return b.sub(b.mul(b.sub(label, 1.0), miss), b.mul(label, hit))
 
 
-@decomposes("pd_op.huber_loss", compute_in="float32")
+@decomposes("pd_op.huber_loss", compute_in="float32", operands="input label")
 def huber_loss(b: Builder, x: Value, label: Value, *, delta: float) -> Any:
     """r * r / 2 of r = label - x, and delta * (|r| - delta / 2) beyond delta; and r."""
     rest = b.sub(label, x)
@@ -89,7 +93,7 @@ def kldiv_loss(
     return b.select(none, b.const(value=0.0, shape=(), dtype=x.dtype), loss)
 
 
-@decomposes("pd_op.label_smooth", compute_in="float32")
+@decomposes("pd_op.label_smooth", compute_in="float32", operands="label prior_dist")
 def label_smooth(
     b: Builder, label: Value, prior: Value | None, *, epsilon: float
 ) -> Any:
@@ -105,7 +109,9 @@ def label_smooth(
     return b.add(kept, b.cast(b.div(epsilon, classes), dtype=label.dtype))
 
 
-@decomposes("pd_op.cross_entropy_with_softmax", compute_in="float32")
+@decomposes(
+    "pd_op.cross_entropy_with_softmax", compute_in="float32", operands="input label"
+)
 def cross_entropy(
     b: Builder,
     x: Value,

@@ -51,7 +51,7 @@ def dot(b: Builder, x: Value, y: Value) -> Any:
     return b.reduce_sum(b.mul(x, y), axes=(x.type.rank - 1,))
 
 
-@decomposes("pd_op.addmm", "pd_op.baddbmm")
+@decomposes("pd_op.addmm", "pd_op.baddbmm", operands="input x y")
 def addmm(
     b: Builder, start: Value, x: Value, y: Value, *, beta: float, alpha: float
 ) -> Any:
@@ -61,7 +61,9 @@ def addmm(
     return b.add(b.mul(product, alpha), b.mul(start, beta))
 
 
-@decomposes("pd_op.conv2d", "pd_op.depthwise_conv2d", "pd_op.conv3d")
+@decomposes(
+    "pd_op.conv2d", "pd_op.depthwise_conv2d", "pd_op.conv3d", operands="input filter"
+)
 def conv(
     b: Builder,
     x: Value,

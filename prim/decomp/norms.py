@@ -86,9 +86,10 @@ def batch_norm(
     """
     channel = 1 if data_format.startswith("NC") else x.type.rank - 1
     mean, variance = b.stop_gradient(mean), b.stop_gradient(variance)
+    reserve = b.const(value=0, shape=(0,), dtype="uint8")  # what only a GPU keeps
     if (is_test and not trainable_statistics) or use_global_stats:
         y = _normalised(b, x, mean, variance, scale, epsilon, channel)
-        return _affine(b, y, None, bias, channel), mean, variance, None, None, None
+        return _affine(b, y, None, bias, channel), mean, variance, None, None, reserve
     axes = tuple(k for k in range(x.type.rank) if k != channel)
     _, batch_mean, batch_variance = _centred(b, x, axes)
     y = _normalised(b, x, batch_mean, batch_variance, scale, epsilon, channel)
@@ -101,7 +102,7 @@ def batch_norm(
         moved = _unless_one(b, count, moved, mean)
         spread_out = _unless_one(b, count, spread_out, variance)
     saved = b.rsqrt(b.add(batch_variance, epsilon))
-    return y, moved, spread_out, batch_mean, saved, None
+    return y, moved, spread_out, batch_mean, saved, reserve
 
 
 def _normalised(

@@ -15,7 +15,7 @@ from pirol.prim.decomp.registry import decomposes, ints, need, number
 Side = Callable[[Builder, Value, int, Any, Any], tuple[Value, Value]]
 
 
-@decomposes("pd_op.pad", composite=False)
+@decomposes("pd_op.pad", composite=False, operands="x pad_value")
 def pad(b: Builder, x: Value, value: Value, *, paddings: Sequence[int]) -> Any:
     """x between `paddings` (low, high for each dim) copies of a number."""
     item = typed(number(b, value, "the padding value"), x.dtype)

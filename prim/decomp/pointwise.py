@@ -80,15 +80,16 @@ for _name in ("sinh", "cosh", "asinh", "acosh", "atanh"):
     _unary(_name)
 
 
-def _rounding(name: str) -> None:
-    @decomposes(f"pd_op.{name}", compute_in="float32")
+def _rounding(name: str, operand: str = "x") -> None:
+    @decomposes(f"pd_op.{name}", compute_in="float32", operands=operand)
     def run(b: Builder, x: Value) -> Any:
         need(x.dtype != "bool", f"{name} of bool")
         return getattr(b, name)(x) if x.dtype in FLOATS else x
 
 
-for _name in ("floor", "ceil", "trunc"):
-    _rounding(_name)
+_rounding("floor")
+_rounding("ceil")
+_rounding("trunc", "input")
 
 
 @decomposes("pd_op.round", compute_in="float32")
@@ -158,7 +159,7 @@ def reciprocal(b: Builder, x: Value) -> Any:
     return b.div(1.0, x)
 
 
-@decomposes("pd_op.add_n", compute_in="float32")
+@decomposes("pd_op.add_n", compute_in="float32", operands="inputs")
 def add_n(b: Builder, inputs: list[Value]) -> Any:
     """The sum of the tensors, from the first on."""
     need(all(v.dtype in NUMBERS for v in inputs), "add_n of bools")
@@ -260,7 +261,7 @@ def _multiplied(b: Builder, x: Value, times: int) -> Value:
     return b.const(value=1, shape=x.shape, dtype=x.dtype) if found is None else found
 
 
-@decomposes("pd_op.clip", compute_in="float32")
+@decomposes("pd_op.clip", compute_in="float32", operands="x min max")
 def clip(b: Builder, x: Value, low: Value, high: Value) -> Any:
     """low where x < low, high where x > high, else x; NaN stays."""
     need(x.dtype in NUMBERS, f"clip of {x.dtype}")

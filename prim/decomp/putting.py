@@ -37,7 +37,11 @@ def set_value(
     return _put(b, x, part, block, axes, decrease_axes, none_axes)
 
 
-@decomposes("pd_op.set_value_with_tensor", composite=False)
+@decomposes(
+    "pd_op.set_value_with_tensor",
+    composite=False,
+    operands="x values starts ends steps",
+)
 def set_value_with_tensor(
     b: Builder,
     x: Value,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,13 +23,24 @@ HALVES = ("float16", "bfloat16")
 
 @dataclass(frozen=True)
 class Decomposition:
-    """`composite`: it becomes a call with a body; else its ops stand for it."""
+    """`composite`: it becomes a call with a body; else its ops stand for it.
+    `operands` are named as by Paddle."""
 
     name: str
     run: Callable[..., Any]
+    operands: tuple[str, ...]
     keywords: frozenset[str]
     composite: bool
     compute_in: str | None
+
+    def __call__(
+        self, b: Builder, operands: Sequence[Any], given: Mapping[str, Any]
+    ) -> tuple[Value | None, ...]:
+        """The results; `given` are the op's attributes, of which it takes its own."""
+        run = widened(self.run, self.compute_in) if self.compute_in else self.run
+        attrs = {k: v for k, v in given.items() if k in self.keywords}
+        found = run(b, *operands, **attrs)
+        return found if isinstance(found, tuple) else (found,)
 
 
 DECOMPOSITIONS: dict[str, Decomposition] = {}
@@ -40,21 +51,26 @@ def decomposes(
     compute_in: str | None = None,
     composite: bool = True,
     keywords: Sequence[str] = (),
+    operands: str = "",
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a decomposition; a second one of an op is an error.
 
     compute_in: the dtype in which float16 and bfloat16 operands are computed;
-    keywords: attributes to pass besides those that the function names.
+    keywords: attributes to pass besides those that the function names; operands: their
+    names by Paddle, where the function has others.
     """
 
     def register(run: Callable[..., Any]) -> Callable[..., Any]:
         kinds = inspect.signature(run).parameters.values()
         words = {p.name for p in kinds if p.kind is p.KEYWORD_ONLY} | {*keywords}
+        plain = [p.name for p in kinds if p.kind is p.POSITIONAL_OR_KEYWORD][1:]
+        named = tuple(operands.split() or plain)
         for name in names:
             if name in DECOMPOSITIONS:
                 raise ValueError(f"{name} is decomposed twice")
-            entry = Decomposition(name, run, frozenset(words), composite, compute_in)
-            DECOMPOSITIONS[name] = entry
+            DECOMPOSITIONS[name] = Decomposition(
+                name, run, named, frozenset(words), composite, compute_in
+            )
         return run
 
     return register

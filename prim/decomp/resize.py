@@ -24,6 +24,7 @@ from pirol.prim.decomp.shape import repeated
 # The attributes that tell the new sizes; the operands `sizes` are the size as a tensor,
 # as a list of scalars, and the scale as a tensor.
 SIZED = ("data_format", "out_d", "out_h", "out_w", "scale")
+OPERANDS = "x out_size size_tensor scale_tensor"
 CUBIC = -0.75  # the free parameter of bicubic interpolation
 
 
@@ -142,7 +143,7 @@ def _unchanged(axes: Sequence[Axis]) -> bool:
     return all(dims.equal(a.old, a.new) is True for a in axes)
 
 
-@decomposes("pd_op.nearest_interp", keywords=SIZED)
+@decomposes("pd_op.nearest_interp", keywords=SIZED, operands=OPERANDS)
 def nearest_interp(
     b: Builder,
     x: Value,
@@ -191,7 +192,7 @@ def _factor(axis: Axis) -> int | None:
 def _linear(*names: str) -> None:
     ops = [f"pd_op.{name}_interp" for name in names]
 
-    @decomposes(*ops, compute_in="float32", keywords=SIZED)
+    @decomposes(*ops, compute_in="float32", keywords=SIZED, operands=OPERANDS)
     def run(
         b: Builder,
         x: Value,
@@ -255,7 +256,9 @@ def _weighted(
     return total
 
 
-@decomposes("pd_op.bicubic_interp", compute_in="float32", keywords=SIZED)
+@decomposes(
+    "pd_op.bicubic_interp", compute_in="float32", keywords=SIZED, operands=OPERANDS
+)
 def bicubic_interp(
     b: Builder,
     x: Value,

@@ -133,7 +133,7 @@ def broadcast_tensors(b: Builder, parts: list[Value]) -> Any:
     return tuple(b.broadcast_together(parts))
 
 
-@decomposes("pd_op.meshgrid", composite=False)
+@decomposes("pd_op.meshgrid", composite=False, operands="inputs")
 def meshgrid(b: Builder, parts: list[Value]) -> Any:
     """Each vector along its own dim of a grid of them all; a scalar is a vector."""
     shape = tuple(v.type.size for v in parts)
@@ -141,7 +141,7 @@ def meshgrid(b: Builder, parts: list[Value]) -> Any:
     return tuple(b.broadcast(v, shape=shape, dims=(k,)) for k, v in enumerate(lines))
 
 
-@decomposes("pd_op.tile", composite=False)
+@decomposes("pd_op.tile", composite=False, operands="x repeat_times")
 def tile(b: Builder, x: Value, times: Any) -> Any:
     """x repeated `times` along each dim, as wholes."""
     counts = ints(b, times, "the repeat times")
@@ -171,7 +171,7 @@ def repeated(b: Builder, x: Value, axis: int, times: Any) -> Value:
     return result
 
 
-@decomposes("pd_op.concat", composite=False)
+@decomposes("pd_op.concat", composite=False, operands="x axis")
 def concat(b: Builder, parts: list[Value], axis: Value) -> Any:
     """The tensors one behind the other."""
     at = axis_in(int(number(b, axis, "axis")), parts[0].type.rank, "concat")
@@ -189,7 +189,7 @@ def _sized(b: Builder, what: str, x: Value, shape: Shape) -> Value:
     return b.relabelled(x, shape)
 
 
-@decomposes("pd_op.stack", composite=False)
+@decomposes("pd_op.stack", composite=False, operands="x")
 def stack(b: Builder, parts: list[Value], *, axis: int) -> Any:
     """The tensors along a new dim."""
     at = axis_in(axis, parts[0].type.rank + 1, "stack")

@@ -20,7 +20,7 @@ from pirol.prim.decomp.indexing import picked
 from pirol.prim.decomp.registry import axis_in, decomposes, ints, need
 
 
-@decomposes("pd_op.slice", composite=False)
+@decomposes("pd_op.slice", composite=False, operands="input starts ends")
 def slice_(
     b: Builder,
     x: Value,

@@ -1,0 +1,127 @@
+"""A GraphNet sample's gradients: Pirol's against Paddle's and a run in float64.
+
+The loss is a fixed random mean of the float outputs; a gradient is held for each float
+input, the sample's parameters among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import paddle
+
+from pirol.bench.graphnet import MOVES, Run, moved, relative_l2
+
+SEED = 2026
+NEAR = 1e-3  # relative L2 of a gradient from Paddle's
+ALIKE = 2.0  # times as far from float64 as Paddle's
+Found = dict[str, Any]
+Grads = list[Any]  # of an array an input; None where there is no gradient
+
+
+def measure(sample: Any, tell: Callable[..., None]) -> Found:
+    """The verdict on a sample's gradients; `tell` is given each stage's name."""
+    sample = replace(sample, trained=True)
+    tell("paddle")
+    theirs = gradients(sample.paddles(), sample.draw())
+    tell("compile")
+    run, report = sample.pirols()
+    tell("runtime")
+    ours = gradients(run, sample.draw())
+    fallbacks = [str(f) for f in report.settled().fallbacks]
+    found: Found = {"gradients": sum(g is not None for g in theirs)}
+    found |= {"nan": sum(g is not None and bool(np.isnan(g).any()) for g in theirs)}
+    found |= {"fallbacks": list(dict.fromkeys(fallbacks))}
+    far = apart(ours, theirs)
+    found |= {"error": max((d.error for d in far), default=0.0)}
+    wrong = [d for d in far if not d.error <= NEAR]
+    if not wrong:
+        return found | {"verdict": "right", "why": ""}
+    tell("float64", found | judged(wrong, ours, theirs, [], ()))
+    paddles = sample.paddles()
+    others = (gradients(paddles, moved(sample.draw(), k)) for k in range(MOVES))
+    return found | judged(wrong, ours, theirs, exactly(sample), others)
+
+
+def gradients(run: Run, tensors: Sequence[Any]) -> Grads:
+    """Of the loss, with respect to each tensor."""
+    for tensor in tensors:
+        tensor.stop_gradient = not tensor.is_floating_point()
+    paddle.seed(SEED)
+    rng = np.random.default_rng(SEED)
+    shares = []
+    for output in run(tensors):
+        if output.is_floating_point() and not output.stop_gradient and output.size:
+            weights = paddle.to_tensor(rng.uniform(0.5, 1.5, output.shape))
+            shares.append((output * weights.astype(output.dtype)).mean())
+    if not shares:
+        return [None] * len(tensors)
+    paddle.add_n([share.astype("float64") for share in shares]).backward()
+    return [None if t.grad is None else t.grad.numpy() for t in tensors]
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far the gradient of an input is from another's: relative L2."""
+
+    number: int
+    error: float
+
+
+def apart(ours: Grads, theirs: Grads) -> list[Distance]:
+    """Of each input that has a gradient on either side."""
+    return [
+        Distance(k, _distance(a, b))
+        for k, (a, b) in enumerate(zip(ours, theirs))
+        if a is not None or b is not None
+    ]
+
+
+def _distance(a: Any, b: Any) -> float:
+    """A gradient that one side lacks is zero there; where `b`, Paddle's, is NaN, as
+    that of prod is at zeros, nothing is held."""
+    a, b = (np.zeros_like(y) if x is None else x for x, y in ((a, b), (b, a)))
+    if a.shape != b.shape or a.dtype.kind != b.dtype.kind:
+        return float("inf")
+    a = np.where(np.isnan(b), b, a)
+    return relative_l2(a.astype("float64"), b.astype("float64"))
+
+
+def judged(
+    wrong: list[Distance],
+    ours: Grads,
+    theirs: Grads,
+    exact: Grads,
+    others: Iterable[Grads],
+) -> Found:
+    """Right where those that are not Paddle's are as near to float64 as Paddle's, or as
+    Paddle's on inputs that a rounding has moved (`others`)."""
+    numbers = [d.number for d in wrong]
+    how = "no run in float64"
+    if exact:
+
+        def far(side: Grads) -> Any:
+            return np.array([_distance(side[k], exact[k]) for k in numbers])
+
+        near, most = far(ours), far(theirs)
+        how = f"float64: {near.max():.1e} off, Paddle {most.max():.1e}"
+        if (near > ALIKE * most).any():
+            for other in others:
+                most = np.maximum(most, far(other))
+            how += f", its inputs moved {most.max():.1e}"
+        numbers = [k for k, bad in zip(numbers, near > ALIKE * most) if bad]
+    worst = max(wrong, key=lambda d: d.error)
+    why = f"{len(wrong)} over {NEAR:g}, most input {worst.number}: {worst.error:.1e}"
+    verdict = "wrong" if numbers else "right"
+    return {"verdict": verdict, "why": f"{why} ({how})", "wrong": numbers}
+
+
+def exactly(sample: Any) -> Grads:
+    """The gradients of a run in float64; none where Paddle has no such kernels."""
+    try:
+        return gradients(*sample.in_double())
+    except Exception:
+        return []
