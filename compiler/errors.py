@@ -27,6 +27,10 @@ class BuildError(PirolError):
     """The C compiler is missing or refused a kernel."""
 
 
+class ArgumentError(PirolError, ValueError):
+    """An argument of one of Pirol's own functions is not what it must be."""
+
+
 class StrictError(PirolError):
     """Raised under `strict=True` where Pirol would hand work to Paddle."""
 

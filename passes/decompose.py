@@ -157,6 +157,8 @@ class _Decomposer:
         return self.b.add_op(new).results
 
     def opaque(self, op: Op, why: str) -> Sequence[Value]:
+        if "site" not in op.attrs:
+            raise Unsupported(f"{op.name}: {why}")
         attrs = {"callee": op.name, "why": why, **_plain_attrs(op)}
         fixed = op.attrs.get("fixed", ())
         operands = [v for k, v in enumerate(self.operands(op)) if k not in fixed]

@@ -83,3 +83,26 @@ def test_pairs(name: str) -> None:
 def test_images(name: str) -> None:
     shapes = (2, 4, 7, 6), (6, 4, 3, 3)
     check(IMAGES[name], [numbers(s, k) for k, s in enumerate(shapes)], name)
+
+
+def scaled(x: Any, y: Any) -> Any:
+    return paddle._C_ops.scale(x, y[0, 0], 0.5, True)
+
+
+# Operands that to Paddle have no gradient, whatever the mathematics say.
+STILL: dict[str, Callable[..., Any]] = {
+    "clip": lambda x, y: paddle.clip(x, min=y[0, 0] - 2, max=y[0, 1] + 2),
+    "scale": scaled,
+    "lerp": lambda x, y: paddle.lerp(x, x * x, y),
+    "full": lambda x, y: x * paddle.full([2, 1, 1], y[0, 0]),
+    "linspace": lambda x, y: x * paddle.linspace(y[0, 0], y[0, 1], 5),
+    "label_smooth": lambda x, y: paddle.nn.functional.label_smooth(x, y[:1]),
+    "pos_weight": lambda x, y: paddle.nn.functional.binary_cross_entropy_with_logits(
+        x, (x.detach() > 0).astype(x.dtype), pos_weight=y[0], reduction="none"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STILL)
+def test_operands_without_a_gradient(name: str) -> None:
+    check(STILL[name], [numbers((3, 5), 0), numbers((3, 5), 1)], name)

@@ -17,6 +17,7 @@ from typing import Any
 import paddle
 from paddle.autograd.backward_utils import ValueDict
 
+from pirol.compiler.capture import marks
 from pirol.compiler.dims import symbol
 from pirol.compiler.errors import Unsupported
 from pirol.compiler.ir import DTYPES, Graph, Op, TensorType, Value
@@ -97,6 +98,9 @@ class _Reader:
     made: dict[Value, tuple[Any, Op]] = field(default_factory=dict)  # by PIR op
     taken: dict[Value, Value] = field(default_factory=dict)  # the parent's -> ours
     names: Any = field(default_factory=ValueDict)  # PIR values taken -> ours
+    spans: dict[int, Any] = field(default_factory=dict)  # marked: operand, then op
+    begun: dict[int, int] = field(default_factory=dict)  # where a marked span begins
+    spanned: set[Op] = field(default_factory=set)  # what spans hold
 
     def read(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> Program:
         used = [k for k, v in enumerate(inputs) if not paddle.pir.is_fake_value(v)]
@@ -112,7 +116,8 @@ class _Reader:
             for k, (old, new) in enumerate(zip(given, latest))
             if new is not old
         )
-        graph = Graph("program", tuple(given), tuple(self.ops), results, writes)
+        ops = self.live([*results, *(new for _, new in writes)])
+        graph = Graph("program", tuple(given), ops, results, writes)
         return Program(graph, self.shared.sites, used, self.shared.program)
 
     def of(self, value: Any) -> Any:
@@ -171,6 +176,8 @@ class _Reader:
                 self.env[op.result(0)] = self.of(whole)[op.attrs()["index"]]
             case "pd_op.if" | "pd_op.while":
                 control(self, op)
+            case "pd_op.assign" if op.has_attr(marks.SPAN):
+                self.marked(op)
             case _:
                 self.plain(op)
 
@@ -205,6 +212,38 @@ class _Reader:
         for result, operand in aliases.items():
             if op.result(result).initialized():
                 self.env[op.operands()[operand].source()] = self.env[op.result(result)]
+
+    def marked(self, op: Any) -> None:
+        """An end of a span that stands for one op of ours (marks.py)."""
+        (source,), result, attrs = _sources(op), op.result(0), op.attrs()
+        number = attrs[marks.SPAN]
+        if marks.OPERAND in attrs:
+            self.env[result] = self.spans[number] = self.of(source)
+            self.begun[number] = len(self.ops)
+            return
+        self.spanned.update(self.ops[self.begun[number] :])
+        made = self.spans[number]
+        if isinstance(made, Value):
+            name, told = marks.described(op)
+            shape = self.type(result, "u").shape
+            kinds = TensorType(shape, made.dtype), TensorType(shape, told["index"])
+            results = tuple(map(Value, kinds))
+            told = {"layout": (-1,), **told}
+            self.spans[number] = made = Op(
+                name, (made,), told, results, None, _line(op)
+            )
+            self.ops.append(made)
+            self.begun[number] = len(self.ops)
+        self.define([result], [made.results[attrs[marks.RESULT]]])
+
+    def live(self, results: Sequence[Value]) -> tuple[Op, ...]:
+        """The ops, but for those of marked spans that nobody needs any more."""
+        needed, kept = set(results), []
+        for op in reversed(self.ops):
+            if op not in self.spanned or not needed.isdisjoint(op.results):
+                needed.update(op.operands)
+                kept.append(op)
+        return tuple(reversed(kept))
 
     def stop(self, op: Any, results: Sequence[Any]) -> None:
         """Stop gradients at results that Paddle says have none, though operands do."""
@@ -290,7 +329,7 @@ def control(outer: _Reader, op: Any) -> None:
         Graph(
             "branch",
             (*first, *(r.taken.get(v) or Value(v.type) for v in taken)),
-            tuple(r.ops),
+            r.live(found),
             tuple(found),
         )
         for r, first, found in zip(inner, args, results)

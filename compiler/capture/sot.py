@@ -25,6 +25,13 @@ def own_code(static: Any) -> None:
         static._dygraph_function = _copied(function)
 
 
+def known_to_sot(*functions: Any) -> None:
+    """Have SOT record calls of the functions as they are, as it does Paddle's own."""
+    from paddle.jit.sot.utils.paddle_api_config import paddle_api_list
+
+    paddle_api_list.extend(f for f in functions if f not in paddle_api_list)
+
+
 def _copied(function: FunctionType) -> FunctionType:
     """The same function; a constant that nothing reads makes its code differ."""
     code = function.__code__

@@ -44,7 +44,7 @@ def filled(b: Builder, value: Value, shape: Shape, dtype: str) -> Value:
         item = typed(found[0], dtype)
         constant: Value = b.const(value=item, shape=shape, dtype=dtype)
         return constant
-    scalar = b.cast(b.reshape(value, shape=()), dtype=dtype)
+    scalar = b.cast(b.reshape(b.stop_gradient(value), shape=()), dtype=dtype)
     return b.broadcast_to(scalar, shape)
 
 

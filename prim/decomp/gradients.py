@@ -208,7 +208,6 @@ def cross_entropy(
     """
     need(use_softmax, "cross_entropy of what softmax gave")
     label = b.stop_gradient(label)
-    label = b.stop_gradient(label)
     at = axis_in(axis, softmax.type.rank, "cross_entropy")
     axes, lines = (at,), tuple(d for k, d in enumerate(softmax.shape) if k != at)
     ct = spread(b, b.reshape(loss_grad, shape=lines), softmax, axes)

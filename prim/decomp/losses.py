@@ -45,6 +45,7 @@ def sigmoid_cross_entropy(
     if weight is None:
         loss = b.add(b.sub(b.max(x, 0.0), b.mul(x, label)), tail)
     else:
+        weight = b.stop_gradient(weight)
         curve = b.add(b.max(b.neg(x), 0.0), tail)
         loss = b.add(b.mul(b.sub(1.0, label), x), b.mul(curve, weight))
     zero = b.const(value=0.0, shape=(), dtype=x.dtype)
@@ -103,7 +104,7 @@ def label_smooth(
     """
     kept = b.mul(label, float(np.float32(1) - np.float32(epsilon)))
     if prior is not None:
-        flat = b.reshape(prior, shape=(prior.shape[-1],))
+        flat = b.reshape(b.stop_gradient(prior), shape=(prior.shape[-1],))
         return b.add(kept, b.mul(flat, epsilon))
     classes = b.const(value=label.shape[-1], shape=(), dtype="float32")
     return b.add(kept, b.cast(b.div(epsilon, classes), dtype=label.dtype))

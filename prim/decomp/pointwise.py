@@ -263,7 +263,10 @@ def _multiplied(b: Builder, x: Value, times: int) -> Value:
 
 @decomposes("pd_op.clip", compute_in="float32", operands="x min max")
 def clip(b: Builder, x: Value, low: Value, high: Value) -> Any:
-    """low where x < low, high where x > high, else x; NaN stays."""
+    """low where x < low, high where x > high, else x; NaN stays.
+
+    The ends have no gradient, as in Paddle.
+    """
     need(x.dtype in NUMBERS, f"clip of {x.dtype}")
     least, most = _scalar(b, low, x), _scalar(b, high, x)
     if isinstance(least, Value) or isinstance(most, Value):
@@ -285,7 +288,7 @@ def _scalar(b: Builder, value: Value, like: Value) -> Any:
     """A scalar operand in the dtype of `like`: its number where known, or a Value."""
     known = b.known(value)
     if known is None or not isinstance(known[0], (int, float)):
-        return b.cast(b.reshape(value, shape=()), dtype=like.dtype)
+        return b.cast(b.reshape(b.stop_gradient(value), shape=()), dtype=like.dtype)
     if like.dtype in FLOATS:
         return float(known[0])
     bounds = np.iinfo(like.dtype)
@@ -322,7 +325,7 @@ def scale(
     times = (
         known[0]
         if known is not None
-        else b.cast(b.reshape(factor, shape=()), dtype=x.dtype)
+        else b.cast(b.reshape(b.stop_gradient(factor), shape=()), dtype=x.dtype)
     )
     if isinstance(times, float) and x.dtype not in FLOATS:
         times = int(times)

@@ -22,6 +22,7 @@ class _Windows:
     size: tuple[int, ...]
     stride: tuple[int, ...]
     pad: tuple[tuple[Dim, Dim], ...]
+    dilation: tuple[int, ...] = ()
 
     def attrs(self, rank: int) -> dict[str, Any]:
         """The attributes of a windowed primitive: no window on the other dims."""
@@ -34,7 +35,7 @@ class _Windows:
             "window": spread(self.size, 1),
             "strides": spread(self.stride, 1),
             "padding": spread(self.pad, (0, 0)),
-            "dilation": (1,) * rank,
+            "dilation": spread(self.dilation, 1),
         }
 
 
@@ -116,6 +117,30 @@ def max_pool_with_index(
     value, index = b.window_max(x, **windows.attrs(x.type.rank))
     plane = dims.product(x.shape[k] for k in axes)
     return value, b.cast(b.rem(index, _number(b, plane, index)), dtype="int32")
+
+
+@decomposes("pirol.max_pool", compute_in="float32")
+def max_pool(
+    b: Builder,
+    x: Value,
+    *,
+    axes: Sequence[int],
+    size: Sequence[int],
+    strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    dilation: Sequence[int],
+    index: str,
+) -> Any:
+    """The largest value of each window over the dims `axes`, and its place in them; -1
+    where a window has padding alone (pirol.nn.functional)."""
+    windows = _Windows(
+        tuple(axes), tuple(size), tuple(strides), tuple(padding), tuple(dilation)
+    )
+    value, at = b.window_max(x, **windows.attrs(x.type.rank))
+    inner = dims.product(x.shape[axes[-1] + 1 :])
+    plane = dims.product(x.shape[k] for k in axes)
+    place = b.rem(b.idiv(at, _number(b, inner, at)), _number(b, plane, at))
+    return value, b.cast(b.select(b.lt(at, 0), -1, place), dtype=index)
 
 
 def _whole_plane(b: Builder, x: Value, axes: tuple[int, ...], kind: str) -> Any:

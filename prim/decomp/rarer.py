@@ -86,9 +86,10 @@ _ignoring_nan("fmin", "min")
 
 @decomposes("pd_op.lerp", compute_in="float32")
 def lerp(b: Builder, x: Value, y: Value, weight: Value) -> Any:
-    """x + weight (y - x)"""
+    """x + weight (y - x); to Paddle the weight has no gradient."""
     need(x.dtype == y.dtype == weight.dtype, "lerp of several dtypes")
     _floats(x, "lerp")
+    weight = b.stop_gradient(weight)
     return b.add(x, b.mul(weight, b.sub(y, x)))
 
 
