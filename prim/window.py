@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from pirol.compiler.dims import add, floordiv, sub
+from pirol.compiler.dims import add, floordiv, product, sub
 from pirol.compiler.ir import TensorType
 from pirol.prim.elementwise import NUMBERS, zeros_like
 from pirol.prim.prim import Attrs, Prim, define, require
@@ -76,14 +77,54 @@ def _taps(
         yield x[tuple(safe)] if x.size else np.zeros(shape, x.dtype), flat, inside
 
 
+FEW = 8  # taps whose shares are looked for, and not put where they belong
+
+
 def _window_max_vjp(b: Any, op: Any, cts: Any) -> Sequence[Any]:
-    """Each tap's share, placed back by pad; no scatter, so the order is fixed."""
+    """The share of each window's choice, in a fixed order."""
+    taps, part = math.prod(op.attrs["window"]), _planes(op)
+    if taps <= FEW or part is None:
+        return _shares_of_taps(b, op, cts[0])
+    x, index, (first, last) = op.operands[0], op.results[1], part
+    before, after = [
+        (
+            product(v.shape[:first]),
+            product(v.shape[first:last]),
+            product(v.shape[last:]),
+        )
+        for v in (x, index)
+    ]
+    ct = b.select(b.lt(index, 0), zeros_like(b, cts[0]), cts[0])
+    ct, place = (b.reshape(v, shape=after) for v in (ct, b.max(index, 0)))
+    if before[2] != 1:
+        place = b.idiv(place, b.dim(before[2], after))
+    number = b.iota(axis=0, shape=after, dtype="int64")
+    place = b.sub(place, b.mul(number, b.dim(before[1], after)))
+    found = b.scatter_add(ct, place, shape=before, dims=(0, -1, 2))
+    return (b.reshape(found, shape=x.shape),)
+
+
+def _planes(op: Any) -> tuple[int, int] | None:
+    """The first of the dims with windows, and the one behind the last; None where there
+    are others between them."""
+    at = op.attrs
+    still = [
+        (k, s, *p) == (1, 1, 0, 0)
+        for k, s, p in zip(at["window"], at["strides"], at["padding"])
+    ]
+    some = [k for k, alone in enumerate(still) if not alone]
+    if not some or len(some) != some[-1] - some[0] + 1:
+        return None
+    return some[0], some[-1] + 1
+
+
+def _shares_of_taps(b: Any, op: Any, ct: Any) -> Sequence[Any]:
+    """Each tap's share, placed back by pad."""
     x, index, at = op.operands[0], op.results[1], op.attrs
-    total, zero = None, zeros_like(b, cts[0])
+    total, zero = None, zeros_like(b, ct)
     for tap in window_offsets(at["window"]):
         hit = b.eq(index, _tap_index(b, op, tap))
-        part = b.select(hit, cts[0], zero)
-        placed = _place(b, part, x.shape, tap, at)
+        placed = _place(b, b.select(hit, ct, zero), x.shape, tap, at)
         total = placed if total is None else b.add(total, placed)
     return (total,)
 

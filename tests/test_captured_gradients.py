@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import paddle
 import pytest
 from decomposition_runs import compare
 from gradient_cases import IMAGES, PAIRS, UNARY
-from test_gradients import numbers, some
+from test_gradients import numbers
 
 import pirol
 from pirol.prim.decomp.gradients import GRADIENTS
@@ -23,6 +23,14 @@ NO_SECOND = ("doesn't have any grad op", "grad grad only supports")  # eager say
 # What static programs of Paddle make otherwise than eager: they lose the gradient
 # beside a detached operand, or of what is overwritten; and a dtype check fails.
 LEFT = {"none": 2, "no_grad": 2, "set": 1, "conv by channel": 2}  # from this order on
+
+
+def some(names: Iterable[str]) -> list[Any]:
+    """All, a few of them in the quick suite too."""
+    full = pytest.mark.full
+    return [
+        pytest.param(n, marks=[full] if k % 30 else []) for k, n in enumerate(names)
+    ]
 
 
 def first(found: Any) -> Any:

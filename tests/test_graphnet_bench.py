@@ -204,6 +204,7 @@ def test_only_a_step_excuses_what_float64_does_not() -> None:
     assert 0 < difference.max() < 2e-7 and near.dtype == x.dtype
 
 
+@pytest.mark.full
 def test_gradients_are_held(tmp_path: Path, monkeypatch: Any) -> None:
     """Of both forms of samples; and what is not Paddle's is wrong."""
     (path,) = folder().glob("*MobileNetV1*")

@@ -18,6 +18,7 @@ from pirol.nn import MaxPool1D, MaxPool2D, MaxPool3D
 
 FUNCTIONS = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 LAYERS = {1: MaxPool1D, 2: MaxPool2D, 3: MaxPool3D}
+FULL = pytest.mark.full
 LAST = {1: "NLC", 2: "NHWC", 3: "NDHWC"}
 
 
@@ -91,13 +92,13 @@ def cases(draw: Any) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=12)
+@settings(max_examples=5)
 @given(cases())
 def test_some_against_the_definition(case: dict[str, Any]) -> None:
     check(case)
 
 
-@pytest.mark.full
+@FULL
 @settings(max_examples=150)
 @given(cases())
 def test_against_the_definition(case: dict[str, Any]) -> None:
@@ -161,7 +162,7 @@ def same(a: Any, b: Any) -> bool:
     return all(np.array_equal(p.numpy(), q.numpy()) for p, q in pairs)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("count", [2, *(pytest.param(k, marks=FULL) for k in (1, 3))])
 def test_every_form_of_the_arguments(count: int) -> None:
     """Paddle's order, today's calls among them, and PyTorch's; numbers and lists."""
     pool, layer = FUNCTIONS[count], LAYERS[count]
@@ -266,7 +267,7 @@ class Net(paddle.nn.Layer):  # type: ignore[misc]
         return self.pool(paddle.nn.functional.relu(self.conv(x))) + 1.0
 
 
-@pytest.mark.parametrize("full_graph", [True, False])
+@pytest.mark.parametrize("full_graph", [True, pytest.param(False, marks=FULL)])
 def test_captured_as_one_op(full_graph: bool) -> None:
     """Fused, for any size on one plan, and as Paddle runs the same program."""
     net = Net()

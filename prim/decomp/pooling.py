@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -12,6 +13,8 @@ from pirol.compiler.ir import FLOATS, Value
 from pirol.prim.builder import Builder
 from pirol.prim.decomp.nn import window_padding
 from pirol.prim.decomp.registry import axis_in, decomposes, ints, need, number
+
+MANY = 12  # taps of a window that is run through at once
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,26 @@ class _Windows:
             "padding": spread(self.pad, (0, 0)),
             "dilation": spread(self.dilation, 1),
         }
+
+    def largest(self, b: Builder, x: Value) -> Value:
+        """The largest value of each window; where they are large, one dim behind the
+        other, the last first, which finds the first of equal ones too."""
+        whole = [self]
+        if math.prod(self.size) > MANY:
+            whole = [self.along(k) for k in reversed(range(len(self.axes)))]
+        for windows in whole:
+            x, _ = b.window_max(x, **windows.attrs(x.type.rank))
+        return x
+
+    def along(self, k: int) -> _Windows:
+        """The windows along the k-th of the dims alone."""
+        return _Windows(
+            self.axes[k : k + 1],
+            self.size[k : k + 1],
+            self.stride[k : k + 1],
+            self.pad[k : k + 1],
+            self.dilation[k : k + 1],
+        )
 
 
 @dataclass(frozen=True)
@@ -87,8 +110,7 @@ def _pooled(b: Builder, x: Value, size: list[Any], kind: _Kind) -> Any:
     ends = tuple((lo, dims.add(hi, e)) for (lo, hi), e in zip(pad, extra))
     windows = _Windows(axes, tuple(size), strides, ends)
     if kind.pooling_type == "max":
-        value, _ = b.window_max(x, **windows.attrs(x.type.rank))
-        return value
+        return windows.largest(b, x)
     total = b.window_sum(x, **windows.attrs(x.type.rank))
     return b.div(total, _counts(b, x, total, windows, kind.exclusive))
 
@@ -136,11 +158,12 @@ def max_pool(
     windows = _Windows(
         tuple(axes), tuple(size), tuple(strides), tuple(padding), tuple(dilation)
     )
-    value, at = b.window_max(x, **windows.attrs(x.type.rank))
+    _, at = b.window_max(x, **windows.attrs(x.type.rank))
     inner = dims.product(x.shape[axes[-1] + 1 :])
     plane = dims.product(x.shape[k] for k in axes)
     place = b.rem(b.idiv(at, _number(b, inner, at)), _number(b, plane, at))
-    return value, b.cast(b.select(b.lt(at, 0), -1, place), dtype=index)
+    mask = b.cast(b.select(b.lt(at, 0), -1, place), dtype=index)
+    return windows.largest(b, x), mask
 
 
 def _whole_plane(b: Builder, x: Value, axes: tuple[int, ...], kind: str) -> Any:
