@@ -24,7 +24,15 @@ from paddle.base import core
 
 from pirol.bench import coverage, graphnet_gradients, score
 from pirol.bench.demo import medians
-from pirol.bench.graphnet import MOVES, Run, agrees, load, moved, relative_l2
+from pirol.bench.graphnet import (
+    MOVES,
+    Run,
+    agrees,
+    exactly,
+    load,
+    moved,
+    relative_l2,
+)
 from pirol.bench.graphnet_folder import load_folder
 from pirol.compiler.runtime import threads
 
@@ -84,7 +92,8 @@ def measure(sample: Any, gflop_limit: float, tell: Tell) -> Found:
     if kept is not None:
         tell("float64", found)
         others = (seeded(theirs, moved(sample.draw(), k))[0] for k in range(MOVES))
-        found = judged(found, *kept, exactly(sample), others)
+        exact = exactly(sample, lambda run, tensors: seeded(run, tensors)[0])
+        found = judged(found, *kept, exact, others)
     return found
 
 
@@ -121,14 +130,6 @@ def _level(side: Sequence[Any], exact: Sequence[Any]) -> int | None:
     pairs = [(t, e) for t, e in zip(side, exact) if e.dtype == paddle.float64]
     narrow = [(_array(t), e.numpy().astype(_array(t).dtype), t) for t, e in pairs]
     return score.worst([score.level(a, b, _name(t.dtype)) for a, b, t in narrow])
-
-
-def exactly(sample: Any) -> list[Any]:
-    """The outputs of a run in float64; none where Paddle has no such kernels."""
-    try:
-        return seeded(*sample.in_double())[0]
-    except Exception:
-        return []
 
 
 def _farthest(side: Sequence[Any], exact: Sequence[Any]) -> float:

@@ -7,13 +7,13 @@ input, the sample's parameters among them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import paddle
 
-from pirol.bench.graphnet import MOVES, Run, moved, relative_l2
+from pirol.bench.graphnet import MOVES, Run, exactly, moved, relative_l2
 
 SEED = 2026
 NEAR = 1e-3  # relative L2 of a gradient from Paddle's
@@ -36,14 +36,14 @@ def measure(sample: Any, tell: Callable[..., None]) -> Found:
     found |= {"nan": sum(g is not None and bool(np.isnan(g).any()) for g in theirs)}
     found |= {"fallbacks": list(dict.fromkeys(fallbacks))}
     far = apart(ours, theirs)
-    found |= {"error": max((d.error for d in far), default=0.0)}
-    wrong = [d for d in far if not d.error <= NEAR]
+    found |= {"error": max(far.values(), default=0.0)}
+    wrong = {k: error for k, error in far.items() if not error <= NEAR}
     if not wrong:
         return found | {"verdict": "right", "why": ""}
     tell("float64", found | judged(wrong, ours, theirs, [], ()))
     paddles = sample.paddles()
     others = (gradients(paddles, moved(sample.draw(), k)) for k in range(MOVES))
-    return found | judged(wrong, ours, theirs, exactly(sample), others)
+    return found | judged(wrong, ours, theirs, exactly(sample, gradients), others)
 
 
 def gradients(run: Run, tensors: Sequence[Any]) -> Grads:
@@ -63,21 +63,13 @@ def gradients(run: Run, tensors: Sequence[Any]) -> Grads:
     return [None if t.grad is None else t.grad.numpy() for t in tensors]
 
 
-@dataclass(frozen=True)
-class Distance:
-    """How far the gradient of an input is from another's: relative L2."""
-
-    number: int
-    error: float
-
-
-def apart(ours: Grads, theirs: Grads) -> list[Distance]:
-    """Of each input that has a gradient on either side."""
-    return [
-        Distance(k, _distance(a, b))
+def apart(ours: Grads, theirs: Grads) -> dict[int, float]:
+    """The relative L2 by number of each input that has a gradient on either side."""
+    return {
+        k: _distance(a, b)
         for k, (a, b) in enumerate(zip(ours, theirs))
         if a is not None or b is not None
-    ]
+    }
 
 
 def _distance(a: Any, b: Any) -> float:
@@ -91,7 +83,7 @@ def _distance(a: Any, b: Any) -> float:
 
 
 def judged(
-    wrong: list[Distance],
+    wrong: dict[int, float],
     ours: Grads,
     theirs: Grads,
     exact: Grads,
@@ -99,7 +91,7 @@ def judged(
 ) -> Found:
     """Right where those that are not Paddle's are as near to float64 as Paddle's, or as
     Paddle's on inputs that a rounding has moved (`others`)."""
-    numbers = [d.number for d in wrong]
+    numbers = list(wrong)
     how = "no run in float64"
     if exact:
 
@@ -115,15 +107,7 @@ def judged(
                 most = np.maximum(most, far(other))
             how += f", its inputs moved {most.max():.1e}"
         numbers = [k for k, bad in zip(numbers, near > ALIKE * most) if bad]
-    worst = max(wrong, key=lambda d: d.error)
-    why = f"{len(wrong)} over {NEAR:g}, most input {worst.number}: {worst.error:.1e}"
+    worst = max(wrong, key=lambda k: wrong[k])
+    why = f"{len(wrong)} over {NEAR:g}, most input {worst}: {wrong[worst]:.1e}"
     verdict = "wrong" if numbers else "right"
     return {"verdict": verdict, "why": f"{why} ({how})", "wrong": numbers}
-
-
-def exactly(sample: Any) -> Grads:
-    """The gradients of a run in float64; none where Paddle has no such kernels."""
-    try:
-        return gradients(*sample.in_double())
-    except Exception:
-        return []

@@ -35,7 +35,7 @@ def derived(op: Op) -> Decomposition | None:
     if match is None or "names" not in op.attrs:
         return None
     name, order = match[1], ORDERS[match[2]]
-    forward = DECOMPOSITIONS.get(name) or DECOMPOSITIONS.get(f"{name}_")
+    forward = _forward(name)
     if forward is None and (name, 1) not in GRADIENTS:
         return None
     run = functools.partial(_run, op, name, order)
@@ -48,6 +48,11 @@ def key(name: str) -> Key:
     """Of what a name tells, and how many times `grad`."""
     parts = [part for part in name.split("_") if part not in FILLED]
     return "_".join(p for p in parts if p != "grad"), parts.count("grad")
+
+
+def _forward(name: str) -> Decomposition | None:
+    """The decomposition of foo, which may only be known as written in place."""
+    return DECOMPOSITIONS.get(name) or DECOMPOSITIONS.get(f"{name}_")
 
 
 def _run(
@@ -90,11 +95,9 @@ class _Chain:
         """What the op of this order gives: of each float operand of the one below."""
         own = GRADIENTS.get((self.name, order))
         if own is not None:
-            operands = [self.operand(key(n)) for n in own.operands]
-            words = {k: v for k, v in self.attrs.items() if k in own.keywords}
-            found = own.run(self.b, *operands, **words)
-            many = found if isinstance(found, tuple) else (found,)
-            return dict(zip(map(key, own.results), many))
+            operands = [self.operand(key(n)) for n in own.rule.operands]
+            found = own.rule(self.b, operands, self.attrs)
+            return dict(zip(map(key, own.results), found))
         mark = len(self.b.ops)
         below = self.forward() if order == 1 else self.gradients(order - 1)
         inputs = dict(self.used)
@@ -119,7 +122,9 @@ class _Chain:
 
     def forward(self) -> dict[Key, Any]:
         """The results of foo, by no names; where a lone one is a vector, as a list."""
-        rule = DECOMPOSITIONS.get(self.name) or DECOMPOSITIONS[f"{self.name}_"]
+        rule = _forward(self.name)
+        if rule is None:
+            raise Unsupported(f"Pirol has no decomposition of {self.name}")
         lacking = rule.keywords - self.attrs.keys()
         if lacking:
             raise Unsupported(f"it does not tell {', '.join(sorted(lacking))}")

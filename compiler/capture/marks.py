@@ -1,6 +1,6 @@
 """Ops of Pirol's own in Paddle's programs: a span of Paddle's ops with marked ends.
 
-marked = Marked("pirol.max_pool", {"size": (3, 3)})
+marked = Marked("pirol.max_pool", {"size": (3, 3)}, ["float32", "int32"])
 x = marked.operand(x); ..; y = marked.result(y, 0)
 
 What is between them says the same to Paddle. The reader (reader.py) puts one op in the
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import paddle
@@ -27,11 +27,14 @@ SPAN, OPERAND, RESULT, TEXT = (
 
 
 class Marked:
-    """A span that stands for an op `name` of one operand."""
+    """A span that stands for an op `name` of one operand; its results, of the dtypes
+    given, have one shape."""
 
-    def __init__(self, name: str, attrs: Mapping[str, Any]) -> None:
+    def __init__(
+        self, name: str, attrs: Mapping[str, Any], dtypes: Sequence[str]
+    ) -> None:
         self.number = next(_NUMBERS)
-        self.text = json.dumps({"name": name, "attrs": attrs})
+        self.text = json.dumps({"name": name, "attrs": attrs, "dtypes": dtypes})
 
     def operand(self, value: Any) -> Any:
         """What the span is to read in place of the operand."""
@@ -50,10 +53,12 @@ class Marked:
         return found
 
 
-def described(op: Any) -> tuple[str, dict[str, Any]]:
-    """The name and the attributes of the op that a marked end tells of."""
+def described(op: Any) -> tuple[str, dict[str, Any], list[str]]:
+    """The name, the attributes and the results' dtypes of the op that a marked end
+    tells of."""
     told = json.loads(op.attrs()[TEXT])
-    return str(told["name"]), {k: _tuples(v) for k, v in told["attrs"].items()}
+    attrs = {k: _tuples(v) for k, v in told["attrs"].items()}
+    return told["name"], attrs, told["dtypes"]
 
 
 def _tuples(value: Any) -> Any:

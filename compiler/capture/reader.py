@@ -224,11 +224,10 @@ class _Reader:
         self.spanned.update(self.ops[self.begun[number] :])
         made = self.spans[number]
         if isinstance(made, Value):
-            name, told = marks.described(op)
+            name, told, dtypes = marks.described(op)
             shape = self.type(result, "u").shape
-            kinds = TensorType(shape, made.dtype), TensorType(shape, told["index"])
-            results = tuple(map(Value, kinds))
-            told = {"layout": (-1,), **told}
+            results = tuple(Value(TensorType(shape, dtype)) for dtype in dtypes)
+            told["layout"] = (-1,)
             self.spans[number] = made = Op(
                 name, (made,), told, results, None, _line(op)
             )

@@ -42,17 +42,17 @@ def _compiled(windows: Windows, rank: int, dtype: Any) -> Any:
 
 
 def _traced(x: Any, windows: Windows) -> Any:
+    name, mask = str(x.dtype).rsplit(".", 1)[-1], windows.mask or "int32"
     attrs = {
         "axes": windows.axes,
         "size": windows.size,
         "strides": windows.stride,
         "padding": windows.pads,
         "dilation": windows.dilation,
-        "index": windows.mask or "int32",
+        "index": mask,
     }
-    marked = Marked("pirol.max_pool", attrs)
+    marked = Marked("pirol.max_pool", attrs, [name, mask])
     inner = marked.operand(x)
-    name = str(x.dtype).rsplit(".", 1)[-1]
     lowest = float("-inf") if "float" in name else float(np.iinfo(name).min)
     taps = _taps(inner.astype(WIDER.get(name, name)), windows, lowest)
     best = _first_largest(taps)

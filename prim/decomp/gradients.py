@@ -7,7 +7,6 @@ tanh_grad in turn is with respect to that result.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,17 +15,14 @@ from pirol.compiler import dims
 from pirol.compiler.ir import Value
 from pirol.prim.builder import Builder
 from pirol.prim.decomp.reductions import spread
-from pirol.prim.decomp.registry import axis_in, need
+from pirol.prim.decomp.registry import Decomposition, axis_in, described, need
 
 
 @dataclass(frozen=True)
 class Gradient:
-    """`run` takes the operands that it names, and as keywords attributes; it returns
-    the `results`, all by Paddle's names."""
+    """A rule, and the names by Paddle of its results."""
 
-    run: Callable[..., Any]
-    operands: tuple[str, ...]
-    keywords: frozenset[str]
+    rule: Decomposition
     results: tuple[str, ...]
 
 
@@ -39,12 +35,9 @@ def gradient(
     """Register the gradient of forward ops."""
 
     def register(run: Callable[..., Any]) -> Callable[..., Any]:
-        kinds = inspect.signature(run).parameters.values()
-        words = frozenset(p.name for p in kinds if p.kind is p.KEYWORD_ONLY)
-        plain = tuple(p.name for p in kinds if p.kind is p.POSITIONAL_OR_KEYWORD)
         for name in names:
-            entry = Gradient(run, plain[1:], words, tuple(results.split()))
-            GRADIENTS[f"pd_op.{name}", order] = entry
+            rule = described(f"pd_op.{name}_grad", run)
+            GRADIENTS[f"pd_op.{name}", order] = Gradient(rule, tuple(results.split()))
         return run
 
     return register

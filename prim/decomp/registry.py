@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pirol.compiler.errors import Unsupported
@@ -61,19 +61,29 @@ def decomposes(
     """
 
     def register(run: Callable[..., Any]) -> Callable[..., Any]:
-        kinds = inspect.signature(run).parameters.values()
-        words = {p.name for p in kinds if p.kind is p.KEYWORD_ONLY} | {*keywords}
-        plain = [p.name for p in kinds if p.kind is p.POSITIONAL_OR_KEYWORD][1:]
-        named = tuple(operands.split() or plain)
         for name in names:
             if name in DECOMPOSITIONS:
                 raise ValueError(f"{name} is decomposed twice")
-            DECOMPOSITIONS[name] = Decomposition(
-                name, run, named, frozenset(words), composite, compute_in
+            entry = described(name, run, compute_in)
+            DECOMPOSITIONS[name] = replace(
+                entry,
+                operands=tuple(operands.split()) or entry.operands,
+                keywords=entry.keywords | {*keywords},
+                composite=composite,
             )
         return run
 
     return register
+
+
+def described(
+    name: str, run: Callable[..., Any], compute_in: str | None = None
+) -> Decomposition:
+    """A decomposition as its function's parameters tell of it."""
+    kinds = inspect.signature(run).parameters.values()
+    words = frozenset(p.name for p in kinds if p.kind is p.KEYWORD_ONLY)
+    plain = tuple(p.name for p in kinds if p.kind is p.POSITIONAL_OR_KEYWORD)
+    return Decomposition(name, run, plain[1:], words, True, compute_in)
 
 
 def widened(run: Callable[..., Any], compute_in: str) -> Callable[..., Any]:
