@@ -78,3 +78,52 @@ def sum_rows(x: Any) -> Any:
 
 def sum_columns(x: Any) -> Any:
     return x.sum(axis=1)
+
+
+conj = jnp.conj
+fft = jnp.fft.fft
+ifft = jnp.fft.ifft
+
+
+def divide(x: Any, y: Any) -> Any:
+    return x / y
+
+
+def modulus(x: Any) -> Any:
+    return x / (1.0 + jnp.abs(x))
+
+
+def crelu(x: Any) -> Any:
+    return jax.lax.complex(relu(x.real), relu(x.imag))
+
+
+def modrelu(x: Any) -> Any:
+    size = jnp.abs(x)
+    return x * (relu(size - 0.1) / (size + EPSILON))
+
+
+def conv(x: Any, w: Any, b: Any) -> Any:
+    found = jax.lax.conv_general_dilated(x, w, (1, 1), ((1, 1), (1, 1)))
+    return found + b[:, None, None]
+
+
+def pool(x: Any, k: int, stride: int, pad: int, dilation: int) -> Any:
+    rank = x.ndim - 2
+    return jax.lax.reduce_window(
+        x,
+        -jnp.inf,
+        jax.lax.max,
+        (1, 1, *(k,) * rank),
+        (1, 1, *(stride,) * rank),
+        ((0, 0), (0, 0), *((pad, pad),) * rank),
+        window_dilation=(1, 1, *(dilation,) * rank),
+    )
+
+
+def spectral(x: Any, re: Any, im: Any, way: Any) -> Any:
+    spectrum = jnp.fft.rfft(x)
+    modes = re.shape[-1]
+    low = jnp.einsum("bix,iox->box", spectrum[..., :modes], jax.lax.complex(re, im))
+    rest = jnp.zeros_like(spectrum[..., modes:])
+    back = jnp.fft.irfft(jnp.concatenate([low, rest], -1), n=x.shape[-1])
+    return back + jnp.einsum("bix,io->box", x, way)

@@ -96,3 +96,59 @@ def sum_rows(x: Any) -> Any:
 
 def sum_columns(x: Any) -> Any:
     return x.sum(1)
+
+
+conj = np.conj
+fft = np.fft.fft
+ifft = np.fft.ifft
+
+
+def divide(x: Any, y: Any) -> Any:
+    return x / y
+
+
+def modulus(x: Any) -> Any:
+    """Complex numbers made shorter than 1, in their direction."""
+    return x / (1.0 + np.abs(x))
+
+
+def crelu(x: Any) -> Any:
+    return np.maximum(x.real, 0) + 1j * np.maximum(x.imag, 0)
+
+
+def modrelu(x: Any) -> Any:
+    size = np.abs(x)
+    return x * (np.maximum(size - 0.1, 0) / (size + EPSILON))
+
+
+def _windows(x: Any, k: int, pad: int, dilation: int, fill: float) -> Any:
+    """The windows of all spatial dims, their taps last."""
+    rank = x.ndim - 2
+    wide = np.pad(x, [(0, 0)] * 2 + [(pad, pad)] * rank, constant_values=fill)
+    reach = (dilation * (k - 1) + 1,) * rank
+    axes = tuple(range(2, x.ndim))
+    found = np.lib.stride_tricks.sliding_window_view(wide, reach, axes)
+    taps = (..., *(slice(None, None, dilation),) * rank)
+    return found[taps]
+
+
+def conv(x: Any, w: Any, b: Any) -> Any:
+    taps = _windows(x, 3, 1, 1, 0)
+    found = np.einsum("nchwij,ocij->nohw", taps, w, optimize=True)
+    return found + b[:, None, None]
+
+
+def pool(x: Any, k: int, stride: int, pad: int, dilation: int) -> Any:
+    rank = x.ndim - 2
+    taps = _windows(x, k, pad, dilation, -np.inf)
+    taps = taps[(slice(None),) * 2 + (slice(None, None, stride),) * rank]
+    return taps.max(tuple(range(-rank, 0)))
+
+
+def spectral(x: Any, re: Any, im: Any, way: Any) -> Any:
+    """A layer of a Fourier neural operator: the first modes mixed, and x itself."""
+    spectrum = np.fft.rfft(x)
+    low = np.einsum("bix,iox->box", spectrum[..., : re.shape[-1]], re + 1j * im)
+    kept = np.zeros_like(spectrum)
+    kept[..., : re.shape[-1]] = low
+    return np.fft.irfft(kept, n=x.shape[-1]) + np.einsum("bix,io->box", x, way)

@@ -6,6 +6,9 @@ from typing import Any
 
 import paddle
 
+import pirol.complex
+import pirol.nn
+
 EPSILON = 1e-5
 
 abs = paddle.abs
@@ -72,3 +75,49 @@ def sum_rows(x: Any) -> Any:
 
 def sum_columns(x: Any) -> Any:
     return x.sum(axis=1)
+
+
+conj = paddle.conj
+fft = paddle.fft.fft
+ifft = paddle.fft.ifft
+
+
+def divide(x: Any, y: Any) -> Any:
+    return x / y
+
+
+def modulus(x: Any) -> Any:
+    return x / (1.0 + x.abs())
+
+
+def crelu(x: Any) -> Any:
+    return paddle.complex(relu(x.real()), relu(x.imag()))
+
+
+def modrelu(x: Any) -> Any:
+    size = x.abs()
+    return x * (relu(size - 0.1) / (size + EPSILON))
+
+
+def conv(x: Any, w: Any, b: Any) -> Any:
+    return pirol.complex.conv2d(x, w, b, padding=1)
+
+
+def pool(x: Any, k: int, stride: int, pad: int, dilation: int) -> Any:
+    """Paddle's own where it has one."""
+    rank = x.ndim - 2
+    names = pirol.nn.functional if dilation > 1 else paddle.nn.functional
+    run = getattr(names, f"max_pool{rank}d")
+    if dilation > 1:
+        return run(x, k, stride, pad, dilation=dilation)
+    return run(x, k, stride, pad)
+
+
+def spectral(x: Any, re: Any, im: Any, way: Any) -> Any:
+    spectrum = paddle.fft.rfft(x)
+    modes = re.shape[-1]
+    weights = paddle.complex(re, im)
+    low = paddle.einsum("bix,iox->box", spectrum[:, :, :modes], weights)
+    rest = paddle.zeros_like(spectrum[:, :, modes:])
+    back = paddle.fft.irfft(paddle.concat([low, rest], -1), n=x.shape[-1])
+    return back + paddle.einsum("bix,io->box", x, way)

@@ -79,3 +79,43 @@ def sum_rows(x: Any) -> Any:
 
 def sum_columns(x: Any) -> Any:
     return x.sum(dim=1)
+
+
+conj = torch.conj
+fft = torch.fft.fft
+ifft = torch.fft.ifft
+
+
+def divide(x: Any, y: Any) -> Any:
+    return x / y
+
+
+def modulus(x: Any) -> Any:
+    return x / (1.0 + x.abs())
+
+
+def crelu(x: Any) -> Any:
+    return torch.complex(relu(x.real), relu(x.imag))
+
+
+def modrelu(x: Any) -> Any:
+    size = x.abs()
+    return x * (relu(size - 0.1) / (size + EPSILON))
+
+
+def conv(x: Any, w: Any, b: Any) -> Any:
+    return torch.nn.functional.conv2d(x, w, b, padding=1)
+
+
+def pool(x: Any, k: int, stride: int, pad: int, dilation: int) -> Any:
+    run = getattr(torch.nn.functional, f"max_pool{x.ndim - 2}d")
+    return run(x, k, stride, pad, dilation)
+
+
+def spectral(x: Any, re: Any, im: Any, way: Any) -> Any:
+    spectrum = torch.fft.rfft(x)
+    modes = re.shape[-1]
+    low = torch.einsum("bix,iox->box", spectrum[..., :modes], torch.complex(re, im))
+    rest = torch.zeros_like(spectrum[..., modes:])
+    back = torch.fft.irfft(torch.cat([low, rest], -1), n=x.shape[-1])
+    return back + torch.einsum("bix,io->box", x, way)

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from pirol.bench.suites import SUITES
 from pirol.bench.workloads import FIXED, FURTHER, Workload, drawn
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -34,6 +35,7 @@ PEERS = ("torch", "jax")  # what Pirol is measured against
 REFERENCES = ("paddle", "to_static")
 # dtype -> relative tolerance, and absolute as a part of the result's largest value
 TOLERANCES = {"float32": (1e-4, 1e-5), "float64": (1e-10, 1e-11)}
+TOLERANCES["complex64"] = TOLERANCES["float32"]
 
 
 class BenchError(Exception):
@@ -258,6 +260,7 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--threads", type=int, default=2, help="threads of every peer (2)")
     add("--peers", default=",".join(every), help="names, with commas (all)")
     add("--workloads", help="names, with commas (all but layer_norm, small_bias_relu)")
+    add("--suite", choices=sorted(SUITES), help="time these workloads instead")
     add("--seed", type=int, help="time variants of the workloads, drawn by this seed")
     add("--rounds", type=int, help="turns that each peer gets (30)")
     add("--seconds", type=float, help="length of a round (0.1)")
@@ -267,7 +270,10 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     found = parser.parse_args(arguments)
     found.rounds = found.rounds or (5 if found.quick else 30)
     found.seconds = found.seconds or (0.02 if found.quick else 0.1)
-    if found.seed is None:
+    further: Sequence[Workload]
+    if found.suite is not None:
+        usual, further = SUITES[found.suite], ()
+    elif found.seed is None:
         usual, further = FIXED, FURTHER
     else:
         usual, further = drawn(found.seed), ()

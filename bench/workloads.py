@@ -1,7 +1,8 @@
 """The workloads that Pirol is timed on: chains of named ops, fixed or drawn by a seed.
 
 A workload's first input goes through its steps; the further operands of a step are
-inputs of their own, whose shapes follow from the op. The ops are functions of the
+inputs of their own, whose shapes follow from the op. A step may have numbers behind a
+colon, `pool:3,1,1,2`, which the function is given too. The ops are functions of the
 same name in each `ops_FRAMEWORK.py`; `source` is the function a user would write:
 
     Workload("bias_gelu", (4096, 1024), ("bias", "gelu")).source()
@@ -38,6 +39,9 @@ OPERANDS = {
     "rms_norm": ("row",),
     "batch_norm": ("channel", "variance", "channel", "channel"),
     "linear": ("weight", "row"),
+    "divide": ("same",),
+    "conv": ("filter", "channel"),
+    "spectral": ("modes", "modes", "square"),
 }
 # Op -> the shape of its result, where that is not its first operand's.
 RESULTS: dict[str, Callable[[Shape], Shape]] = {
@@ -69,9 +73,11 @@ class Workload:
         at = 1
         lines: list[str] = []
         for step in self.steps:
-            first, end = "x" if lines else "x0", at + len(OPERANDS.get(step, ()))
-            operands = [first, *(f"x{k}" for k in range(at, end))]
-            lines.append(f"    x = {step}({', '.join(operands)})\n")
+            op, _, told = step.partition(":")
+            first, end = "x" if lines else "x0", at + len(OPERANDS.get(op, ()))
+            operands = [first, *(f"x{k}" for k in range(at, end)), *told.split(",")]
+            given = ", ".join(filter(None, operands))
+            lines.append(f"    x = {op}({given})\n")
             at = end
         names = ", ".join(f"x{k}" for k in range(at))
         return f"def workload({names}):\n{''.join(lines)}    return result(x)\n"
@@ -80,11 +86,18 @@ class Workload:
         """All inputs, standard normal; weights and variances in their usual range."""
         rng = np.random.default_rng(seed)
         shape = self.shape
-        found = [rng.standard_normal(shape)]
+        found = [self.drawn(rng, "same", shape)]
         for step in self.steps:
-            found += [_operand(rng, kind, shape) for kind in OPERANDS.get(step, ())]
+            found += [self.drawn(rng, kind, shape) for kind in OPERANDS.get(step, ())]
             shape = RESULTS[step](shape) if step in RESULTS else shape
         return [x.astype(self.dtype) for x in found]
+
+    def drawn(self, rng: np.random.Generator, kind: str, shape: Shape) -> Any:
+        """An operand; of complex numbers, both parts by themselves."""
+        real = _operand(rng, kind, shape)
+        if not self.dtype.startswith("complex"):
+            return real
+        return (real + 1j * _operand(rng, kind, shape)) / math.sqrt(2)
 
     def save(self, folder: Path) -> Path:
         """Write the source into the folder; what reads sources needs a file."""
@@ -93,10 +106,11 @@ class Workload:
         return path
 
     def reference(self, inputs: list[Any]) -> Any:
-        """NumPy's result, in float64."""
+        """NumPy's result, in float64 or complex128."""
         with tempfile.TemporaryDirectory() as folder:
             function = load_function(self.save(Path(folder)), "numpy")
-        return function(*(x.astype("float64") for x in inputs))
+        wide = "complex128" if self.dtype.startswith("complex") else "float64"
+        return function(*(x.astype(wide) for x in inputs))
 
 
 def _operand(rng: np.random.Generator, kind: str, shape: Shape) -> Any:
@@ -114,11 +128,20 @@ def _operand(rng: np.random.Generator, kind: str, shape: Shape) -> Any:
         case "weight":
             # So that values keep their size, and rounding errors too, layer by layer.
             return rng.standard_normal((shape[-1],) * 2) / math.sqrt(shape[-1])
+        case "filter":
+            return rng.standard_normal((shape[1],) * 2 + (3, 3)) / math.sqrt(
+                9 * shape[1]
+            )
+        case "square":
+            return rng.standard_normal((shape[1],) * 2) / math.sqrt(shape[1])
+        case "modes":
+            return rng.standard_normal((shape[1],) * 2 + (MODES,)) / math.sqrt(shape[1])
         case _:
             raise ValueError(f"operand kind {kind!r} is not known")
 
 
 ROWS = (4096, 1024)
+MODES = 16  # of a spectrum that a Fourier neural operator keeps
 # On values in [-1, 1], as they are behind a tanh.
 POINTWISE = ("scale", "sin", "square", "exp", "abs", "cos", "sigmoid", "neg")
 FIXED: tuple[Workload, ...] = (

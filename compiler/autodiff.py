@@ -1,7 +1,8 @@
 """Reverse-mode differentiation: a graph -> the graph of its vector-Jacobian product.
 
 `vjp(f)` of `f: x, n -> y` is `f_vjp: x, n, dy -> dx`: the inputs of f, then one
-cotangent for each float output; the gradient of each float input. Values that the
+cotangent for each float output; the gradient of each float input, "float" being
+complex numbers too, whose gradient is dL/dx + j dL/dy of x + jy. Values that the
 gradient needs are computed anew, so the result is again differentiable to any order.
 """
 
@@ -14,7 +15,16 @@ import numpy as np
 
 from pirol.compiler.dims import same_shape
 from pirol.compiler.errors import ShapeError, Unsupported, message
-from pirol.compiler.ir import FLOATS, Graph, Op, TensorType, Value, prune, rename
+from pirol.compiler.ir import (
+    COMPLEX,
+    DIFFERENTIABLE,
+    Graph,
+    Op,
+    TensorType,
+    Value,
+    prune,
+    rename,
+)
 from pirol.prim import PRIMS, Builder, Facts
 
 EXPANDED = ("call", "group")  # their bodies stand for them
@@ -74,7 +84,7 @@ def _differentiated(
     ends = [
         (output, b.input(kind.type))
         for kind, output in zip(graph.outputs, outputs)
-        if kind.dtype in FLOATS
+        if kind.dtype in DIFFERENTIABLE
     ]
     cts, reached = _pulled(b, tuple(b.ops), ends, wanted)
     b.line = ""
@@ -163,9 +173,9 @@ def drawn(graph: Graph) -> list[Value]:
 
 def _chosen(graph: Graph, wrt: Sequence[int] | None) -> list[int]:
     if wrt is None:
-        return [k for k, v in enumerate(graph.inputs) if v.dtype in FLOATS]
+        return [k for k, v in enumerate(graph.inputs) if v.dtype in DIFFERENTIABLE]
     for k in wrt:
-        if graph.inputs[k].dtype not in FLOATS:
+        if graph.inputs[k].dtype not in DIFFERENTIABLE:
             kind = graph.inputs[k].type
             raise Unsupported(
                 message(f"gradient of input {k}", got=str(kind), expected="a float")
@@ -200,14 +210,12 @@ def _again(
 
 
 def _active(ops: Sequence[Op], wanted: Sequence[Value]) -> set[Value]:
-    """The values that a wanted input reaches through floats alone."""
+    """The values that a wanted input reaches through floats and complex alone."""
     found = set(wanted)
     for op in ops:
         if found.isdisjoint(op.operands) or op.name == STOP:
             continue
-        if any(r.dtype.startswith("complex") for r in op.results):
-            raise _unsupported(op, op.line, "is complex and has no gradient yet")
-        found.update(r for r in op.results if r.dtype in FLOATS)
+        found.update(r for r in op.results if r.dtype in DIFFERENTIABLE)
     return found
 
 
@@ -222,8 +230,13 @@ def _pull(b: Builder, op: Op, cts: _Cotangents, active: set[Value]) -> None:
             op, op.line, "has no gradient rule" + (f": {why}" if why else "")
         )
     b.line = op.line
-    given = [cts.of(r) if r.dtype in FLOATS else None for r in op.results]
-    grads = rule(b, op, given)
+    given = [cts.of(r) if r.dtype in DIFFERENTIABLE else None for r in op.results]
+    ends = (op.operands, op.results)
+    if op.name != "conj" and all(any(map(_complex, values)) for values in ends):
+        # Analytic: by Cauchy and Riemann the rule for floats holds between conjugates.
+        grads = [_conj(b, g) for g in rule(b, op, [_conj(b, ct) for ct in given])]
+    else:
+        grads = list(rule(b, op, given))
     if len(grads) != len(op.operands):
         got, wanted = f"{len(grads)} gradients", f"{len(op.operands)}, one an operand"
         raise ShapeError(message(f"gradient of {op.name}", got=got, expected=wanted))
@@ -231,6 +244,14 @@ def _pull(b: Builder, op: Op, cts: _Cotangents, active: set[Value]) -> None:
         if grad is not None and operand in active:
             _fits(op, grad.type, operand.type)
             cts.add(operand, grad)
+
+
+def _complex(value: Value | None) -> bool:
+    return value is not None and value.dtype in COMPLEX
+
+
+def _conj(b: Builder, value: Value | None) -> Value | None:
+    return b.conj(value) if _complex(value) else value
 
 
 def _fits(op: Op, got: TensorType, expected: TensorType) -> None:

@@ -37,9 +37,12 @@ BITS = {"bool": 8, "bfloat16": 16} | {
     if kind is not None and name != "bool"
 }
 FLOATS = ("float16", "bfloat16", "float32", "float64")
+PART = {"complex64": "float32", "complex128": "float64"}  # of real and imaginary
+COMPLEX = tuple(PART)
+DIFFERENTIABLE = (*FLOATS, *COMPLEX)
 INTS = ("int8", "uint8", "int16", "int32", "int64")
 CONTROL = ("pd_op.if", "pd_op.while")
-COMPUTED = (*INTS, "bool", "float32", "float64")  # the dtypes that kernels have
+COMPUTED = (*INTS, "bool", "float32", "float64", *COMPLEX)  # that kernels have
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from pirol.kernels.lower import Refusal, build_nest
 from pirol.kernels.profit import unprofitable
 from pirol.passes.calls import claim, inline
 from pirol.passes.canonicalize import canonicalize
+from pirol.passes.complex_parts import complex_parts
 from pirol.passes.conv_grads import conv_grads
 from pirol.passes.decompose import decompose
 from pirol.passes.fuse import Refused, fuse
@@ -80,7 +81,7 @@ class Run:
         return graph
 
 
-PASSES = 10  # at most, but for the user's own
+PASSES = 11  # at most, but for the user's own
 
 
 def flatten(graph: Graph, facts: Facts, run: Run, level: str = "pir") -> Graph:
@@ -112,6 +113,7 @@ def finish(graph: Graph, run: Run, target: str = "cpu") -> Lowered:
         return fused
 
     passes: tuple[tuple[str, Pass, str], ...] = (
+        ("complex_parts", complex_parts, "flat"),
         ("conv_grads", conv_grads, "flat"),
         ("canonicalize-2", canonicalize, "flat"),
         *_named(run.own, "flat"),

@@ -10,6 +10,7 @@ from pirol.compiler.dims import same_shape
 from pirol.compiler.errors import ShapeError, VerifyError
 from pirol.compiler.ir import Graph, Op, Value
 from pirol.prim import PRIMS
+from pirol.prim.prim import STEPS
 
 LEVELS = ("pir", "calls", "flat", "fused")
 
@@ -66,7 +67,7 @@ def _allowed(op: Op, level: str) -> None:
             ok = op.body is not None and level == "fused"
         case _:
             prim = PRIMS.get(op.name)
-            ok = prim is not None and (level != "fused" or prim.kind == "effect")
+            ok = prim is not None and (level != "fused" or prim.kind in STEPS)
     _check(ok, op, f"op {op.name} is not allowed at level {level}")
 
 

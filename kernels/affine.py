@@ -76,6 +76,10 @@ class Affine:
                     found |= of.data()
         return found
 
+    def along(self, axis: str) -> bool:
+        """Whether memory runs along an axis, by elements or by pairs of parts."""
+        return self.coefficient(axis) in (1, 2)
+
     def coefficient(self, axis: str) -> Dim:
         """The coefficient of an axis (0 where it does not occur plainly)."""
         return dict(self.terms).get(axis, 0)

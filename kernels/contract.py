@@ -81,7 +81,7 @@ def contraction(nest: Nest) -> Contraction | None:
 def _lane(nest: Nest) -> Axis:
     """The row axis along which the first store is contiguous, else the last one."""
     index = nest.stores[0].index
-    along = [a for a in nest.rows if index.coefficient(a.name) == 1]
+    along = [a for a in nest.rows if index.along(a.name)]
     return (along or nest.rows)[-1]
 
 

@@ -101,7 +101,7 @@ def _contiguous(nest: Nest, along: Axis) -> int:
         for n, element in zip(nest.nodes, nest.per_element)
         if isinstance(n, Load) and element
     )
-    return sum(n.index.coefficient(along.name) == 1 for n in loads)
+    return sum(n.index.along(along.name) for n in loads)
 
 
 def _work(nest: Nest, per_row: Dim) -> Dim:

@@ -97,8 +97,8 @@ def _rows_along_memory(nest: Nest) -> Nest | None:
         if isinstance(n, Load) and element
     ]
     last = nest.columns[-1].name
-    across = [i for i in loads if i.coefficient(last) != 1]
-    votes = [sum(i.coefficient(a.name) == 1 for i in across) for a in nest.rows]
+    across = [i for i in loads if not i.along(last)]
+    votes = [sum(i.along(a.name) for i in across) for a in nest.rows]
     count = product(a.extent for a in nest.rows)
     few = isinstance(count, int) and count < LANES
     if few or 2 * max(votes, default=0) <= len(loads):

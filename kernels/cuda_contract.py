@@ -119,7 +119,7 @@ class _Tiles:
         columns, nest = self.found.nest.columns, self.found.nest
         load, item, extents = nest.nodes[node], axis("item"), {"item": SIDE * DEEP}
         assert isinstance(load, Load)
-        if load.index.coefficient(columns[-1].name) == 1:
+        if load.index.along(columns[-1].name):
             place, term = affine.divide(item, DEEP, extents)
         else:
             term, place = affine.divide(item, SIDE, extents)

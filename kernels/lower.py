@@ -12,7 +12,7 @@ from typing import Any
 
 from pirol.compiler import dims
 from pirol.compiler.dims import Dim, Shape, same_shape
-from pirol.compiler.ir import Graph, Op, Value
+from pirol.compiler.ir import PART, Graph, Op, Value
 from pirol.kernels import affine
 from pirol.kernels.affine import Affine, Data, Refine, constant
 from pirol.kernels.domain import REDUCTIONS, WINDOWS, Domain, reduced, same_domain
@@ -34,6 +34,7 @@ from pirol.prim.contract import COMPILED
 from pirol.prim.prim import ELEMENTWISE
 from pirol.prim.reduce import lowest
 
+PARTS = ("real", "imag")
 MAX_NODES = 600  # a nest larger than this takes gcc too long
 
 
@@ -119,7 +120,8 @@ class _Lowering:
 
     def run(self) -> Nest:
         self.walked = self.places()
-        stores = [self.store(k, v) for k, v in enumerate(self.graph.outputs)]
+        outputs = enumerate(self.graph.outputs)
+        stores = [s for k, v in outputs for s in self.stores(k, v)]
         rows = [a for a in self.axes if not a.column]
         columns = [a for a in self.axes if a.column]
         return Nest(
@@ -172,20 +174,30 @@ class _Lowering:
         node = self.at(source, self.full)
         return Store(output, affine.linear(at, shape), node, tuple(added))
 
-    def store(self, output: int, value: Value) -> Store:
+    def stores(self, output: int, value: Value) -> list[Store]:
+        """An output's stores; of complex numbers, the real parts' and the others'."""
         maker = self.producers.get(value)
         if maker is not None and maker.name == "scatter_add":
-            return self.scattered(output, maker)
+            return [self.scattered(output, maker)]
+        at = self.stored_at(value)
+        place = affine.linear(at, value.shape)
+        if value.dtype not in PART:
+            return [Store(output, place, self.at(value, at))]
+        if maker is None or maker.name != "complex":
+            raise _No("no kernel", f"{value.type} that is not made of its parts")
+        parts = (self.at(v, at) for v in maker.operands)
+        return [Store(output, _part(place, k), node) for k, node in enumerate(parts)]
+
+    def stored_at(self, value: Value) -> tuple[Affine, ...]:
+        """Where the loops stand in an output."""
         if value in self.walked:
-            at = self.walked[value]
-            return Store(output, affine.linear(at, value.shape), self.at(value, at))
+            return self.walked[value]
         places = [(self.rows, self.domain.rows), (self.full, self.domain.full)]
         if same_shape(value.shape, self.domain.full):
             places.reverse()  # both fit where a size is 0
         for index, shape in places:
             if dims.equal(value.type.size, dims.product(shape)) is True:
-                at = affine.reshape(index, shape, value.shape, self.extents)
-                return Store(output, affine.linear(at, value.shape), self.at(value, at))
+                return affine.reshape(index, shape, value.shape, self.extents)
         raise _No("domains differ", f"a result {value.type} does not fit the loops")
 
     def node(self, node: Node) -> int:
@@ -220,10 +232,23 @@ class _Lowering:
         if op is None:
             offset = affine.linear(index, value.shape)
             return self.node(Load(self.buffers[value], offset, guard, value.dtype))
+        if op.name in PARTS:
+            return self.part(op, index, guard)
         if PRIMS[op.name].kind in ELEMENTWISE:
             args = [self.at(v, index, guard) for v in op.operands]
             return self.scalar(op.name, value.dtype, *args)
         return self.special(op, value, index, guard)
+
+    def part(self, op: Op, index: tuple[Affine, ...], guard: int | None) -> int:
+        """A part of a complex number, which memory holds one behind the other."""
+        source, k = op.operands[0], PARTS.index(op.name)
+        maker = self.producers.get(source)
+        if maker is not None:
+            if maker.name != "complex":
+                raise _No("no kernel", f"{maker.title} of complex numbers")
+            return self.at(maker.operands[k], index, guard)
+        place = _part(affine.linear(index, source.shape), k)
+        return self.node(Load(self.buffers[source], place, guard, op.result.dtype))
 
     def special(
         self, op: Op, value: Value, index: tuple[Affine, ...], guard: int | None
@@ -445,6 +470,11 @@ class _Lowering:
             low = self.const(lowest(source.dtype), source.dtype)
             item = self.scalar("select", source.dtype, here, item, low)
         return self.node(Reduce(kind, (item,), source.dtype))
+
+
+def _part(place: Affine, k: int) -> Affine:
+    """Where a part of the complex number at a place lies, among all parts."""
+    return affine.add(affine.scale(place, 2), constant(k))
 
 
 def _narrow(op: Op, index: tuple[Affine, ...]) -> list[Affine]:

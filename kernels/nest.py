@@ -33,7 +33,10 @@ class Axis:
 
 @dataclass(frozen=True)
 class Load:
-    """Element `index` (row-major offset) of an input; 0 where `guard` is false."""
+    """Element `index` (row-major offset) of an input; 0 where `guard` is false.
+
+    Of complex inputs, as of complex outputs, the elements are the parts, in turn.
+    """
 
     buffer: int
     index: Affine
@@ -205,7 +208,7 @@ def interpret_nest(
     """Run a nest on NumPy arrays; every access is checked to be within bounds."""
     sizes = [dims.evaluate(a.extent, symbols) for a in nest.axes]
     grid = dict(zip((a.name for a in nest.axes), np.indices(sizes, sparse=True)))
-    run = _Run(nest, [np.asarray(x).reshape(-1) for x in inputs], grid, symbols, sizes)
+    run = _Run(nest, [_elements(np.asarray(x)) for x in inputs], grid, symbols, sizes)
     with np.errstate(all="ignore"):
         for node in nest.nodes:
             run.values.append(run.node(node))
@@ -299,7 +302,8 @@ class _Run:
     def stored(self, output: int) -> Any:
         kind = self.nest.outputs[output]
         shape = [dims.evaluate(d, self.symbols) for d in kind.shape]
-        flat = np.empty(int(np.prod(shape)), DTYPES[kind.dtype][1])
+        whole = np.empty(int(np.prod(shape)), DTYPES[kind.dtype][1])
+        flat = _elements(whole)
         written = np.zeros(flat.shape, bool)
         for store in self.nest.stores:
             if store.output == output:
@@ -316,7 +320,12 @@ class _Run:
                 written[at.reshape(-1)] = True
         if not written.all():
             raise IndexError(f"{self.nest.name}: output {output} is not fully written")
-        return flat.reshape(shape)
+        return whole.reshape(shape)
+
+
+def _elements(array: Any) -> Any:
+    flat = array.reshape(-1)
+    return flat.view(flat.real.dtype) if flat.dtype.kind == "c" else flat
 
 
 def _argmax(args: list[Any], over: tuple[int, ...]) -> Any:

@@ -16,7 +16,7 @@ import numpy as np
 
 from pirol.compiler import dims
 from pirol.compiler.dims import Dim
-from pirol.compiler.ir import BITS, DTYPES, FLOATS, INTS, SHORT, TensorType
+from pirol.compiler.ir import BITS, COMPLEX, DTYPES, FLOATS, INTS, SHORT, TensorType
 from pirol.kernels.affine import ZERO, Affine, Data, Quotient, Remainder
 from pirol.kernels.kernel import (
     Apply,
@@ -65,6 +65,8 @@ _TYPES = {
     "int32": "int",
     "float32": "float",
     "float64": "double",
+    "complex64": "float",  # what its parts are
+    "complex128": "double",
 }
 CPU = Target("cpu", _TYPES | {"int64": "int64_t"}, "restrict", "pirol_cpu.h", False)
 CUDA = Target(
@@ -89,6 +91,7 @@ class _Renderer:
         self.kernel = kernel
         self.target = target
         self.params = {d: f"d{k}" for k, d in enumerate(kernel.params)}
+        self.pairs = any(t.dtype in COMPLEX for t in kernel.outputs)
 
     def text(self) -> str:
         lines = [self.header(), ""]
@@ -270,13 +273,15 @@ class _Renderer:
             args = [f"({a} | pr_zero)" if e.of in INTS else a for a in args]
         elif self.target is CPU and e.prim == "pow":
             args[1] += " + pr_zero"
-        return template.format(
+        text = template.format(
             *args,
             c=self.type(e.dtype),
             u="unsigned long long" if e.dtype == "int64" else "unsigned",
             t=SHORT[e.of],
             f="f" if e.of == "float32" else "",
         )
+        rounded = self.target is CPU and e.prim == "mul" and self.pairs
+        return f"PR_ROUNDED({text})" if rounded else text
 
     def warp(self, stmt: WarpReduce) -> list[str]:
         """Five exchanges, each lane joined with the one at distance 16, 8, 4, 2, 1."""

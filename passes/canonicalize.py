@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pirol.compiler.dims import equal, same_shape
-from pirol.compiler.ir import DTYPES, FLOATS, Graph, Op, Value, prune, rename
+from pirol.compiler.ir import COMPLEX, DTYPES, FLOATS, Graph, Op, Value, prune, rename
 from pirol.prim import PRIMS, Builder
 from pirol.prim.prim import ELEMENTWISE
 
@@ -198,11 +198,34 @@ def _neutral(unit: Any, sides: tuple[int, ...]) -> Rule:
 
 def _add_zero(b: Builder, op: Op) -> Value | None:
     """x + (-0.0) -> x for floats (0.0 would turn -0.0 into 0.0); x + 0 for integers"""
+    if op.result.dtype in COMPLEX:
+        return None
     unit = -0.0 if op.result.dtype in FLOATS else 0
     return _neutral(unit, (0, 1))(b, op)
 
 
+def _twice(b: Builder, op: Op) -> Value | None:
+    """-(-x), conj(conj(x)) -> x"""
+    inner = b.producers.get(op.operands[0])
+    return inner.operands[0] if inner is not None and inner.name == op.name else None
+
+
+def _conj_around(b: Builder, op: Op) -> Value | None:
+    """conj(fft(conj(x))) -> the transform of x the other way round"""
+    inner = b.producers.get(op.operands[0])
+    if inner is None or inner.name != "fft":
+        return None
+    first = b.producers.get(inner.operands[0])
+    if first is None or first.name != "conj":
+        return None
+    attrs = {**inner.attrs, "forward": not inner.attrs["forward"]}
+    found: Value = b.fft(first.operands[0], **attrs)
+    return found
+
+
 RULES: dict[str, tuple[Rule, ...]] = {
+    "neg": (_twice,),
+    "conj": (_twice, _conj_around),
     "cast": (_same_type,),
     "reshape": (_same_type, _reshape_twice, _moved_const),
     "broadcast": (_same_type, _moved_const),

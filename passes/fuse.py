@@ -13,6 +13,7 @@ from typing import Any
 from pirol.compiler.errors import Unsupported
 from pirol.compiler.ir import Graph, Op, Value, defined_by, named_by, structure
 from pirol.prim import PRIMS
+from pirol.prim.prim import STEPS
 
 FREE = ("const", "iota", "broadcast", "reshape", "transpose", "reverse", "slice")
 Lower = Callable[[Graph], Any]
@@ -197,7 +198,7 @@ def _own_step(op: Op) -> tuple[str, str]:
 
 
 def _fusible(op: Op) -> bool:
-    return op.name in PRIMS and PRIMS[op.name].kind != "effect"
+    return op.name in PRIMS and PRIMS[op.name].kind not in STEPS
 
 
 def _isolated(body: Graph) -> Graph:

@@ -13,7 +13,10 @@ from pirol.compiler.dims import Dim, symbols_of
 from pirol.compiler.ir import Graph, Op, TensorType, Value, symbols_in
 
 # Their results never share memory with operands, and nothing keeps the operands.
-NEVER_ALIAS = ("pd_op.matmul", "pd_op.conv2d", "pd_op.depthwise_conv2d", "pd_op.bmm")
+NEVER_ALIAS = (
+    *("pd_op.matmul", "pd_op.conv2d", "pd_op.depthwise_conv2d", "pd_op.bmm"),
+    *("fft", "rfft", "irfft"),
+)
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class Opaque:
-    """Let Paddle run an op; an output of -1 is dropped."""
+    """Let Paddle run an op, or a primitive; an output of -1 is dropped."""
 
     op: Op
     inputs: tuple[int, ...]

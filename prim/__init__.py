@@ -1,6 +1,15 @@
 """The primitive set: `PRIMS` by name; importing this package defines them all."""
 
-from pirol.prim import contract, elementwise, indexing, movement, reduce, window
+from pirol.prim import (
+    complexes,
+    contract,
+    elementwise,
+    fourier,
+    indexing,
+    movement,
+    reduce,
+    window,
+)
 from pirol.prim.builder import Builder, Facts, Unify
 from pirol.prim.prim import PRIMS, Prim
 
@@ -10,8 +19,10 @@ __all__ = [
     "Facts",
     "Prim",
     "Unify",
+    "complexes",
     "contract",
     "elementwise",
+    "fourier",
     "indexing",
     "movement",
     "reduce",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pirol.compiler.dims import equal
-from pirol.compiler.ir import FLOATS, INTS, TensorType
+from pirol.compiler.ir import COMPLEX, FLOATS, INTS, TensorType
 from pirol.prim.prim import Attrs, Prim, define, require
 from pirol.prim.window import window_extent, window_offsets
 
@@ -17,7 +17,7 @@ Types = Sequence[TensorType]
 
 
 # What kernels compute, and of which dtypes; a library does the others.
-COMPILED, COMPILED_IN = ("dot_general", "conv"), ("float32", "float64")
+COMPILED, COMPILED_IN = ("dot_general", "conv"), ("float32", "float64", *COMPLEX)
 
 
 def _free(rank: int, batch: Sequence[int], contract: Sequence[int]) -> list[int]:
@@ -31,7 +31,7 @@ def _infer_dot(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     pairs = [*zip(xb, yb), *zip(xc, yc)]
     ok = len(xb) == len(yb) and len(xc) == len(yc) and x.dtype == y.dtype
     ok = ok and all(equal(x.shape[i], y.shape[j]) is True for i, j in pairs)
-    ok = ok and x.dtype in FLOATS + INTS
+    ok = ok and x.dtype in FLOATS + COMPLEX + INTS
     require(ok, "dot_general", types, "one dtype, and equal batch and summed dims")
     shape = [x.shape[i] for i in xb]
     shape += [x.shape[i] for i in _free(x.rank, xb, xc)]
@@ -94,7 +94,7 @@ def _conv_shape(x: TensorType, w: TensorType, attrs: Attrs) -> TensorType:
 def _infer_conv(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     """x [N, C, ...], w [O, C / groups, ...] -> [N, O, ...]."""
     x, w = types
-    ok = x.rank == w.rank >= 3 and x.dtype == w.dtype and x.dtype in FLOATS
+    ok = x.rank == w.rank >= 3 and x.dtype == w.dtype and x.dtype in FLOATS + COMPLEX
     ok = ok and equal(x.shape[1], w.shape[1] * attrs["groups"]) is True
     require(ok, "conv", types, "x [N, C, ...] and w [O, C / groups, ...]")
     return (_conv_shape(x, w, attrs),)

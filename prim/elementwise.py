@@ -1,7 +1,8 @@
 """Elementwise primitives: arithmetic, elementary functions, compare, select, cast.
 
 All operands have one shape; the Builder inserts the broadcasts. Integers wrap, and
-idiv and rem by 0 are 0, as in NumPy.
+idiv and rem by 0 are 0, as in NumPy. What complex numbers take is split into real and
+imaginary parts (passes/complex_parts.py) before there are kernels.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from pirol.compiler.dims import same_shape
-from pirol.compiler.ir import DTYPES, FLOATS, INTS, TensorType
+from pirol.compiler.ir import COMPLEX, DIFFERENTIABLE, DTYPES, FLOATS, INTS, TensorType
 from pirol.prim.prim import Attrs, Prim, define, require
 
 NUMBERS = FLOATS + INTS
 ALL = (*NUMBERS, "bool")
+FIELD = FLOATS + COMPLEX  # what can be divided by
 
 
 def _same(name: str, allowed: Sequence[str], result: str | None = None) -> Any:
@@ -56,8 +58,8 @@ def _binary(
     )
 
 
-def _compare(name: str, fn: Callable[..., Any], sign: str) -> None:
-    infer = _same(name, ALL, result="bool")
+def _compare(name: str, fn: Callable[..., Any], sign: str, allowed: Any = ALL) -> None:
+    infer = _same(name, allowed, result="bool")
     define(Prim(name, "compare", infer, fn, None, {"any": f"({{0}} {sign} {{1}})"}))
 
 
@@ -101,7 +103,7 @@ _unary(
     np.negative,
     {"float": "(-{0})", "int": "(({c})-({u}){0})"},
     lambda b, ct, x, y: b.neg(ct),
-    NUMBERS,
+    NUMBERS + COMPLEX,
 )
 _unary(
     "abs",
@@ -110,14 +112,14 @@ _unary(
     lambda b, ct, x, y: _signed(b, ct, x),
     NUMBERS,
 )
-_unary("exp", np.exp, _libm("exp"), lambda b, ct, x, y: b.mul(ct, y), FLOATS, 10)
-_unary("log", np.log, _libm("log"), lambda b, ct, x, y: b.div(ct, x), FLOATS, 10)
+_unary("exp", np.exp, _libm("exp"), lambda b, ct, x, y: b.mul(ct, y), FIELD, 10)
+_unary("log", np.log, _libm("log"), lambda b, ct, x, y: b.div(ct, x), FIELD, 10)
 _unary(
     "sqrt",
     np.sqrt,
     _libm("sqrt"),
     lambda b, ct, x, y: b.div(b.mul(ct, 0.5), y),
-    FLOATS,
+    FIELD,
     4,
 )
 _unary(
@@ -125,7 +127,7 @@ _unary(
     _typed(lambda x: 1 / np.sqrt(x)),
     {"float": "(({c})1 / sqrt{f}({0}))"},
     lambda b, ct, x, y: b.mul(ct, b.mul(-0.5, b.div(y, x))),
-    FLOATS,
+    FIELD,
     6,
 )
 _unary(
@@ -133,7 +135,7 @@ _unary(
     np.tanh,
     _libm("tanh"),
     lambda b, ct, x, y: b.mul(ct, b.sub(1.0, b.mul(y, y))),
-    FLOATS,
+    FIELD,
     12,
 )
 _unary(  # one primitive: by parts, its gradient would be 0 * inf far below 0
@@ -141,7 +143,7 @@ _unary(  # one primitive: by parts, its gradient would be 0 * inf far below 0
     _typed(lambda x: 1 / (1 + np.exp(-x))),
     {"float": "(({c})1 / (({c})1 + exp{f}(-{0})))"},
     lambda b, ct, x, y: b.mul(ct, b.mul(y, b.sub(1.0, y))),
-    FLOATS,
+    FIELD,
     14,
 )
 _unary(
@@ -157,7 +159,7 @@ _unary(
     np.log1p,
     _libm("log1p"),
     lambda b, ct, x, y: b.div(ct, b.add(x, 1.0)),
-    FLOATS,
+    FIELD,
     12,
 )
 _unary(
@@ -165,16 +167,16 @@ _unary(
     np.expm1,
     _libm("expm1"),
     lambda b, ct, x, y: b.mul(ct, b.add(y, 1.0)),
-    FLOATS,
+    FIELD,
     12,
 )
-_unary("sin", np.sin, _libm("sin"), lambda b, ct, x, y: b.mul(ct, b.cos(x)), FLOATS, 12)
+_unary("sin", np.sin, _libm("sin"), lambda b, ct, x, y: b.mul(ct, b.cos(x)), FIELD, 12)
 _unary(
     "cos",
     np.cos,
     _libm("cos"),
     lambda b, ct, x, y: b.neg(b.mul(ct, b.sin(x))),
-    FLOATS,
+    FIELD,
     12,
 )
 
@@ -186,7 +188,7 @@ def _with(name: str, fn: Any, slope: Any) -> None:
         fn,
         _libm(name),
         lambda b, ct, x, y: b.mul(ct, slope(b, x, y)),
-        FLOATS,
+        FIELD,
         12,
     )
 
@@ -199,6 +201,13 @@ def _within_one(b: Any, x: Any) -> Any:
     return b.sub(1.0, b.mul(x, x))
 
 
+def _acosh_slope(b: Any, x: Any, y: Any) -> Any:
+    """Of complex numbers by two roots: one would have the wrong sign left of 0."""
+    if x.dtype in COMPLEX:
+        return b.mul(b.rsqrt(b.sub(x, 1.0)), b.rsqrt(b.add(x, 1.0)))
+    return b.rsqrt(b.sub(b.mul(x, x), 1.0))
+
+
 _with("log2", np.log2, lambda b, x, y: b.div(1 / math.log(2), x))
 _with("log10", np.log10, lambda b, x, y: b.div(1 / math.log(10), x))
 _with("tan", np.tan, lambda b, x, y: _beyond_one(b, y))
@@ -208,7 +217,7 @@ _with("atan", np.arctan, lambda b, x, y: b.div(1.0, _beyond_one(b, x)))
 _with("sinh", np.sinh, lambda b, x, y: b.cosh(x))
 _with("cosh", np.cosh, lambda b, x, y: b.sinh(x))
 _with("asinh", np.arcsinh, lambda b, x, y: b.rsqrt(_beyond_one(b, x)))
-_with("acosh", np.arccosh, lambda b, x, y: b.rsqrt(b.sub(b.mul(x, x), 1.0)))
+_with("acosh", np.arccosh, _acosh_slope)
 _with("atanh", np.arctanh, lambda b, x, y: b.div(1.0, _within_one(b, x)))
 
 
@@ -227,28 +236,28 @@ _binary(
     np.add,
     {"float": "({0} + {1})", "int": "(({c})(({u}){0} + ({u}){1}))"},
     lambda b, ct, x, y, out: (ct, ct),
-    NUMBERS,
+    NUMBERS + COMPLEX,
 )
 _binary(
     "sub",
     np.subtract,
     {"float": "({0} - {1})", "int": "(({c})(({u}){0} - ({u}){1}))"},
     lambda b, ct, x, y, out: (ct, b.neg(ct)),
-    NUMBERS,
+    NUMBERS + COMPLEX,
 )
 _binary(
     "mul",
     np.multiply,
     {"float": "({0} * {1})", "int": "(({c})(({u}){0} * ({u}){1}))"},
     lambda b, ct, x, y, out: (b.mul(ct, y), b.mul(ct, x)),
-    NUMBERS,
+    NUMBERS + COMPLEX,
 )
 _binary(
     "div",
     np.true_divide,
     {"float": "({0} / {1})"},
     lambda b, ct, x, y, out: (b.div(ct, y), b.neg(b.div(b.mul(ct, out), y))),
-    FLOATS,
+    FIELD,
     4,
 )
 _binary(
@@ -278,6 +287,8 @@ def _pow_vjp(b: Any, ct: Any, x: Any, y: Any, out: Any) -> Sequence[Any]:
 
 def _pow(x: Any, y: Any) -> Any:
     """As C's pow; for a single exponent of 0.5 NumPy takes sqrt: -inf gives NaN."""
+    if np.iscomplexobj(x):
+        return np.power(x, y)
     root = (y == 0.5) & ((x == 0) | np.isinf(x))
     return np.where(root, np.abs(x), np.power(x, y))
 
@@ -287,8 +298,51 @@ def _angle_vjp(b: Any, ct: Any, y: Any, x: Any, out: Any) -> Sequence[Any]:
     return b.mul(part, x), b.neg(b.mul(part, y))
 
 
+def _hypot_vjp(b: Any, ct: Any, x: Any, y: Any, out: Any) -> Sequence[Any]:
+    """0 where both are 0."""
+    zero, none = b.eq(out, 0.0), zeros_like(b, ct)
+    return tuple(b.select(zero, none, b.mul(ct, b.div(v, out))) for v in (x, y))
+
+
+def _log_hypot(x: Any, y: Any) -> Any:
+    """log(sqrt(x * x + y * y)); near 1, where it is small, by what is beyond 1."""
+    wide = np.longdouble if np.asarray(x).dtype == np.float64 else np.float64
+    x, y = (np.abs(v).astype(wide) for v in (x, y))
+    large, less = np.maximum(x, y), np.minimum(x, y)
+    beyond = np.log1p((large - 1) * (large + 1) + less * less) / 2
+    near = (large > 0.5) & (large < 2)
+    return np.where(near, beyond, np.log(np.hypot(x, y)))
+
+
+def _log_hypot_vjp(b: Any, ct: Any, x: Any, y: Any, out: Any) -> Sequence[Any]:
+    size = b.hypot(x, y)
+    return tuple(b.mul(ct, b.div(b.div(v, size), size)) for v in (x, y))
+
+
+def _copysign_vjp(b: Any, ct: Any, x: Any, y: Any, out: Any) -> Sequence[Any]:
+    """ct, turned round where the sign is; 0 where x is 0."""
+    turned = b.mul(ct, b.copysign(1.0, b.mul(b.copysign(1.0, x), b.copysign(1.0, y))))
+    return b.select(b.eq(x, 0.0), zeros_like(b, ct), turned), None
+
+
+_binary("hypot", np.hypot, {"float": "pr_hypot_{t}({0}, {1})"}, _hypot_vjp, FLOATS, 8)
+_binary(
+    "log_hypot",
+    _typed(_log_hypot),
+    {"float": "pr_log_hypot_{t}({0}, {1})"},
+    _log_hypot_vjp,
+    FLOATS,
+    20,
+)
+_binary(
+    "copysign",
+    np.copysign,
+    {"float": "copysign{f}({0}, {1})"},
+    _copysign_vjp,
+    FLOATS,
+)
 _binary("atan2", np.arctan2, {"float": "atan2{f}({0}, {1})"}, _angle_vjp, FLOATS, 16)
-_binary("pow", _pow, {"float": "pow{f}({0}, {1})"}, _pow_vjp, FLOATS, 20)
+_binary("pow", _pow, {"float": "pow{f}({0}, {1})"}, _pow_vjp, FIELD, 20)
 _binary(
     "fmod",
     np.fmod,
@@ -321,8 +375,8 @@ _binary("and", np.bitwise_and, {"any": "({0} & {1})"}, None, (*INTS, "bool"))
 _binary("or", np.bitwise_or, {"any": "({0} | {1})"}, None, (*INTS, "bool"))
 _binary("xor", np.bitwise_xor, {"any": "({0} ^ {1})"}, None, (*INTS, "bool"))
 
-_compare("eq", np.equal, "==")
-_compare("ne", np.not_equal, "!=")
+_compare("eq", np.equal, "==", ALL + COMPLEX)
+_compare("ne", np.not_equal, "!=", ALL + COMPLEX)
 _compare("lt", np.less, "<")
 _compare("le", np.less_equal, "<=")
 _compare("gt", np.greater, ">")
@@ -360,13 +414,15 @@ def _infer_cast(types: Sequence[TensorType], attrs: Attrs) -> tuple[TensorType, 
 
 
 def _cast(x: Any, *, dtype: str) -> Any:
+    kind = np.dtype(DTYPES[dtype][1])
+    x = np.real(x) if kind.kind not in "cb" else np.asarray(x)
     with np.errstate(invalid="ignore"):
-        return np.asarray(x).astype(DTYPES[dtype][1])
+        return x.astype(kind)
 
 
 def _cast_vjp(b: Any, op: Any, cts: Any) -> Sequence[Any]:
     source = op.operands[0].dtype
-    return (b.cast(cts[0], dtype=source) if source in FLOATS else None,)
+    return (b.cast(cts[0], dtype=source) if source in DIFFERENTIABLE else None,)
 
 
 define(Prim("cast", "cast", _infer_cast, _cast, _cast_vjp, {"any": "(({c}){0})"}))

@@ -9,7 +9,7 @@ import numpy as np
 
 from pirol.compiler.dims import equal, same_shape
 from pirol.compiler.errors import PirolError
-from pirol.compiler.ir import INTS, TensorType
+from pirol.compiler.ir import COMPLEX, INTS, TensorType
 from pirol.prim.elementwise import NUMBERS
 from pirol.prim.prim import Attrs, Prim, define, require
 
@@ -65,7 +65,7 @@ def _infer_scatter(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     x, *indices = types
     result = TensorType(tuple(attrs["shape"]), x.dtype)
     kept = [k for k in attrs["dims"] if k >= 0]
-    ok = x.dtype in NUMBERS and len(set(kept)) == len(kept)
+    ok = x.dtype in NUMBERS + COMPLEX and len(set(kept)) == len(kept)
     require(ok, "scatter_add", (*types, attrs["dims"]), "numbers, each dim once")
     gathered = {"shape": x.shape, "dims": attrs["dims"]}
     _infer_gather((result, *indices), gathered)  # it reads where this writes
@@ -90,7 +90,7 @@ define(Prim("scatter_add", "scatter", _infer_scatter, _scatter, _by("gather")))
 
 def _infer_cumsum(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     x, axis = types[0], attrs["axis"]
-    ok = x.dtype in NUMBERS and 0 <= axis < x.rank
+    ok = x.dtype in NUMBERS + COMPLEX and 0 <= axis < x.rank
     require(ok, "cumsum", (x, axis), "numbers, and an axis within the rank")
     return (x,)
 

@@ -23,6 +23,7 @@ class Prim:
 
     In it {0} {1} are operands, {c} the C type, {u} the unsigned type that integers wrap
     in (signed overflow is undefined), {t} its short name, {f} the libm suffix.
+    Complex numbers have none: they are split into their parts before there are kernels.
     `cost` is its weight in the cost model: 1 an add, 8 and up a library function.
     """
 
@@ -42,7 +43,8 @@ class Prim:
 
 PRIMS: dict[str, Prim] = {}
 
-ELEMENTWISE = ("elementwise", "compare", "select", "cast")
+STEPS = ("effect", "library")  # kinds that are steps of their own
+ELEMENTWISE = ("elementwise", "compare", "select", "cast", "complex")
 
 
 def define(prim: Prim) -> Prim:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pirol.compiler.ir import TensorType
+from pirol.compiler.ir import COMPLEX, TensorType
 from pirol.prim.elementwise import ALL, NUMBERS, zeros_like
 from pirol.prim.prim import Attrs, Prim, define, require
 
@@ -77,7 +77,7 @@ define(
     Prim(
         "reduce_sum",
         "reduce",
-        _infer("reduce_sum", NUMBERS),
+        _infer("reduce_sum", NUMBERS + COMPLEX),
         _sum,
         lambda b, op, cts: (_back(b, cts[0], op),),
     )
@@ -100,6 +100,14 @@ def _prod_vjp(b: Any, op: Any, cts: Any) -> Sequence[Any]:
     return (b.mul(_back(b, cts[0], op), b.select(zero, alone, others)),)
 
 
-define(Prim("reduce_prod", "reduce", _infer("reduce_prod", NUMBERS), _prod, _prod_vjp))
+define(
+    Prim(
+        "reduce_prod",
+        "reduce",
+        _infer("reduce_prod", NUMBERS + COMPLEX),
+        _prod,
+        _prod_vjp,
+    )
+)
 define(Prim("reduce_max", "reduce", _infer("reduce_max", ALL), _max, _extreme_vjp))
 define(Prim("reduce_min", "reduce", _infer("reduce_min", ALL), _min, _extreme_vjp))

@@ -17,6 +17,7 @@ from pirol.compiler.ir import DTYPES, FLOATS
 Array: TypeAlias = np.ndarray[Any, Any]
 Sizes: TypeAlias = Mapping[str, int]
 Wide = np.longdouble
+EPSILON = np.finfo(np.float64).eps
 
 KINDS = ("float32", "float64", "int64", "int32", "int8", "uint8", "bool")
 FLOATING = ("float32", "float64")
@@ -26,7 +27,7 @@ WHOLE = ("int64", "int32", "int8", "uint8")
 # (0.5) and elementary functions are within 4; one more is for this file's own doubt.
 INEXACT = ("exp", "log", "tanh", "erf", "log1p", "expm1", "sin", "cos", "pow")
 INEXACT += ("sigmoid", "log2", "log10", "tan", "asin", "acos", "atan", "sinh", "cosh")
-INEXACT += ("asinh", "acosh", "atanh", "atan2")
+INEXACT += ("asinh", "acosh", "atanh", "atan2", "hypot", "log_hypot")
 ULPS = dict.fromkeys(INEXACT, 5.0) | {"rsqrt": 2.0}
 
 
@@ -148,6 +149,7 @@ EXACT: dict[str, Callable[..., Any]] = {
     "round": np.rint,
     "trunc": np.trunc,
     "fmod": np.fmod,
+    "copysign": np.copysign,
     "not": lambda x: ~x,
     "idiv": lambda x, y: _divided(x, y)[0],
     "rem": lambda x, y: _divided(x, y)[1],
@@ -176,6 +178,7 @@ UNSTABLE = (
     "round",
     "trunc",
     "fmod",
+    "copysign",
 )  # a small error of an operand changes the result
 
 
@@ -216,6 +219,18 @@ def _angle(y: Array, x: Array, e: Array, f: Array) -> tuple[Array, Array, Any]:
     moved, far = e + f, np.hypot(x, y)
     edge = ((np.abs(y) <= e) | (np.abs(x) <= f) | (far <= 2 * moved)) & (moved > 0)
     return np.arctan2(y, x), 2 * moved / far, edge
+
+
+def _log_hypot(x: Array, y: Array, e: Array, f: Array) -> tuple[Array, Array, Any]:
+    """Near 1 float64 is left with the rounding errors of squares."""
+    x, y = np.abs(x), np.abs(y)
+    large, less, size = np.maximum(x, y), np.minimum(x, y), np.hypot(x, y)
+    beyond = np.log1p((large - 1) * (large + 1) + less * less) / 2
+    near = (large > 0.5) & (large < 2)
+    value = np.where(near, beyond, np.log(size))
+    moved = e + f
+    bound = np.where(moved > 0, -np.log1p(-moved / size), 0) + 4 * EPSILON
+    return value, bound, (size <= moved) & (moved > 0)
 
 
 def _erf(x: Array) -> Array:
@@ -278,6 +293,8 @@ SPREAD: dict[str, Callable[..., tuple[Array, Array, Any]]] = {
         _near_one(x, e),
     ),
     "atan2": _angle,
+    "hypot": lambda x, y, e, f: (np.hypot(x, y), e + f, False),
+    "log_hypot": _log_hypot,
     "add": lambda x, y, e, f: (x + y, e + f, False),
     "sub": lambda x, y, e, f: (x - y, e + f, False),
     "mul": _mul,

@@ -25,7 +25,10 @@ UNARY = {
     "bool": ("not",),
 }
 BINARY = {
-    "float": ("add", "sub", "mul", "div", "max", "min", "pow", "fmod", "atan2"),
+    "float": (
+        *("add", "sub", "mul", "div", "max", "min", "pow", "fmod", "atan2", "hypot"),
+        *("log_hypot", "copysign"),
+    ),
     "int": ("add", "sub", "mul", "max", "min", "and", "or", "xor", "idiv", "rem"),
     "bool": ("and", "or", "xor", "max", "min"),
 }

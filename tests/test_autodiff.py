@@ -320,14 +320,6 @@ def test_an_effect_is_not_repeated() -> None:
         vjp(graph)
 
 
-def test_complex_is_refused() -> None:
-    def build(b: Builder, x: Value) -> Any:
-        return b.cast(b.cast(x, dtype="complex128"), dtype="float64")
-
-    with pytest.raises(Unsupported, match="cast: is complex"):
-        vjp(graph_of([f64(3)], build))
-
-
 def test_a_rule_of_the_wrong_form_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     graph = graph_of([f64(3)], lambda b, x: b.reduce_sum(x, axes=(0,)))
     summed = PRIMS["reduce_sum"]

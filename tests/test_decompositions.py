@@ -238,7 +238,8 @@ def test_every_decomposition_is_tested() -> None:
     # Names that paddle.jit does not write itself, or another test's subject.
     listed = {"batch_norm", "shape", "share_data", "assign", "mean_all"}
     listed |= {"bitwise_and", "bitwise_or", "bitwise_not"}
-    for path in Path(__file__).parent.glob("test_decompositions*.py"):
+    folder = Path(__file__).parent
+    for path in (*folder.glob("test_decompositions*.py"), folder / "test_complex.py"):
         listed |= importlib.import_module(path.stem).OPS
     paddles = {n for n in DECOMPOSITIONS if n.startswith("pd_op.")}  # not our own ops
     assert not {n.removeprefix("pd_op.") for n in paddles} - listed

@@ -71,6 +71,39 @@ def binary(name: str, draw: str = "normal") -> list[Sample]:
     return samples(both, *pairs, draw=draw)
 
 
+def of_complex(
+    build: Callable[[Builder, Value], Any], shapes: Sequence[Shape] = SHAPES
+) -> list[Sample]:
+    """Of complex numbers, made of two inputs."""
+
+    def run(b: Builder, x: Value, y: Value) -> Any:
+        return build(b, b.complex(x, y))
+
+    return samples(run, *((s, s) for s in shapes))
+
+
+LINES: tuple[Shape, ...] = ((1,), (6,), (7,))
+CUBES: tuple[Shape, ...] = ((2, 1, 5), (3, 2, 4))
+
+
+def transformed(
+    name: str, axes: Any, forward: bool, scale: str, **size: int
+) -> Callable[[Builder, Value], Any]:
+    """A Fourier transform; rfft is given the product of the parts."""
+
+    def run(b: Builder, z: Value) -> Any:
+        given = b.mul(b.real(z), b.imag(z)) if name == "rfft" else b.mul(z, z)
+        attrs = {"axes": axes, "forward": forward, "scale": scale, **size}
+        found = getattr(b, name)(given, **attrs)
+        return (found,) if name == "irfft" else parts_of(b, found)
+
+    return run
+
+
+def parts_of(b: Builder, z: Value) -> Any:
+    return b.real(z), b.imag(z)
+
+
 def chosen() -> list[Sample]:
     kinds = [(TensorType(s, "bool"), f64(*s), f64(*s)) for s in SHAPES]
     wide = (TensorType((3, 1), "bool"), f64(1, 5), f64(3, 5))
@@ -279,6 +312,25 @@ SAMPLES: dict[str, list[Sample]] = {
     "acosh": unary("acosh", "above one"),
     "atanh": unary("atanh", "small"),
     "atan2": binary("atan2", "positive"),
+    "hypot": binary("hypot", "apart"),
+    "log_hypot": binary("log_hypot", "apart"),
+    "copysign": binary("copysign", "apart"),
+    "real": of_complex(lambda b, z: (b.real(z),)),
+    "imag": of_complex(lambda b, z: (b.imag(z),)),
+    "complex": of_complex(lambda b, z: (b.real(b.mul(z, z)), b.imag(z))),
+    "conj": of_complex(lambda b, z: parts_of(b, b.mul(b.conj(z), z))),
+    "fft": [
+        *of_complex(transformed("fft", (0,), True, "n"), LINES),
+        *of_complex(transformed("fft", (2, 0), False, "sqrt"), CUBES),
+    ],
+    "rfft": [
+        *of_complex(transformed("rfft", (0,), True, "none"), LINES),
+        *of_complex(transformed("rfft", (2, 0), False, "sqrt"), CUBES),
+    ],
+    "irfft": [
+        *of_complex(transformed("irfft", (0,), False, "n", size=6), ((4,),)),
+        *of_complex(transformed("irfft", (0, 2), True, "none", size=7), ((2, 1, 4),)),
+    ],
     "floor": unary("floor", "apart"),
     "ceil": unary("ceil", "apart"),
     "round": unary("round", "apart"),

@@ -17,10 +17,13 @@ from paddle.base.dygraph.base import switch_to_static_graph
 from paddle.base.libpaddle import pir
 from paddle.jit.dy2static.pir_partial_program import PartialProgramLayer
 
+from pirol.compiler.capture.attributes import attributes
 from pirol.compiler.capture.direct import direct
+from pirol.compiler.capture.library import library
 from pirol.compiler.capture.reader import Program, flat_operands, is_fixed
 from pirol.compiler.errors import Unsupported
 from pirol.compiler.ir import Graph, Op
+from pirol.prim import PRIMS
 
 _names = itertools.count()
 
@@ -46,6 +49,8 @@ def caller(
     def of(op: Op) -> Callable[..., Any]:
         if op.branches:
             return _control(op, [branch(g) for g in op.branches])
+        if op.name in PRIMS:
+            return library(op)
         number = op.attrs["site"]
         site, opaque = program.sites[number], op.name == "opaque"
         if site.name() == "pd_op.assign_value_":
@@ -72,7 +77,7 @@ def _control(op: Op, branches: Sequence[Branch]) -> Callable[..., Any]:
 
 
 def _constant(site: Any) -> Callable[..., Any]:
-    attrs = site.attrs()
+    attrs = attributes(site)
     value = paddle.to_tensor(attrs["values"], dtype=attrs["dtype"])
     value = value.reshape(attrs["shape"])
     return lambda: value.clone()

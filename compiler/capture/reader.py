@@ -18,6 +18,7 @@ import paddle
 from paddle.autograd.backward_utils import ValueDict
 
 from pirol.compiler.capture import marks
+from pirol.compiler.capture.attributes import attributes
 from pirol.compiler.dims import symbol
 from pirol.compiler.errors import Unsupported
 from pirol.compiler.ir import DTYPES, Graph, Op, TensorType, Value
@@ -43,7 +44,10 @@ _ACTS = (
 )
 EFFECTS = {f"pd_op.{name}" for name in _ACTS.split()}
 # Results whose dtype Paddle declares otherwise than its kernel gives it.
-MISTAKEN = {"pd_op.generate_proposals": {2: "int32"}}
+MISTAKEN = {
+    "pd_op.generate_proposals": {2: "int32"},
+    **dict.fromkeys(("pd_op.any", "pd_op.all"), {0: "bool"}),
+}
 SKIPPED_ATTRS = ("op_callstack", "struct_name", "stop_gradient", "place")
 _FRAME = re.compile(r'File "(.+)", line (\d+)')
 _HIDDEN = (
@@ -417,7 +421,7 @@ def dtype_name(dtype: Any) -> str:
 
 
 def _attrs(op: Any) -> dict[str, Any]:
-    found = op.attrs().items()
+    found = attributes(op).items()
     return {k: _plain(v) for k, v in found if k not in SKIPPED_ATTRS}
 
 

@@ -19,6 +19,7 @@ from paddle.jit.dy2static import pir_partial_program as partial
 from paddle.jit.dy2static.utils import RETURN_NO_VALUE_MAGIC_NUM as NO_VALUE
 
 from pirol.compiler.capture import native
+from pirol.compiler.capture.attributes import attributes
 from pirol.compiler.capture.options import Options
 from pirol.compiler.capture.plans import LOCK, Left, Plans
 from pirol.compiler.capture.reader import Program, read
@@ -125,7 +126,7 @@ def _makes_no_value(block: Any) -> bool:
     """Whether a program holds the number that to Paddle is a missing return value."""
     for op in block.ops:
         if op.name() in MAKERS:
-            attrs = op.attrs()
+            attrs = attributes(op)
             numbers = attrs["values"] if "values" in attrs else [attrs["value"]]
             if any(map(_is_no_value, numbers)):
                 return True

@@ -28,6 +28,17 @@ PR_VECTOR2(pow) PR_VECTOR2(atan2)
    nothing is done to the integer and the exponent. */
 int pr_zero;
 
+/* A product as a value of its own: of a - b and a + b side by side, gcc 12 makes fused
+   multiply-adds in vectors, whatever -ffp-contract says, and so other bits. */
+#ifdef __has_builtin
+#if __has_builtin(__builtin_assoc_barrier)
+#define PR_ROUNDED(x) __builtin_assoc_barrier(x)
+#endif
+#endif
+#ifndef PR_ROUNDED
+#define PR_ROUNDED(x) (x)
+#endif
+
 /* The larger value, as `a > b ? a : b`, but NaN if either is NaN; in two steps, which
    gcc 12 can do in vectors, as it cannot `a > b || a != a`. */
 #define PR_EXTREMES(T, t)                                                      \
@@ -54,6 +65,30 @@ PR_EXTREMES(double, f64)
   }
 PR_FMOD(float, f32, f, 0x1p22f)
 PR_FMOD(double, f64, , 0x1p51)
+
+/* sqrt(a * a + b * b), and its logarithm: by the larger of the two, and where that is
+   near 1 by what the sum of squares is beyond 1, in double. */
+#define PR_HYPOT(T, t, s, SIZE)                                                \
+  PR_DEVICE T pr_hypot_##t(T a, T b) {                                         \
+    const T x = fabs##s(a), y = fabs##s(b);                                    \
+    const T large = x > y ? x : y, less = x > y ? y : x;                       \
+    const T size = SIZE, known = large == 0 ? 0 : size;                        \
+    const T told = a != a ? a : b != b ? b : known;                            \
+    return (x == PR_INF_##t) | (y == PR_INF_##t) ? PR_INF_##t : told;          \
+  }                                                                            \
+  PR_DEVICE T pr_log_hypot_##t(T a, T b) {                                     \
+    const T x = fabs##s(a), y = fabs##s(b);                                    \
+    const T large = x > y ? x : y, less = x > y ? y : x;                       \
+    const int near = (large > (T)0.5) & (large < 2);                           \
+    const double beyond =                                                      \
+        ((double)large - 1) * ((double)large + 1) + (double)less * less;       \
+    const T part = less / large, base = near ? 0 : log##s(large);              \
+    const T rest = log1p##s(near ? (T)beyond : large == 0 ? 0 : part * part);  \
+    const T told = a != a ? a : b != b ? b : base + rest / 2;                  \
+    return (x == PR_INF_##t) | (y == PR_INF_##t) ? PR_INF_##t : told;          \
+  }
+PR_HYPOT(float, f32, f, (float)sqrt((double)a * a + (double)b * b))
+PR_HYPOT(double, f64, , large * sqrt(1 + (less / large) * (less / large)))
 
 /* Division rounded down, and its remainder. Nothing traps: by 0 gives 0, and the
    lowest number by -1 wraps. `quotient` cuts off, of a divisor that is safe. */

@@ -12,6 +12,24 @@
 PR_EXTREMES(float, f32)
 PR_EXTREMES(double, f64)
 
+// sqrt(a * a + b * b), and its logarithm: by the larger of the two, and where that is
+// near 1 by what the sum of squares is beyond 1.
+#define PR_HYPOT(T, t, s)                                                      \
+  PR_DEVICE T pr_hypot_##t(T a, T b) { return hypot##s(a, b); }                \
+  PR_DEVICE T pr_log_hypot_##t(T a, T b) {                                     \
+    const T x = fabs##s(a), y = fabs##s(b);                                    \
+    const T large = x > y ? x : y, less = x > y ? y : x;                       \
+    if (x == PR_INF_##t || y == PR_INF_##t) return PR_INF_##t;                 \
+    if (a != a || b != b || large == 0) return log##s(a + b);                  \
+    if (!(large > (T)0.5 && large < (T)2))                                     \
+      return log##s(large) + log1p##s(less / large * (less / large)) / 2;      \
+    const double beyond =                                                      \
+        ((double)large - 1) * ((double)large + 1) + (double)less * less;       \
+    return log1p##s((T)beyond) / 2;                                            \
+  }
+PR_HYPOT(float, f32, f)
+PR_HYPOT(double, f64, )
+
 PR_DEVICE float pr_fmod_f32(float a, float b) { return fmodf(a, b); }
 PR_DEVICE double pr_fmod_f64(double a, double b) { return fmod(a, b); }
 

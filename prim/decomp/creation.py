@@ -10,7 +10,7 @@ import numpy as np
 
 from pirol.compiler import dims
 from pirol.compiler.dims import Shape
-from pirol.compiler.ir import DTYPES, FLOATS, Value
+from pirol.compiler.ir import COMPLEX, DTYPES, FLOATS, Value
 from pirol.prim.builder import Builder
 from pirol.prim.contents import LIMIT
 from pirol.prim.decomp.bounds import at_least
@@ -24,7 +24,7 @@ def typed(value: Any, dtype: str) -> Any:
     """The value as a const of this dtype has it; a Dim stays one."""
     if isinstance(value, str):
         value = float(value)
-    if not isinstance(value, (int, float, bool)):
+    if not isinstance(value, (int, float, bool)) or dtype in COMPLEX:
         return value
     if dtype == "bool":
         return bool(value)
@@ -105,7 +105,9 @@ def table(b: Builder, values: Sequence[Any], shape: Shape, dtype: str) -> Any:
 
 def _step(items: Sequence[Any]) -> int | None:
     """The step between whole numbers that lie at equal steps."""
-    whole = all(not isinstance(v, bool) and float(v).is_integer() for v in items)
+    whole = all(
+        not isinstance(v, (bool, complex)) and float(v).is_integer() for v in items
+    )
     if not whole or any(repr(v) == "-0.0" or abs(v) >= 2**24 for v in items):
         return None
     steps = {b - a for a, b in zip(items, items[1:])}

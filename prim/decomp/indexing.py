@@ -112,13 +112,48 @@ def gather_nd(b: Builder, x: Value, index: Value) -> Any:
     return b.gather(x, *lines, shape=shape, dims=order)
 
 
-def _column(b: Builder, x: Value, index: Value, at: int, shape: Shape) -> Value:
+def _column(
+    b: Builder, x: Value, index: Value, at: int, shape: Shape, negative: bool = True
+) -> Value:
     """One coordinate of the index, broadcast to the result's shape."""
     last = index.type.rank - 1
     line = dropped(b, cut(b, index, last, at, 1), (last,))
-    place = places(b, line, x.shape[at], "gather_nd")
+    place = places(b, line, x.shape[at], "gather_nd", negative)
     result: Value = b.broadcast(place, shape=shape, dims=tuple(range(last)))
     return result
+
+
+@decomposes("pd_op.scatter_nd_add", composite=False)
+def scatter_nd_add(b: Builder, x: Value, index: Value, updates: Value) -> Any:
+    """x with the updates added at the places that the last dim of the index lists."""
+    _addable(x, updates, "scatter_nd_add")
+    need(index.type.rank >= 1, "scatter_nd_add by a scalar")
+    depth = index.shape[-1]
+    need(isinstance(depth, int) and depth <= x.type.rank, "scatter_nd_add: its depth")
+    lead = index.shape[:-1]
+    shape = (*lead, *x.shape[depth:])
+    need(updates.type.rank == len(shape), "scatter_nd_add of updates of another rank")
+    for have, wanted in zip(updates.shape, shape):
+        b.require_equal(have, wanted, "scatter_nd_add")
+    lines = [_column(b, x, index, k, updates.shape, False) for k in range(depth)]
+    order = (*(-1 for _ in range(depth)), *range(len(lead), len(shape)))
+    return b.add(x, b.scatter_add(updates, *lines, shape=x.shape, dims=order))
+
+
+@decomposes("pd_op.index_add", composite=False, operands="x index add_value")
+def index_add(b: Builder, x: Value, index: Value, value: Value, *, axis: int) -> Any:
+    """x with slices of the value added to those of an axis that the index names."""
+    _addable(x, value, "index_add")
+    at = axis_in(axis, x.type.rank, "index_add")
+    place = places(b, index, x.shape[at], "index_add", negative=False)
+    b.require_equal(index.shape[0], value.shape[at], "index_add")
+    wide = b.broadcast(place, shape=value.shape, dims=(at,))
+    order = tuple(-1 if k == at else k for k in range(x.type.rank))
+    return b.add(x, b.scatter_add(value, wide, shape=x.shape, dims=order))
+
+
+def _addable(x: Value, value: Value, what: str) -> None:
+    need(x.dtype == value.dtype != "bool", f"{what} of {x.dtype} and {value.dtype}")
 
 
 @decomposes("pd_op.embedding", composite=False, operands="x weight")

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from pirol.compiler import dims
-from pirol.compiler.ir import FLOATS, INTS, Value
+from pirol.compiler.ir import COMPLEX, FLOATS, INTS, Value
 from pirol.prim.builder import Builder
 from pirol.prim.decomp.registry import decomposes, need, number
 
 NUMBERS = (*FLOATS, *INTS)
+FIELD = (*FLOATS, *COMPLEX)
 
 
 def _one_dtype(x: Value, y: Value) -> None:
@@ -23,7 +24,7 @@ def _binary(name: str, prim: str, floats_only: bool = False) -> None:
     @decomposes(f"pd_op.{name}", compute_in="float32")
     def run(b: Builder, x: Value, y: Value) -> Any:
         _one_dtype(x, y)
-        need(not floats_only or x.dtype in FLOATS, f"{name} of {x.dtype}")
+        need(not floats_only or x.dtype in FIELD, f"{name} of {x.dtype}")
         need(x.dtype != "bool" or prim in OF_BOOL, f"{name} of bool")
         chosen = OF_BOOL[prim] if x.dtype == "bool" else prim
         return getattr(b, chosen)(x, y)
@@ -68,7 +69,7 @@ def not_equal(b: Builder, x: Value, y: Value) -> Any:
 def _unary(name: str) -> None:
     @decomposes(f"pd_op.{name}", compute_in="float32")
     def run(b: Builder, x: Value) -> Any:
-        need(x.dtype in FLOATS, f"{name} of {x.dtype}")
+        need(x.dtype in FIELD, f"{name} of {x.dtype}")
         return getattr(b, name)(x)
 
 
@@ -116,11 +117,13 @@ def _about(name: str, of_integers: bool, prim: str, bound: float) -> None:
 
     @decomposes(f"pd_op.{name}", compute_in="float32")
     def run(b: Builder, x: Value) -> Any:
-        need(x.dtype in NUMBERS, f"{name} of {x.dtype}")
-        if x.dtype not in FLOATS:
+        need(x.dtype in (*NUMBERS, *COMPLEX), f"{name} of {x.dtype}")
+        if x.dtype in INTS:
             return b.const(value=of_integers, shape=x.shape, dtype="bool")
-        size = b.abs(x)
-        return getattr(b, prim)(size, size if math.isnan(bound) else bound)
+        parts = (b.real(x), b.imag(x)) if x.dtype in COMPLEX else (x,)
+        sizes = [b.abs(part) for part in parts]
+        told = [getattr(b, prim)(s, s if math.isnan(bound) else bound) for s in sizes]
+        return (b.and_ if of_integers else b.or_)(*told) if told[1:] else told[0]
 
 
 _about("isnan", False, "ne", math.nan)
@@ -155,14 +158,14 @@ def number_like(
 @decomposes("pd_op.reciprocal", compute_in="float32")
 def reciprocal(b: Builder, x: Value) -> Any:
     """1 / x"""
-    need(x.dtype in FLOATS, f"reciprocal of {x.dtype}")
+    need(x.dtype in FIELD, f"reciprocal of {x.dtype}")
     return b.div(1.0, x)
 
 
 @decomposes("pd_op.add_n", compute_in="float32", operands="inputs")
 def add_n(b: Builder, inputs: list[Value]) -> Any:
     """The sum of the tensors, from the first on."""
-    need(all(v.dtype in NUMBERS for v in inputs), "add_n of bools")
+    need(all(v.dtype != "bool" for v in inputs), "add_n of bools")
     total = inputs[0]
     for value in inputs[1:]:
         _one_dtype(total, value)
@@ -216,7 +219,7 @@ def _divisor_is_not_zero(b: Builder, y: Value) -> None:
 @decomposes("pd_op.pow", compute_in="float32")
 def pow_(b: Builder, x: Value, *, y: float) -> Any:
     """x ** y; an integer's exponent is cut off to an integer."""
-    need(x.dtype in NUMBERS, f"pow of {x.dtype}")
+    need(x.dtype != "bool", "pow of bool")
     return power(b, x, y)
 
 
@@ -224,25 +227,25 @@ def pow_(b: Builder, x: Value, *, y: float) -> Any:
 def elementwise_pow(b: Builder, x: Value, y: Value) -> Any:
     """x ** y; integers by one known number only."""
     _one_dtype(x, y)
-    need(x.dtype in NUMBERS, f"elementwise_pow of {x.dtype}")
+    need(x.dtype != "bool", "elementwise_pow of bool")
     known = b.known(y)
     if known is not None and len(known) == 1 and isinstance(known[0], (int, float)):
         shape = b.broadcast_shape(x.shape, y.shape)
         return power(b, b.broadcast_to(x, shape), known[0])
-    need(x.dtype in FLOATS, "integers to the power of a tensor")
+    need(x.dtype in FIELD, "integers to the power of a tensor")
     return b.pow(x, y)
 
 
 def power(b: Builder, x: Value, exponent: float) -> Any:
     """x ** exponent, by multiplying and roots where that has pow's special values."""
-    if x.dtype not in FLOATS:
+    if x.dtype in INTS:
         need(0 <= exponent < 2**31, f"integers to the power of {exponent}")
         return _multiplied(b, x, int(exponent))
     if exponent in (0, 1, 2, 3, 4):
         return _multiplied(b, x, int(exponent))
     if exponent == -1:
         return b.div(1.0, x)
-    if exponent in (0.5, -0.5):
+    if exponent in (0.5, -0.5) and x.dtype in FLOATS:
         # pow(-0.0, 0.5) is 0.0 and pow(-inf, 0.5) is inf.
         root = b.add(b.sqrt(x), 0.0)
         root = b.select(b.eq(x, -math.inf), b.abs(x), root)
@@ -306,6 +309,13 @@ def masked_fill(b: Builder, x: Value, mask: Value, value: Value) -> Any:
 @decomposes("pd_op.abs")
 def absolute(b: Builder, x: Value) -> Any:
     """|x|"""
+    return size(b, x)
+
+
+def size(b: Builder, x: Value) -> Any:
+    """|x|, a real number for complex ones."""
+    if x.dtype in COMPLEX:
+        return b.hypot(b.real(x), b.imag(x))
     return b.abs(x)
 
 
@@ -327,9 +337,9 @@ def scale(
         if known is not None
         else b.cast(b.reshape(b.stop_gradient(factor), shape=()), dtype=x.dtype)
     )
-    if isinstance(times, float) and x.dtype not in FLOATS:
+    if isinstance(times, float) and x.dtype in INTS:
         times = int(times)
-    plus = bias if x.dtype in FLOATS else int(bias)
+    plus = int(bias) if x.dtype in INTS else bias
     if not bias_after_scale:
         return b.mul(b.add(x, plus), times)
     return b.add(b.mul(x, times), plus)
@@ -356,16 +366,16 @@ def where(b: Builder, condition: Value, x: Value, y: Value) -> Any:
 def _logic(name: str, prim: str) -> None:
     @decomposes(f"pd_op.logical_{name}")
     def logical(b: Builder, x: Value, y: Value) -> Any:
-        return getattr(b, prim)(_holds(b, x), _holds(b, y))
+        return getattr(b, prim)(holds(b, x), holds(b, y))
 
     @decomposes(f"pd_op.bitwise_{name}")
     def bitwise(b: Builder, x: Value, y: Value) -> Any:
         _one_dtype(x, y)
-        need(x.dtype not in FLOATS, f"bitwise_{name} of {x.dtype}")
+        need(x.dtype not in FIELD, f"bitwise_{name} of {x.dtype}")
         return getattr(b, prim)(x, y)
 
 
-def _holds(b: Builder, x: Value) -> Any:
+def holds(b: Builder, x: Value) -> Any:
     """x as a truth: anything but 0, so NaN too."""
     return x if x.dtype == "bool" else b.ne(x, 0)
 
@@ -378,19 +388,17 @@ _logic("xor", "xor")
 @decomposes("pd_op.logical_not")
 def logical_not(b: Builder, x: Value) -> Any:
     """Whether x is false, or 0."""
-    return b.not_(_holds(b, x))
+    return b.not_(holds(b, x))
 
 
 @decomposes("pd_op.bitwise_not")
 def bitwise_not(b: Builder, x: Value) -> Any:
     """All bits turned; not x, of bool."""
-    need(x.dtype not in FLOATS, f"bitwise_not of {x.dtype}")
+    need(x.dtype not in FIELD, f"bitwise_not of {x.dtype}")
     return b.not_(x)
 
 
 @decomposes("pd_op.cast", composite=False)
 def cast(b: Builder, x: Value, *, dtype: str) -> Any:
     """x in another dtype."""
-    kinds = {x.dtype, dtype}
-    need(not kinds & {"complex64", "complex128"}, f"cast of {x.dtype} to {dtype}")
     return b.cast(x, dtype=dtype)

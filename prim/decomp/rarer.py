@@ -6,6 +6,7 @@ from typing import Any
 
 from pirol.compiler.ir import FLOATS, Value
 from pirol.prim.builder import Builder
+from pirol.prim.decomp.pointwise import FIELD, size
 from pirol.prim.decomp.registry import decomposes, need, number
 
 
@@ -98,10 +99,10 @@ def isclose(
     b: Builder, x: Value, y: Value, rtol: Value, atol: Value, *, equal_nan: bool
 ) -> Any:
     """|x - y| <= atol + rtol |y|, or equal."""
-    need(x.dtype == y.dtype and x.dtype in FLOATS, f"isclose of {x.dtype}, {y.dtype}")
-    reach = b.mul(b.abs(y), number(b, rtol, "rtol"))
+    need(x.dtype == y.dtype and x.dtype in FIELD, f"isclose of {x.dtype}, {y.dtype}")
+    reach = b.mul(size(b, y), number(b, rtol, "rtol"))
     reach = b.add(reach, number(b, atol, "atol"))
-    apart = b.abs(b.sub(x, y))
+    apart = size(b, b.sub(x, y))
     near = b.or_(b.eq(x, y), b.le(apart, reach))
     near = b.or_(near, b.le(b.abs(b.sub(apart, reach)), 1e-15))
     finite = b.and_(b.eq(x, x), b.eq(y, y))

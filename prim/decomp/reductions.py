@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from pirol.compiler import dims
-from pirol.compiler.ir import DTYPES, FLOATS, Value
+from pirol.compiler.ir import COMPLEX, DTYPES, FLOATS, Value
 from pirol.prim.builder import Builder
-from pirol.prim.decomp.pointwise import NUMBERS, power
+from pirol.prim.decomp.pointwise import FIELD, NUMBERS, holds, power
 from pirol.prim.decomp.registry import axis_in, decomposes, ints, need, number
 
 
@@ -56,7 +56,7 @@ def sum_(b: Builder, x: Value, axis: Any, *, keepdim: bool, dtype: str) -> Any:
     kind = dtype if dtype != "undefined" else x.dtype
     if dtype == "undefined" and x.dtype in ("bool", "int32"):
         kind = "int64"
-    need(kind not in ("complex64", "complex128", "bool"), f"sum of {kind}")
+    need(kind != "bool", "sum of bool")
     x = b.cast(x, dtype=kind)
     return _reduced(b, x, ints(b, axis, "axis"), keepdim, "reduce_sum")
 
@@ -64,7 +64,7 @@ def sum_(b: Builder, x: Value, axis: Any, *, keepdim: bool, dtype: str) -> Any:
 @decomposes("pd_op.mean", compute_in="float32")
 def mean_(b: Builder, x: Value, axis: Any = (), *, keepdim: bool) -> Any:
     """The mean over axes (all, where none is named)."""
-    need(x.dtype in FLOATS, f"mean of {x.dtype}")
+    need(x.dtype in FIELD, f"mean of {x.dtype}")
     axes = _named(x, ints(b, axis, "axis"), "mean")
     result = mean_of(b, x, axes)
     return _kept(b, result, x, axes) if keepdim else result
@@ -136,20 +136,25 @@ def mean_all(b: Builder, x: Value) -> Any:
     return mean_(b, x, keepdim=False)
 
 
+WIDER = {"float32": "float64", "complex64": "complex128"}
+
+
 @decomposes("pd_op.prod", compute_in="float32")
 def prod(b: Builder, x: Value, axis: Any, *, keepdim: bool, reduce_all: bool) -> Any:
     """The product over axes; float32 is multiplied up in float64."""
     axes = [] if reduce_all else ints(b, axis, "axis")
     need(x.dtype != "bool", "prod of bool")
-    wide = b.cast(x, dtype="float64") if x.dtype == "float32" else x
+    if x.dtype in COMPLEX:
+        count = dims.product(x.shape[a] for a in _named(x, axes, "prod"))
+        need(isinstance(count, int), "a product of complex numbers of unknown count")
+    wide = b.cast(x, dtype=WIDER.get(x.dtype, x.dtype))
     return b.cast(_reduced(b, wide, axes, keepdim, "reduce_prod"), dtype=x.dtype)
 
 
 def _truth(name: str, prim: str) -> None:
     @decomposes(f"pd_op.{name}")
     def run(b: Builder, x: Value, *, axis: Sequence[int], keepdim: bool) -> Any:
-        need(x.dtype == "bool", f"{name} of {x.dtype}, whose result Paddle misnames")
-        return _reduced(b, x, axis, keepdim, prim)
+        return _reduced(b, holds(b, x), axis, keepdim, prim)
 
 
 _truth("any", "reduce_max")

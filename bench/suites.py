@@ -1,0 +1,48 @@
+"""Suites of workloads beside the nine of workloads.py: complex numbers, and pooling."""
+
+from __future__ import annotations
+
+from pirol.bench.workloads import Shape, Workload
+
+WIDE = (1024, 1024)
+CHAIN = ("mul", "scale", "add", "conj", "mul", "modulus", "mul")
+FUNCTIONS = ("modulus", "tanh", "exp", "sin", "square", "scale")
+
+
+def _complex(name: str, shape: Shape, *steps: str) -> Workload:
+    return Workload(name, shape, steps, "complex64")
+
+
+COMPLEX: tuple[Workload, ...] = (
+    _complex("complex_chain", WIDE, *CHAIN),
+    _complex("complex_functions", WIDE, *FUNCTIONS),
+    _complex("complex_divide", WIDE, "mul", "divide", "add"),
+    _complex("complex_sum", WIDE, "mul", "sum_columns"),
+    _complex("complex_matmul", (512, 512), "linear", "crelu"),
+    _complex("complex_conv", (4, 32, 64, 64), "conv", "modrelu", "conv", "modrelu"),
+    _complex("stft_mask", (256, 512), "fft", "mul", "modulus", "mul", "ifft"),
+    Workload("fno_block", (8, 32, 1024), ("spectral", "gelu", "spectral", "gelu")),
+)
+
+LINE, PLANE, SMALL = (16, 64, 4096), (8, 32, 112, 112), (4, 16, 14, 14)
+VOLUME = (2, 16, 16, 32, 32)
+
+
+def _pool(name: str, shape: Shape, k: int, stride: int, dilation: int) -> Workload:
+    """Padded as much as keeps the size, or half of it, at a stride of 1."""
+    pad = min(dilation * (k - 1) // 2, k // 2)
+    return Workload(name, shape, (f"pool:{k},{stride},{pad},{dilation}",))
+
+
+POOLING: tuple[Workload, ...] = (
+    *(_pool(f"plane_k{k}", PLANE, k, 1, 1) for k in (2, 3, 5, 7)),
+    *(_pool(f"plane_k3_d{d}", PLANE, 3, 1, d) for d in (2, 4)),
+    _pool("plane_k3_s2", PLANE, 3, 2, 1),
+    _pool("plane_k2_s2", PLANE, 2, 2, 1),
+    _pool("small_k3", SMALL, 3, 1, 1),
+    _pool("small_k3_s2", SMALL, 3, 2, 1),
+    *(_pool(f"line_k{k}_d{d}", LINE, k, 1, d) for k, d in ((3, 1), (7, 1), (3, 4))),
+    *(_pool(f"volume_k{k}", VOLUME, k, 1, 1) for k in (2, 3)),
+    _pool("volume_k3_s2_d2", VOLUME, 3, 2, 2),
+)
+SUITES = {"complex": COMPLEX, "pooling": POOLING}

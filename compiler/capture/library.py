@@ -1,0 +1,33 @@
+"""Primitives that Paddle's libraries run, as callables of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import paddle
+
+from pirol.compiler.errors import Unsupported
+from pirol.compiler.ir import Op
+from pirol.prim.fourier import normalized
+
+
+def library(op: Op) -> Callable[..., Any]:
+    """The callable of a primitive of the kind "library"."""
+    axes, forward = list(op.attrs["axes"]), op.attrs["forward"]
+    norm = normalized(forward, op.attrs["scale"])
+    ops = paddle._C_ops
+    if op.name == "fft":
+        return lambda x: ops.fft_c2c(x, axes, norm, forward)
+    if op.name == "rfft":
+        return lambda x: ops.fft_r2c(x, axes, norm, forward, True)
+    last = axes[-1]
+    size, given = op.result.shape[last], op.operands[0].shape[last]
+    if isinstance(size, int):
+        return lambda x: ops.fft_c2r(x, axes, norm, forward, size)
+    odd = size - 2 * (given - 1)
+    if not odd.is_Integer:
+        raise Unsupported("a transform to a size of which it is not known if it is odd")
+    return lambda x: ops.fft_c2r(
+        x, axes, norm, forward, 2 * (x.shape[last] - 1) + int(odd)
+    )

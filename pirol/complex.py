@@ -1,0 +1,237 @@
+"""Functions of complex tensors where Paddle's own refuse them.
+
+    spectrum = pirol.complex.conv1d(z, weight)  # z, weight: complex64 or complex128
+
+Each takes the arguments of Paddle's function of its name and gives what that is for
+complex numbers; real tensors go to Paddle's. They are made of Paddle's ops on real and
+imaginary parts, so they work on tensors, have gradients, and are compiled with what
+surrounds them.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import paddle
+import paddle.nn.functional as F
+
+from pirol.compiler.capture.sot import known_to_sot
+from pirol.compiler.errors import ArgumentError, message
+
+
+def whole(real: Any, imag: Any) -> Any:
+    """The complex tensor, or the list of them, of these parts."""
+    if isinstance(real, (list, tuple)):
+        return [whole(a, b) for a, b in zip(real, imag)]
+    return paddle.complex(real, imag)
+
+
+def _is_complex(value: Any) -> bool:
+    tensor = isinstance(value, (paddle.Tensor, paddle.pir.Value))
+    return tensor and str(value.dtype).endswith(("complex64", "complex128"))
+
+
+def _of_parts(run: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that is linear in its complex arguments, taken together."""
+
+    @functools.wraps(run)
+    def call(*args: Any, **named: Any) -> Any:
+        if not any(map(_is_complex, (*args, *named.values()))):
+            return run(*args, **named)
+        how = named.get("reduce", "assign")
+        if how not in LINEAR:
+            what = f"pirol.complex.{run.__name__}"
+            expected = f"one of {', '.join(LINEAR)} for complex numbers"
+            raise ArgumentError(message(what, got=f"reduce={how!r}", expected=expected))
+
+        def part(which: str) -> Any:
+            def of(value: Any) -> Any:
+                return getattr(value, which)() if _is_complex(value) else value
+
+            return run(*map(of, args), **{k: of(v) for k, v in named.items()})
+
+        return whole(part("real"), part("imag"))
+
+    return call
+
+
+def _product(run: Callable[..., Any]) -> Callable[..., Any]:
+    """A function (x, weight, bias, ..) that is linear in x and in the weight."""
+    signature = inspect.signature(run)
+
+    @functools.wraps(run)
+    def call(*args: Any, **named: Any) -> Any:
+        given = signature.bind(*args, **named).arguments
+        if not any(map(_is_complex, given.values())):
+            return run(*args, **named)
+        bias = given.pop("bias", None)
+        (a, b), (c, d) = _parts(given["x"]), _parts(given["weight"])
+
+        def times(x: Any, weight: Any) -> Any:
+            if x is None or weight is None:
+                return None
+            return run(**{**given, "x": x, "weight": weight})
+
+        real, imag = times(a, c), _sum(times(a, d), times(b, c))
+        both = times(b, d)
+        real = real if both is None else real - both
+        found = real if imag is None else whole(real, imag)
+        if bias is None:
+            return found
+        last = given.get("data_format", "NCL").endswith("C")
+        return found + (bias if last else bias.reshape([-1] + [1] * (found.ndim - 2)))
+
+    return call
+
+
+def _parts(x: Any) -> tuple[Any, Any]:
+    return (x.real(), x.imag()) if _is_complex(x) else (x, None)
+
+
+def _sum(left: Any, right: Any) -> Any:
+    if left is None or right is None:
+        return right if left is None else left
+    return left + right
+
+
+LINEAR = ("assign", "add", "mean")  # ways to put numbers that parts go by themselves
+
+
+def bmm(x: Any, y: Any) -> Any:
+    """x [B, N, K] @ y [B, K, M], as paddle.bmm."""
+    return paddle.matmul(x, y)
+
+
+def mv(x: Any, vec: Any) -> Any:
+    """x [N, K] @ vec [K], as paddle.mv."""
+    return paddle.matmul(x, vec)
+
+
+def addmm(input: Any, x: Any, y: Any, beta: float = 1.0, alpha: float = 1.0) -> Any:
+    """beta * input + alpha * (x @ y), as paddle.addmm."""
+    return beta * input + alpha * paddle.matmul(x, y)
+
+
+def rsqrt(x: Any) -> Any:
+    """1 / sqrt(x), the root with a real part of 0 or more."""
+    return 1.0 / paddle.sqrt(x)
+
+
+def lerp(x: Any, y: Any, weight: Any) -> Any:
+    """x + weight * (y - x)"""
+    return x + weight * (y - x)
+
+
+def var(x: Any, axis: Any = None, unbiased: bool = True, keepdim: bool = False) -> Any:
+    """The mean of |x - mean(x)| ** 2 over axes, a real number; unbiased: divided by one
+    less than their count."""
+    if not _is_complex(x):
+        return paddle.var(x, axis, unbiased, keepdim)
+    apart = x - x.mean(axis, keepdim=True)
+    square = apart.real().square() + apart.imag().square()
+    found = square.mean(axis, keepdim=keepdim)
+    if not unbiased:
+        return found
+    axes = range(x.ndim) if axis is None else [axis] if isinstance(axis, int) else axis
+    count = 1
+    for k in axes:
+        count = count * x.shape[k]
+    return found * (count / (count - 1))
+
+
+def std(x: Any, axis: Any = None, unbiased: bool = True, keepdim: bool = False) -> Any:
+    """The root of var."""
+    return paddle.sqrt(var(x, axis, unbiased, keepdim))
+
+
+def dropout(
+    x: Any, p: float = 0.5, training: bool = True, mode: str = "upscale_in_train"
+) -> Any:
+    """Each number kept or not as a whole, as paddle.nn.functional.dropout."""
+    if not _is_complex(x):
+        return F.dropout(x, p, training=training, mode=mode)
+    return x * F.dropout(paddle.ones_like(x.real()), p, training=training, mode=mode)
+
+
+def crelu(x: Any) -> Any:
+    """relu of both parts (Trabelsi et al., "Deep complex networks", 2018)."""
+    return whole(F.relu(x.real()), F.relu(x.imag()))
+
+
+def zrelu(x: Any) -> Any:
+    """x where both parts are over 0, else 0 (Guberman, 2016)."""
+    return paddle.where((x.real() > 0).logical_and(x.imag() > 0), x, x * 0.0)
+
+
+def modrelu(x: Any, bias: Any) -> Any:
+    """relu(|x| + bias) x / |x|, 0 at 0 (Arjovsky et al., 2016).
+
+    Args:
+        bias: a number, or a real tensor that broadcasts to x.
+    """
+    size = x.abs()
+    none = size == 0
+    safe = paddle.where(none, paddle.ones_like(size), size)
+    return x * (F.relu(size + bias) / safe)
+
+
+split = _of_parts(paddle.split)
+chunk = _of_parts(paddle.chunk)
+take_along_axis = _of_parts(paddle.take_along_axis)
+put_along_axis = _of_parts(paddle.put_along_axis)
+scatter = _of_parts(paddle.scatter)
+scatter_nd_add = _of_parts(paddle.scatter_nd_add)
+index_add = _of_parts(paddle.index_add)
+repeat_interleave = _of_parts(paddle.repeat_interleave)
+diag_embed = _of_parts(paddle.diag_embed)
+avg_pool1d = _of_parts(F.avg_pool1d)
+avg_pool2d = _of_parts(F.avg_pool2d)
+avg_pool3d = _of_parts(F.avg_pool3d)
+interpolate = _of_parts(F.interpolate)
+conv1d = _product(F.conv1d)
+conv2d = _product(F.conv2d)
+conv3d = _product(F.conv3d)
+conv1d_transpose = _product(F.conv1d_transpose)
+conv2d_transpose = _product(F.conv2d_transpose)
+conv3d_transpose = _product(F.conv3d_transpose)
+
+__all__ = [
+    "addmm",
+    "avg_pool1d",
+    "avg_pool2d",
+    "avg_pool3d",
+    "bmm",
+    "chunk",
+    "conv1d",
+    "conv1d_transpose",
+    "conv2d",
+    "conv2d_transpose",
+    "conv3d",
+    "conv3d_transpose",
+    "crelu",
+    "diag_embed",
+    "dropout",
+    "index_add",
+    "interpolate",
+    "lerp",
+    "modrelu",
+    "mv",
+    "put_along_axis",
+    "repeat_interleave",
+    "rsqrt",
+    "scatter",
+    "scatter_nd_add",
+    "split",
+    "std",
+    "take_along_axis",
+    "var",
+    "zrelu",
+]
+
+# Their code is run while a program is captured, and is not a part of it.
+paddle.jit.ignore_module([sys.modules[__name__]])
+known_to_sot(*(globals()[name] for name in __all__))

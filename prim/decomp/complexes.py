@@ -1,0 +1,67 @@
+"""Paddle's ops that make complex numbers, and what they are made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pirol.compiler.ir import COMPLEX, FLOATS, Value
+from pirol.prim.builder import Builder
+from pirol.prim.decomp.registry import decomposes, need
+
+
+@decomposes("pd_op.real")
+def real(b: Builder, x: Value) -> Any:
+    """The real part; x itself where it has no other."""
+    return b.real(x) if x.dtype in COMPLEX else x
+
+
+@decomposes("pd_op.imag")
+def imag(b: Builder, x: Value) -> Any:
+    """The imaginary part."""
+    if x.dtype in COMPLEX:
+        return b.imag(x)
+    return b.const(value=0, shape=x.shape, dtype=x.dtype)
+
+
+@decomposes("pd_op.conj")
+def conj(b: Builder, x: Value) -> Any:
+    """The complex conjugate; x itself where it has no imaginary part."""
+    return b.conj(x) if x.dtype in COMPLEX else x
+
+
+@decomposes("pd_op.complex", operands="real imag")
+def complex_(b: Builder, re: Value, im: Value) -> Any:
+    """re + j im"""
+    return b.complex(re, im)
+
+
+@decomposes("pd_op.angle")
+def angle(b: Builder, x: Value) -> Any:
+    """From the positive real numbers on, in radians."""
+    if x.dtype in COMPLEX:
+        return b.atan2(b.imag(x), b.real(x))
+    need(x.dtype in FLOATS, f"angle of {x.dtype}")
+    zero = b.const(value=0.0, shape=x.shape, dtype=x.dtype)
+    return b.atan2(zero, x)
+
+
+@decomposes("pd_op.as_complex")
+def as_complex(b: Builder, x: Value) -> Any:
+    """Pairs along the last dim as numbers."""
+    lead = x.shape[:-1]
+    steps = (1,) * x.type.rank
+
+    def part(k: int) -> Any:
+        starts = (*(0,) * len(lead), k)
+        taken = b.slice(x, starts=starts, sizes=(*lead, 1), steps=steps)
+        return b.reshape(taken, shape=lead)
+
+    return b.complex(part(0), part(1))
+
+
+@decomposes("pd_op.as_real")
+def as_real(b: Builder, x: Value) -> Any:
+    """Numbers as pairs along a new last dim."""
+    parts = (b.real(x), b.imag(x))
+    wide = [b.reshape(part, shape=(*x.shape, 1)) for part in parts]
+    return b.concat(*wide, axis=x.type.rank)

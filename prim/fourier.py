@@ -1,0 +1,118 @@
+"""Discrete Fourier transforms over axes, which a library runs.
+
+`forward` turns by exp(-2 pi j k m / n), else by its conjugate; `scale` is "none", "n"
+(divided by the number of terms) or "sqrt" (by its root). rfft gives, of real numbers,
+the first n // 2 + 1 along the last of the axes; irfft is given those, and makes `size`
+real numbers along that axis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from pirol.compiler.dims import add, equal, floordiv
+from pirol.compiler.ir import COMPLEX, PART, TensorType
+from pirol.prim.complexes import WHOLE
+from pirol.prim.prim import Attrs, Prim, define, require
+
+Types = Sequence[TensorType]
+NORMS = {"none": "backward", "sqrt": "ortho", "n": "forward"}  # NumPy's, forward
+
+
+def half(size: Any) -> Any:
+    """How many of the transform of real numbers are not conjugates of others."""
+    return add(floordiv(size, 2), 1)
+
+
+def _axes(x: TensorType, attrs: Attrs) -> bool:
+    axes = list(attrs["axes"])
+    inside = all(0 <= a < x.rank for a in axes)
+    scaled = attrs["scale"] in NORMS
+    return bool(axes) and len(set(axes)) == len(axes) and inside and scaled
+
+
+def _with_last(x: TensorType, attrs: Attrs, size: Any, dtype: str) -> TensorType:
+    last = attrs["axes"][-1]
+    shape = tuple(size if k == last else d for k, d in enumerate(x.shape))
+    return TensorType(shape, dtype)
+
+
+def _infer_fft(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
+    x = types[0]
+    ok = x.dtype in COMPLEX and _axes(x, attrs)
+    require(ok, "fft", (x, attrs["axes"]), "complex numbers, and axes within the rank")
+    return (x,)
+
+
+def _infer_rfft(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
+    x = types[0]
+    ok = x.dtype in WHOLE and _axes(x, attrs)
+    require(ok, "rfft", (x, attrs["axes"]), "f32 or f64, and axes within the rank")
+    size = half(x.shape[attrs["axes"][-1]])
+    return (_with_last(x, attrs, size, WHOLE[x.dtype]),)
+
+
+def _infer_irfft(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
+    x, size = types[0], attrs["size"]
+    ok = x.dtype in COMPLEX and _axes(x, attrs)
+    ok = ok and equal(half(size), x.shape[attrs["axes"][-1]]) is True
+    require(ok, "irfft", (x, attrs["axes"], size), "complex numbers, size // 2 + 1")
+    return (_with_last(x, attrs, size, PART[x.dtype]),)
+
+
+def normalized(forward: bool, scale: str) -> Any:
+    """NumPy's and Paddle's name of a scale, which there depends on the direction."""
+    ways = {"none": "n", "n": "none", "sqrt": "sqrt"}
+    return NORMS[scale if forward else ways[scale]]
+
+
+def _fft(x: Any, *, axes: Any, forward: bool, scale: str) -> Any:
+    run = np.fft.fftn if forward else np.fft.ifftn
+    return run(x, axes=axes, norm=normalized(forward, scale))
+
+
+def _rfft(x: Any, *, axes: Any, forward: bool, scale: str) -> Any:
+    found = np.fft.rfftn(x, axes=axes, norm=normalized(True, scale))
+    return found if forward else np.conj(found)
+
+
+def _irfft(x: Any, *, axes: Any, forward: bool, scale: str, size: int) -> Any:
+    sizes = [*(x.shape[a] for a in axes[:-1]), size]
+    given = np.conj(x) if forward else x
+    return np.fft.irfftn(given, sizes, axes, norm=normalized(False, scale))
+
+
+def _fft_vjp(b: Any, op: Any, cts: Any) -> Sequence[Any]:
+    """Its matrix is symmetric."""
+    return (b.fft(cts[0], **op.attrs),)
+
+
+def _weighted(b: Any, x: Any, axis: int, size: Any, weight: float) -> Any:
+    """x, along an axis, times a weight wherever a conjugate was left out."""
+    place = b.iota(axis=axis, shape=x.shape, dtype="int64")
+    alone = b.or_(b.eq(place, 0), b.eq(b.mul(place, 2), b.dim(size)))
+    real = b.const(value=1.0, shape=x.shape, dtype=PART[x.dtype])
+    return b.mul(x, b.cast(b.select(alone, real, weight), dtype=x.dtype))
+
+
+def _rfft_vjp(b: Any, op: Any, cts: Any) -> Sequence[Any]:
+    at, last = op.attrs, op.attrs["axes"][-1]
+    size = op.operands[0].shape[last]
+    ct = _weighted(b, cts[0], last, size, 0.5)
+    back = {"axes": at["axes"], "forward": not at["forward"], "scale": at["scale"]}
+    return (b.irfft(ct, size=size, **back),)
+
+
+def _irfft_vjp(b: Any, op: Any, cts: Any) -> Sequence[Any]:
+    at = op.attrs
+    back = {"axes": at["axes"], "forward": not at["forward"], "scale": at["scale"]}
+    ct = b.rfft(cts[0], **back)
+    return (_weighted(b, ct, at["axes"][-1], at["size"], 2.0),)
+
+
+define(Prim("fft", "library", _infer_fft, _fft, _fft_vjp))
+define(Prim("rfft", "library", _infer_rfft, _rfft, _rfft_vjp))
+define(Prim("irfft", "library", _infer_irfft, _irfft, _irfft_vjp))

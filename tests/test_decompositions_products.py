@@ -1,0 +1,145 @@
+"""einsum, kron, trace, mv and sums at places as primitives, against NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import paddle
+import pytest
+from paddle.static import InputSpec
+
+import pirol
+import pirol.complex
+
+OPS = {"einsum", "kron", "trace", "mv", "scatter_nd_add", "index_add"}
+SEEN: set[str] = set()
+SIZES = dict(zip("abcdhijkl", (4, 3, 2, 5, 2, 3, 4, 5, 6)))
+EQUATIONS = (
+    *("ij,jk->ik", "bij,bjk->bik", "ii->i", "ii", "ij->ji", "ij->", "i,j->ij"),
+    *("bij,bjk,kl->il", "bhid,bhjd->bhij", "ijk,ijk->", "ij,ij->i", "abc,cd->abd"),
+    *("...ij,...jk->...ik", "i,i", "bij,kj->bik", "ij,k->jk", "iij,jk->k", "ab,ba"),
+)
+
+
+def drawn(shape: Any, dtype: str, seed: int) -> Any:
+    rng = np.random.default_rng(seed)
+    parts = rng.normal(size=(2, *shape))
+    whole = parts[0] + 1j * parts[1] if dtype.startswith("complex") else parts[0]
+    return whole.astype(dtype)
+
+
+def compiled(run: Callable[..., Any], arrays: list[Any], dynamic: bool) -> Any:
+    """The compiled result; with `dynamic`, of sizes that no capture knew."""
+
+    def one(x: Any) -> Any:
+        return run(x)
+
+    def two(x: Any, y: Any) -> Any:
+        return run(x, y)
+
+    def three(x: Any, y: Any, z: Any) -> Any:
+        return run(x, y, z)
+
+    function = (one, two, three)[len(arrays) - 1]
+    specs = [InputSpec([None] * a.ndim, str(a.dtype)) for a in arrays]
+    fast = pirol.to_static(function, input_spec=specs if dynamic else None, strict=True)
+    found = fast(*map(paddle.to_tensor, arrays))
+    report = pirol.explain(fast)
+    assert report.coverage[0] == report.coverage[1], report
+    SEEN.update(op.name.removeprefix("pd_op.") for op in report.stages["capture"].ops)
+    return found.numpy()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex128"])
+@pytest.mark.parametrize("equation", EQUATIONS)
+def test_einsum(equation: str, dtype: str) -> None:
+    names = equation.split("->")[0].replace("...", "b").split(",")
+    shapes = [[SIZES[label] for label in name] for name in names]
+    if equation == "ab,ba":
+        shapes = [[4, 1], [3, 4]]  # a dim of 1 is every size
+    arrays = [drawn(s, dtype, k) for k, s in enumerate(shapes)]
+    wide = "complex128" if dtype == "complex128" else "float64"
+    wanted = np.einsum(equation, *(a.astype(wide) for a in arrays))
+    fixed = paddle.jit.not_to_static(lambda *x: paddle.einsum(equation, *x))
+    got = compiled(fixed, arrays, dynamic=False)
+    assert got.shape == wanted.shape and got.dtype == dtype
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("equation", ["ij,jk->ik", "bij,kj->bik", "ij->j"])
+def test_einsum_of_any_sizes(equation: str) -> None:
+    names = equation.split("->")[0].split(",")
+    arrays = [drawn([SIZES[c] for c in n], "float32", 0) for n in names]
+    fixed = paddle.jit.not_to_static(lambda *x: paddle.einsum(equation, *x))
+    got = compiled(fixed, arrays, dynamic=True)
+    np.testing.assert_allclose(got, np.einsum(equation, *arrays), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "int64"])
+@pytest.mark.parametrize("shapes", [((2, 3), (4, 1)), ((3,), (2, 2)), ((2, 0), (3, 2))])
+def test_kron(shapes: Any, dtype: str) -> None:
+    x, y = (drawn(s, dtype, k) * 3 for k, s in enumerate(shapes))
+    x, y = x.astype(dtype), y.astype(dtype)
+    got = compiled(paddle.jit.not_to_static(paddle.kron), [x, y], dynamic=False)
+    np.testing.assert_allclose(got, np.kron(x, y), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex64", "int64"])
+@pytest.mark.parametrize("offset", [0, 1, -2])
+def test_trace(offset: int, dtype: str) -> None:
+    x = (drawn((3, 2, 5), dtype, 0) * 3).astype(dtype)
+    run = paddle.jit.not_to_static(lambda x: paddle.trace(x, offset, 2, 0))
+    wanted = np.trace(x, offset, 2, 0)
+    np.testing.assert_allclose(compiled(run, [x], dynamic=False), wanted, rtol=1e-5)
+
+
+def test_mv() -> None:
+    x, y = drawn((3, 4), "float32", 0), drawn((4,), "float32", 1)
+    got = compiled(paddle.jit.not_to_static(paddle.mv), [x, y], dynamic=False)
+    np.testing.assert_allclose(got, x @ y, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "complex64"])
+def test_scatter_nd_add(dtype: str) -> None:
+    """Rows, and elements, some of them at one place."""
+    x = (drawn((4, 3, 2), dtype, 0) * 9).astype(dtype)
+    for index in ([[0], [3], [0]], [[1, 2], [1, 2], [0, 0]], [[3, 1, 1]]):
+        at = np.array(index)
+        shape = (len(index), *x.shape[at.shape[1] :])
+        updates = (drawn(shape, dtype, 1) * 9).astype(dtype)
+        wanted = x.copy()
+        np.add.at(wanted, tuple(at.T), updates)
+        run = paddle.jit.not_to_static(paddle.scatter_nd_add)
+        if dtype == "complex64":
+            run = paddle.jit.not_to_static(pirol.complex.scatter_nd_add)
+        got = compiled(run, [x, at, updates], dynamic=False)
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_index_add(axis: int) -> None:
+    x, at = drawn((4, 3, 5), "float32", 0), np.array([2, 0, 2])
+    shape = [3 if k == axis % 3 else d for k, d in enumerate(x.shape)]
+    value = drawn(shape, "float32", 1)
+    wanted = np.moveaxis(x.copy(), axis, 0)
+    np.add.at(wanted, at, np.moveaxis(value, axis, 0))
+    run = paddle.jit.not_to_static(lambda x, i, v: paddle.index_add(x, i, axis, v))
+    got = compiled(run, [x, at, value], dynamic=False)
+    np.testing.assert_allclose(got, np.moveaxis(wanted, 0, axis), rtol=1e-5)
+
+
+def test_places_outside_are_paddles_to_refuse() -> None:
+    def run(x: Any, at: Any, v: Any) -> Any:
+        return paddle.scatter_nd_add(x, at, v)
+
+    fast = pirol.to_static(run)
+    x, v = paddle.zeros([3, 2]), paddle.ones([1, 2])
+    fast(x, paddle.to_tensor([[1]]), v)
+    with pytest.raises(Exception, match="(?i)index"):
+        fast(x, paddle.to_tensor([[3]]), v)
+
+
+def test_the_ops_listed_were_run() -> None:
+    assert not OPS - SEEN
