@@ -171,6 +171,7 @@ def test_on_tensors(name: str) -> None:
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("full_graph", [True, False])
 @pytest.mark.parametrize("name", CASES)
 def test_compiled(name: str, full_graph: bool, monkeypatch: pytest.MonkeyPatch) -> None:

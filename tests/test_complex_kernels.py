@@ -215,14 +215,18 @@ def check_kernels(family: Build, dtype: str, run: str) -> None:
                 close(a, c, dtype, f"{family.__name__} {k}", rough)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", ["complex64", "complex128"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_nests(family: Build, dtype: str) -> None:
     check_kernels(family, dtype, "nests")
 
 
+SLOW = pytest.param(functions, marks=pytest.mark.full)
+
+
 @pytest.mark.parametrize("dtype", ["complex64", "complex128"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [SLOW, *FAMILIES[1:]])
 def test_c(family: Build, dtype: str) -> None:
     check_kernels(family, dtype, "c")
 
@@ -235,6 +239,7 @@ def test_cuda(family: Build, dtype: str) -> None:
     check_kernels(family, dtype, "cuda")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("run", ["c", "nests"])
 def test_kernels_at_hard_points(run: str) -> None:
     """The C functions give what the split graph gives on NumPy, NaN and all."""
@@ -304,6 +309,7 @@ def graphs(draw: Any) -> tuple[Graph, list[Any]]:
     return b.graph("f", [values[-1], *values[-3:-1]]), [whole, real]
 
 
+@pytest.mark.full
 @settings(max_examples=60, deadline=None)
 @given(graphs())
 def test_random_graphs_on_nests(case: tuple[Graph, list[Any]]) -> None:

@@ -52,6 +52,7 @@ def compiled(run: Callable[..., Any], arrays: list[Any], dynamic: bool) -> Any:
     return found.numpy()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("dtype", ["float32", "complex128"])
 @pytest.mark.parametrize("equation", EQUATIONS)
 def test_einsum(equation: str, dtype: str) -> None:
@@ -141,5 +142,6 @@ def test_places_outside_are_paddles_to_refuse() -> None:
         fast(x, paddle.to_tensor([[3]]), v)
 
 
+@pytest.mark.full
 def test_the_ops_listed_were_run() -> None:
     assert not OPS - SEEN
