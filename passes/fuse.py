@@ -16,6 +16,7 @@ from pirol.prim import PRIMS
 from pirol.prim.prim import STEPS
 
 FREE = ("const", "iota", "broadcast", "reshape", "transpose", "reverse", "slice")
+FREE += ("real", "imag")  # of what memory holds
 Lower = Callable[[Graph], Any]
 
 

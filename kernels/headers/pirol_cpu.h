@@ -82,9 +82,10 @@ PR_FMOD(double, f64, , 0x1p51)
     const int near = (large > (T)0.5) & (large < 2);                           \
     const double beyond =                                                      \
         ((double)large - 1) * ((double)large + 1) + (double)less * less;       \
-    const T part = less / large, base = near ? 0 : log##s(large);              \
-    const T rest = log1p##s(near ? (T)beyond : large == 0 ? 0 : part * part);  \
-    const T told = a != a ? a : b != b ? b : base + rest / 2;                  \
+    const T part = large == 0 ? 0 : less / large, logged = log##s(large);      \
+    const T more = near ? (T)beyond : part * part, rest = log1p##s(more);      \
+    const T found = (near ? 0 : logged) + rest / 2;                            \
+    const T told = a != a ? a : b != b ? b : found;                            \
     return (x == PR_INF_##t) | (y == PR_INF_##t) ? PR_INF_##t : told;          \
   }
 PR_HYPOT(float, f32, f, (float)sqrt((double)a * a + (double)b * b))
