@@ -274,6 +274,23 @@ def table(python: str | None) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+BEGIN, END = "<!-- table -->\n", "<!-- end -->\n"
+
+
+def _around(page: str) -> tuple[str, str, str]:
+    """A page's text before its table, the table, and the text behind."""
+    before, mark, rest = page.partition(BEGIN)
+    inside, end, after = rest.partition(END)
+    return before + mark, inside, end + after
+
+
+def cells(page: str) -> dict[str, dict[str, str]]:
+    """Function -> column -> cell, of a page's table."""
+    lines = [line.strip("| ") for line in _around(page)[1].splitlines()]
+    head, _, *body = ([c.strip() for c in line.split("|")] for line in lines)
+    return {row[0]: dict(zip(head[1:], row[1:])) for row in body}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table, or (--column) one library's cells as JSON."""
     parser = argparse.ArgumentParser(
@@ -281,13 +298,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=(__doc__ or "").splitlines()[0],
     )
     parser.add_argument("--python", help="interpreter that has torch and jax")
+    parser.add_argument("--write", type=Path, help="put the table into this page")
     parser.add_argument("--column", help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
     if chosen.column:
         calls = {n: row[chosen.column] for n, row in rows().items()}
         print(json.dumps(column(chosen.column, calls)))
-    else:
-        print(table(chosen.python))
+        return 0
+    found = table(chosen.python)
+    if chosen.write:
+        before, _, after = _around(chosen.write.read_text())
+        chosen.write.write_text(f"{before}{found}\n{after}")
+    print(found)
     return 0
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from pirol.compiler.autodiff import pullback
 from pirol.compiler.errors import Unsupported
-from pirol.compiler.ir import Op, TensorType, Value
+from pirol.compiler.ir import COMPLEX, Op, TensorType, Value
 from pirol.prim import Builder
 from pirol.prim.decomp import DECOMPOSITIONS, Decomposition
 from pirol.prim.decomp.gradients import GRADIENTS
@@ -95,9 +95,7 @@ class _Chain:
         """What the op of this order gives: of each float operand of the one below."""
         own = GRADIENTS.get((self.name, order))
         if own is not None:
-            operands = [self.operand(key(n)) for n in own.rule.operands]
-            found = own.rule(self.b, operands, self.attrs)
-            return dict(zip(map(key, own.results), found))
+            return dict(zip(map(key, own.results), self.by_rule(own.rule, order)))
         mark = len(self.b.ops)
         below = self.forward() if order == 1 else self.gradients(order - 1)
         inputs = dict(self.used)
@@ -119,6 +117,25 @@ class _Chain:
             else grads.get(part)
             for (of, n), part in inputs.items()
         }
+
+    def by_rule(self, rule: Decomposition, order: int) -> list[Any]:
+        """What an own rule gives; of complex numbers between conjugates, as a
+        primitive's (compiler/autodiff.py)."""
+        names = [key(n) for n in rule.operands]
+        operands = [self.operand(name) for name in names]
+        if not any(_complex(v) for part in operands for v in _each(part)):
+            return list(rule(self.b, operands, self.attrs))
+        if order > 1:
+            raise Unsupported("its rule is for real numbers")
+        pairs = zip(operands, names)
+        turned = [self.conj(part) if n else part for part, (_, n) in pairs]
+        return [self.conj(v) for v in rule(self.b, turned, self.attrs)]
+
+    def conj(self, part: Any) -> Any:
+        """The conjugates of a value or several, as far as they are complex."""
+        if isinstance(part, list):
+            return [self.conj(v) for v in part]
+        return self.b.conj(part) if _complex(part) else part
 
     def forward(self) -> dict[Key, Any]:
         """The results of foo, by no names; where a lone one is a vector, as a list."""
@@ -171,6 +188,10 @@ class _Chain:
             if value not in seen and value in self.b.producers:
                 stack += self.b.producers[value].operands
             seen.add(value)
+
+
+def _complex(value: Any) -> bool:
+    return _is(value) and value.dtype in COMPLEX
 
 
 def _is(value: Any) -> bool:

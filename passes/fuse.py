@@ -15,8 +15,11 @@ from pirol.compiler.ir import Graph, Op, Value, defined_by, named_by, structure
 from pirol.prim import PRIMS
 from pirol.prim.prim import STEPS
 
-FREE = ("const", "iota", "broadcast", "reshape", "transpose", "reverse", "slice")
-FREE += ("real", "imag")  # of what memory holds
+# Views of what memory holds, and constants.
+FREE = (
+    *("const", "iota", "broadcast", "reshape", "transpose", "reverse", "slice"),
+    *("real", "imag"),
+)
 Lower = Callable[[Graph], Any]
 
 

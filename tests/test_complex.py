@@ -132,6 +132,34 @@ def test_gradients(name: str) -> None:
             np.testing.assert_allclose(a.numpy(), b, rtol=1e-6, atol=1e-6)
 
 
+# Whose gradient ops are no functions of the operand, and some that are.
+INSIDE = (
+    *("exp", "expm1", "sigmoid", "tanh", "sqrt", "reciprocal", "divide", "reshape"),
+    *("log", "multiply", "matmul", "sin", "abs", "sum", "fft", "silu"),
+)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", INSIDE)
+def test_gradients_inside(name: str) -> None:
+    """paddle.grad in the compiled function, as Paddle's gradient ops."""
+    count = 2 if name in PAIRS else 1
+
+    def slope(*tensors: Any) -> Any:
+        found = listed(CASES[name](*tensors))[0]
+        size = found.abs() if "complex" in str(found.dtype).lower() else found
+        return paddle.grad((size * size).sum(), list(tensors))
+
+    arrays = drawn(name, "complex128")
+    tensors = [paddle.to_tensor(a, stop_gradient=False) for a in arrays]
+    fast = pirol.to_static(traced(slope, count))
+    ours, theirs = fast(*tensors), slope(*tensors)
+    report = pirol.explain(fast)
+    assert report.compiles and not report.fallbacks, report
+    for a, b in zip(ours, theirs):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["acosh", "pow", "prod"])
 def test_paddles_own_gradients_are_wrong(name: str) -> None:
     """If this fails, take the name out of WRONG."""

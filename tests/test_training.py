@@ -381,6 +381,21 @@ def test_what_has_no_rule_is_paddles_and_said() -> None:
     assert "pd_op.cumprod" in why and "no gradient rule" in why
 
 
+def test_sizes_read_from_a_shape_are_known() -> None:
+    """Of an x that has a gradient, too; fftshift reads its shape."""
+
+    def f(x: Any) -> Any:
+        return paddle.fft.fftshift(x, 1).square() + x.detach() * 3.0
+
+    fast = pirol.to_static(f, input_spec=[InputSpec([None, 3])])
+    for size in (4, 7):
+        ours, theirs = leaf(size, 3), leaf(size, 3)
+        fast(ours).sum().backward()
+        f(theirs).sum().backward()
+        close(ours.grad, theirs.grad)
+    assert not pirol.explain(fast).fallbacks and pirol.explain(fast).compiles == 1
+
+
 @pytest.mark.full
 def test_memory_is_given_back() -> None:
     fast = pirol.to_static(curve)

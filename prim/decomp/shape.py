@@ -15,10 +15,16 @@ from pirol.prim.decomp.bounds import cut, dropped
 from pirol.prim.decomp.registry import axis_in, decomposes, ints, need, number
 
 
-@decomposes("pd_op.assign", "pd_op.share_data", composite=False)
+@decomposes("pd_op.assign", composite=False)
 def assign(b: Builder, x: Value) -> Any:
     """x"""
     return x
+
+
+@decomposes("pd_op.share_data", composite=False)
+def share_data(b: Builder, x: Value) -> Any:
+    """x, of which no gradient comes back: what detach is in a program."""
+    return b.stop_gradient(x)
 
 
 @decomposes("pd_op.reshape", composite=False)
