@@ -382,16 +382,17 @@ def test_what_has_no_rule_is_paddles_and_said() -> None:
 
 
 def test_sizes_read_from_a_shape_are_known() -> None:
-    """Of an x that has a gradient, too; fftshift reads its shape."""
+    """Of an x that has a gradient, too."""
 
     def f(x: Any) -> Any:
-        return paddle.fft.fftshift(x, 1).square() + x.detach() * 3.0
+        turned = paddle.reshape(x, [paddle.shape(x)[1], -1])
+        return turned.square().sum() + (x.detach() * x).sum()
 
     fast = pirol.to_static(f, input_spec=[InputSpec([None, 3])])
     for size in (4, 7):
         ours, theirs = leaf(size, 3), leaf(size, 3)
-        fast(ours).sum().backward()
-        f(theirs).sum().backward()
+        fast(ours).backward()
+        f(theirs).backward()
         close(ours.grad, theirs.grad)
     assert not pirol.explain(fast).fallbacks and pirol.explain(fast).compiles == 1
 
