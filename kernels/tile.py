@@ -70,6 +70,17 @@ class Tile:
     def place(self) -> Affine:
         return affine.add(axis(self.lane), affine.scale(axis("tile"), -1))
 
+    def staged(self, loads: Sequence[int]) -> list[Stmt]:
+        """The row stores, these loads first brought together."""
+        nodes, emitter = self.nest.nodes, Emitter(self.nest)
+        arrays: list[Stmt] = [
+            Array(f"near{k}", nodes[k].dtype, TILE, "local") for k in loads
+        ]
+        have: dict[int, Expr] = {k: At(f"near{k}", self.place()) for k in loads}
+        puts = [Put(f"near{k}", self.place(), emitter.value(nodes[k])) for k in loads]
+        stores = row_stores(self.nest, self.passes, have)
+        return [*arrays, self.lanes(puts), self.lanes(stores)]
+
     def body(self) -> list[Stmt]:
         have: dict[int, Expr] = {}
         found: list[Stmt] = []

@@ -20,6 +20,7 @@ from pirol.compiler.errors import Unsupported
 from pirol.compiler.interpreter import interpret
 from pirol.compiler.ir import COMPLEX, Graph, TensorType, Value
 from pirol.compiler.verify import verify
+from pirol.kernels import cpu
 from pirol.passes.canonicalize import canonicalize
 from pirol.passes.complex_functions import ANALYTIC
 from pirol.passes.complex_parts import complex_parts
@@ -251,6 +252,25 @@ def test_kernels_at_hard_points(run: str) -> None:
         same = np.isclose(a.view(float), c.view(float), 1e-12, 1e-14, equal_nan=True)
         same |= np.repeat(np.isnan(x), 2, axis=1)  # NaN has a sign, which none promises
         assert same.all(), (sorted(ANALYTIC)[k], x.view(float)[~same])
+
+
+def every_other() -> None:
+    """exp of every other number, in chunks of any size: always the same bits."""
+    kind = TensorType((symbol("n"), 2), "float32")
+    take = {"starts": (0, 1), "sizes": (symbol("n"), 1), "steps": (1, 1)}
+    graph = graph_of(lambda b, x: b.exp(b.slice(x, **take)), kind)
+    built = Program([graph])
+    for seed in range(3):
+        x = np.random.default_rng(seed).normal(size=(2500, 2)).astype("float32")
+        (got,) = built.c(0, [x], seed)
+        np.testing.assert_allclose(got, np.exp(x[:, 1:]), rtol=1e-6)
+
+
+def test_every_other_element(monkeypatch: pytest.MonkeyPatch) -> None:
+    every_other()
+    monkeypatch.setattr(cpu, "_apart", lambda nest, lane: [])
+    with pytest.raises(AssertionError, match="other bits"):
+        every_other()
 
 
 def test_a_planted_fault_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

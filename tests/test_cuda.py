@@ -16,6 +16,8 @@ from pirol.kernels.lower import build_nest
 from pirol.kernels.nest import Nest
 from pirol.kernels.nvrtc import available, compile_cubin
 from pirol.kernels.render import CUDA, render
+from pirol.passes.canonicalize import canonicalize
+from pirol.passes.complex_parts import complex_parts
 from pirol.prim import Builder
 from pirol.prim.decomp import activations, norms
 
@@ -63,7 +65,16 @@ def conv(b: Builder, x: Any, w: Any) -> Any:
     return b.tanh(b.conv(x, w, strides=(2, 1), padding=pads, dilation=(1, 2), groups=2))
 
 
+def complex_functions() -> Graph:
+    """Of complex64, split into parts as kernels have it."""
+    b = Builder()
+    x, y = (b.input(TensorType((ROWS, WIDTH), "complex64")) for _ in range(2))
+    found = [b.add(b.tanh(b.mul(x, y)), b.div(b.log(x), y)), b.reduce_sum(x, axes=(1,))]
+    return canonicalize(complex_parts(b.graph("kernel", found)))
+
+
 CASES: dict[str, Graph] = {
+    "complex": complex_functions(),
     "bias_gelu": make(bias_gelu, (ROWS, WIDTH), (WIDTH,)),
     "softmax": make(lambda b, x: norms.softmax(b, x, axis=-1), (ROWS, WIDTH)),
     "layer_norm": make(layer_norm, (ROWS, WIDTH), (WIDTH,), (WIDTH,)),
@@ -96,6 +107,7 @@ REGISTERS = {
     "dense": 64,
     "batches": 80,
     "conv": 64,
+    "complex": 64,
 }
 
 
@@ -123,6 +135,8 @@ def test_simulator_equals_c(name: str) -> None:
     graph = CASES[name]
     rng = np.random.default_rng(0)
     arrays = [rng.normal(size=v.shape).astype("f") for v in graph.inputs]
+    if name == "complex":
+        arrays = [(a + 1j * rng.normal(size=a.shape)).astype("F") for a in arrays]
     for ours, theirs in zip(run_cuda(graph, arrays), run_c(graph, arrays)):
         assert ours.dtype == theirs.dtype and ours.shape == theirs.shape
         np.testing.assert_allclose(ours, theirs, rtol=2e-6, atol=1e-5)
@@ -142,4 +156,5 @@ def test_schedules_differ_where_they_should() -> None:
         "dense": True,
         "batches": True,
         "conv": True,
+        "complex": True,
     }
