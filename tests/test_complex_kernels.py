@@ -217,10 +217,9 @@ def check_kernels(family: Build, dtype: str, run: str) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_nests(family: Build, dtype: str) -> None:
-    check_kernels(family, dtype, "nests")
+def test_nests(family: Build) -> None:
+    check_kernels(family, "complex128", "nests")
 
 
 SLOW = pytest.param(functions, marks=pytest.mark.full)
