@@ -165,18 +165,22 @@ def judged(run: Callable[[], Any], wanted: Any) -> str:
 
 def column(library: str, calls: dict[str, str]) -> dict[str, str]:
     """The cells of one library; numpy's calls are the reference."""
-    with tempfile.TemporaryDirectory() as name:
-        folder, given = Path(name), arrays()
-        plain = {name: row["numpy"] for name, row in rows().items()}
-        references = functions("numpy", plain, folder)
-        with np.errstate(all="ignore"):
-            wanted = {n: np.asarray(f(*given)) for n, f in references.items()}
-        own = functions(library, calls, folder)
-        tensors = [MAKERS[library]()(a) for a in given]
+    wanted = references()
+    with tempfile.TemporaryDirectory() as folder:
+        own = functions(library, calls, Path(folder))
+        tensors = [MAKERS[library]()(a) for a in arrays()]
         return {
             n: judged(functools.partial(run, *tensors), wanted[n])
             for n, run in own.items()
         }
+
+
+def references() -> dict[str, Any]:
+    """What NumPy's calls give."""
+    plain = {name: row["numpy"] for name, row in rows().items()}
+    with tempfile.TemporaryDirectory() as folder, np.errstate(all="ignore"):
+        own = functions("numpy", plain, Path(folder))
+        return {n: np.asarray(run(*arrays())) for n, run in own.items()}
 
 
 def _paddle() -> Any:
@@ -207,20 +211,16 @@ def paddles_own(call: str) -> str:
 
 def pirols(calls: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     """Pirol's cells, and whether all is kernels for CUDA too."""
-    import paddle
-
     import pirol
 
-    with tempfile.TemporaryDirectory() as name:
-        folder, given = Path(name), arrays()
-        plain = {n: row["numpy"] for n, row in rows().items()}
-        references = functions("numpy", plain, folder)
-        own = functions("paddle", calls, folder)
-        tensors = [paddle.to_tensor(a) for a in given]
+    wanted = references()
+    with tempfile.TemporaryDirectory() as folder:
+        own = functions("paddle", calls, Path(folder))
+        tensors = [_paddle()(a) for a in arrays()]
         found, cuda = {}, {}
         for n, run in own.items():
             fast = pirol.to_static(run)
-            cell = judged(functools.partial(fast, *tensors), references[n](*given))
+            cell = judged(functools.partial(fast, *tensors), wanted[n])
             report = pirol.explain(fast)
             if cell == "yes":
                 cell = _how(report)
@@ -230,25 +230,20 @@ def pirols(calls: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _how(report: Any) -> str:
-    from pirol.prim import PRIMS
-
     if report.fallbacks:
         return "Paddle"
-    ops = report.stages["fuse"].ops
-    library = any(op.name in PRIMS and op.name not in ("check", "bind") for op in ops)
-    return "library" if library or report.library else "yes"
+    return "library" if report.library else "yes"
 
 
 def _on_cuda(report: Any) -> bool:
+    from pirol.compiler.capture.exporting import NATIVE
     from pirol.compiler.pipeline import lower
     from pirol.compiler.runtime import generate
     from pirol.kernels.render import CUDA
 
     lowered = lower(report.stages["capture"], {}, target="cuda")
     generate(lowered.plan, CUDA)
-    return all(
-        op.name in ("group", "check", "bind") for op in lowered.stages["fuse"].ops
-    )
+    return all(op.name in NATIVE for op in lowered.stages["fuse"].ops)
 
 
 def elsewhere(python: str, library: str) -> dict[str, str]:

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from pirol.compiler.dims import same_shape
 from pirol.compiler.errors import ShapeError, Unsupported, message
 from pirol.compiler.ir import (
-    COMPLEX,
-    DIFFERENTIABLE,
+    INEXACT,
     Graph,
     Op,
     TensorType,
@@ -84,7 +84,7 @@ def _differentiated(
     ends = [
         (output, b.input(kind.type))
         for kind, output in zip(graph.outputs, outputs)
-        if kind.dtype in DIFFERENTIABLE
+        if kind.dtype in INEXACT
     ]
     cts, reached = _pulled(b, tuple(b.ops), ends, wanted)
     b.line = ""
@@ -173,9 +173,9 @@ def drawn(graph: Graph) -> list[Value]:
 
 def _chosen(graph: Graph, wrt: Sequence[int] | None) -> list[int]:
     if wrt is None:
-        return [k for k, v in enumerate(graph.inputs) if v.dtype in DIFFERENTIABLE]
+        return [k for k, v in enumerate(graph.inputs) if v.dtype in INEXACT]
     for k in wrt:
-        if graph.inputs[k].dtype not in DIFFERENTIABLE:
+        if graph.inputs[k].dtype not in INEXACT:
             kind = graph.inputs[k].type
             raise Unsupported(
                 message(f"gradient of input {k}", got=str(kind), expected="a float")
@@ -215,7 +215,7 @@ def _active(ops: Sequence[Op], wanted: Sequence[Value]) -> set[Value]:
     for op in ops:
         if found.isdisjoint(op.operands) or op.name == STOP:
             continue
-        found.update(r for r in op.results if r.dtype in DIFFERENTIABLE)
+        found.update(r for r in op.results if r.dtype in INEXACT)
     return found
 
 
@@ -230,11 +230,11 @@ def _pull(b: Builder, op: Op, cts: _Cotangents, active: set[Value]) -> None:
             op, op.line, "has no gradient rule" + (f": {why}" if why else "")
         )
     b.line = op.line
-    given = [cts.of(r) if r.dtype in DIFFERENTIABLE else None for r in op.results]
+    given = [cts.of(r) if r.dtype in INEXACT else None for r in op.results]
     ends = (op.operands, op.results)
-    if op.name != "conj" and all(any(map(_complex, values)) for values in ends):
+    if op.name != "conj" and all(any(v.is_complex for v in e) for e in ends):
         # Analytic: by Cauchy and Riemann the rule for floats holds between conjugates.
-        grads = [_conj(b, g) for g in rule(b, op, [_conj(b, ct) for ct in given])]
+        grads = [conjugate(b, g) for g in rule(b, op, conjugate(b, given))]
     else:
         grads = list(rule(b, op, given))
     if len(grads) != len(op.operands):
@@ -246,12 +246,11 @@ def _pull(b: Builder, op: Op, cts: _Cotangents, active: set[Value]) -> None:
             cts.add(operand, grad)
 
 
-def _complex(value: Value | None) -> bool:
-    return value is not None and value.dtype in COMPLEX
-
-
-def _conj(b: Builder, value: Value | None) -> Value | None:
-    return b.conj(value) if _complex(value) else value
+def conjugate(b: Builder, part: Any) -> Any:
+    """The conjugate of a value, or of several, as far as they are there and complex."""
+    if isinstance(part, list):
+        return [conjugate(b, v) for v in part]
+    return b.conj(part) if isinstance(part, Value) and part.is_complex else part
 
 
 def _fits(op: Op, got: TensorType, expected: TensorType) -> None:

@@ -39,7 +39,7 @@ BITS = {"bool": 8, "bfloat16": 16} | {
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 PART = {"complex64": "float32", "complex128": "float64"}  # of real and imaginary
 COMPLEX = tuple(PART)
-DIFFERENTIABLE = (*FLOATS, *COMPLEX)
+INEXACT = (*FLOATS, *COMPLEX)  # what has gradients, and can be divided by
 INTS = ("int8", "uint8", "int16", "int32", "int64")
 CONTROL = ("pd_op.if", "pd_op.while")
 COMPUTED = (*INTS, "bool", "float32", "float64", *COMPLEX)  # that kernels have
@@ -87,6 +87,11 @@ class Value:
     def dtype(self) -> str:
         """The type's dtype."""
         return self.type.dtype
+
+    @property
+    def is_complex(self) -> bool:
+        """Whether its elements are complex numbers."""
+        return self.type.dtype in COMPLEX
 
 
 @dataclass(frozen=True, eq=False)

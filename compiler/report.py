@@ -100,7 +100,7 @@ class Report:
         if whole:
             self.stages = lowered.stages
         self.refusals += lowered.refused
-        self.library += [op.title for op in fused.ops if op.name == "call"]
+        self.library += [op.title for op in fused.ops if _by_library(op)]
         for op in opaque:
             self.fall_back(op.title, str(op.attrs.get("why", "")), op.line)
         for built in kernels:
@@ -134,6 +134,12 @@ class Report:
         lines += _section("edges not fused", self.refusals)
         lines += _section("run by Paddle", self.fallbacks)
         return "\n".join(lines)
+
+
+def _by_library(op: Op) -> bool:
+    """Whether a library runs it: a claimed call, or a primitive without kernels."""
+    prim = PRIMS.get(op.name)
+    return op.name == "call" or (prim is not None and prim.kind == "library")
 
 
 def _sum(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:

@@ -7,7 +7,7 @@ A part that is known to be 0 everywhere is None, and costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from pirol.compiler.errors import Unsupported
 from pirol.compiler.ir import COMPLEX, PART, Graph, Op, Value
 from pirol.passes.complex_functions import ANALYTIC, Parts, divided, power, whole
 from pirol.prim import PRIMS, Builder, Facts
+from pirol.prim.decomp.bounds import cut
 from pirol.prim.prim import STEPS
 
 Rule = Callable[..., Any]
@@ -23,11 +24,8 @@ Rule = Callable[..., Any]
 
 def complex_parts(graph: Graph) -> Graph:
     """The graph with no primitive on complex numbers but real, imag and complex."""
-    if not any(
-        map(_complex, (*graph.inputs, *(r for o in graph.ops for r in o.results)))
-    ):
-        return graph
-    return _Splitter(graph).run()
+    values = (*graph.inputs, *(r for op in graph.ops for r in op.results))
+    return _Splitter(graph).run() if any(v.is_complex for v in values) else graph
 
 
 class _Splitter:
@@ -49,16 +47,16 @@ class _Splitter:
 
     def op(self, op: Op) -> None:
         ends = (*op.operands, *op.results)
-        if not _split(op) or not any(map(_complex, ends)):
+        if not _split(op) or not any(v.is_complex for v in ends):
             operands = tuple(map(self.joined, op.operands))
             self.b.add_op(replace(op, operands=operands))
             self.new.update(zip(op.results, op.results))
             return
         if op.name not in RULES:
             raise Unsupported(f"{op.name} of complex numbers")
-        given = [self.split(v) if _complex(v) else self.new[v] for v in op.operands]
+        given = [self.split(v) if v.is_complex else self.new[v] for v in op.operands]
         found = RULES[op.name](self.b, op, *given)
-        (self.parts if _complex(op.result) else self.new)[op.result] = found
+        (self.parts if op.result.is_complex else self.new)[op.result] = found
 
     def split(self, value: Value) -> Parts:
         if value not in self.parts:
@@ -75,10 +73,6 @@ def _split(op: Op) -> bool:
     """Whether an op is a primitive that has rules here, or should."""
     prim = PRIMS.get(op.name)
     return prim is not None and prim.kind not in STEPS
-
-
-def _complex(value: Value) -> bool:
-    return value.dtype in COMPLEX
 
 
 def _each(b: Builder, op: Op, *given: Any) -> Parts:
@@ -120,7 +114,8 @@ def _cast(b: Builder, op: Op, x: Any) -> Any:
     if not isinstance(x, tuple):
         return b.cast(x, dtype=PART[dtype]), None
     if dtype == "bool":
-        return _unequal(b, op, x, (b.mul(x[0], 0.0), None))
+        zero = b.const(value=0.0, shape=(), dtype=x[0].dtype)
+        return _unequal(b, op, x, (zero, None))
     kind = PART.get(dtype, dtype)
     real, imag = (v if v is None else b.cast(v, dtype=kind) for v in x)
     return (real, imag) if dtype in COMPLEX else real
@@ -198,16 +193,15 @@ def _prod(b: Builder, op: Op, x: Parts) -> Parts:
 
 
 def _moved(b: Builder, x: Parts, name: str, **attrs: Any) -> Parts:
-    real, imag = (v if v is None else b.one(name, v, **attrs) for v in x)
-    assert real is not None
-    return real, imag
+    real, imag = x
+    moved = None if imag is None else b.one(name, imag, **attrs)
+    return b.one(name, real, **attrs), moved
 
 
 def _rows(b: Builder, x: Parts, start: int, size: Dim) -> Parts:
-    inner: Sequence[Dim] = x[0].shape[1:]
-    none, one = (0,) * len(inner), (1,) * len(inner)
-    attrs = {"starts": (start, *none), "sizes": (size, *inner), "steps": (1, *one)}
-    return _moved(b, x, "slice", **attrs)
+    real, imag = x
+    rest = None if imag is None else cut(b, imag, 0, start, size)
+    return cut(b, real, 0, start, size), rest
 
 
 def _function(b: Builder, op: Op, *given: Parts) -> Parts:

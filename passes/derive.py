@@ -14,9 +14,9 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from pirol.compiler.autodiff import pullback
+from pirol.compiler.autodiff import conjugate, pullback
 from pirol.compiler.errors import Unsupported
-from pirol.compiler.ir import COMPLEX, Op, TensorType, Value
+from pirol.compiler.ir import Op, TensorType, Value
 from pirol.prim import Builder
 from pirol.prim.decomp import DECOMPOSITIONS, Decomposition
 from pirol.prim.decomp.gradients import GRADIENTS
@@ -123,19 +123,13 @@ class _Chain:
         primitive's (compiler/autodiff.py)."""
         names = [key(n) for n in rule.operands]
         operands = [self.operand(name) for name in names]
-        if not any(_complex(v) for part in operands for v in _each(part)):
+        if not any(_is(v) and v.is_complex for part in operands for v in _each(part)):
             return list(rule(self.b, operands, self.attrs))
         if order > 1:
             raise Unsupported("its rule is for real numbers")
         pairs = zip(operands, names)
-        turned = [self.conj(part) if n else part for part, (_, n) in pairs]
-        return [self.conj(v) for v in rule(self.b, turned, self.attrs)]
-
-    def conj(self, part: Any) -> Any:
-        """The conjugates of a value or several, as far as they are complex."""
-        if isinstance(part, list):
-            return [self.conj(v) for v in part]
-        return self.b.conj(part) if _complex(part) else part
+        turned = [conjugate(self.b, part) if n else part for part, (_, n) in pairs]
+        return [conjugate(self.b, v) for v in rule(self.b, turned, self.attrs)]
 
     def forward(self) -> dict[Key, Any]:
         """The results of foo, by no names; where a lone one is a vector, as a list."""
@@ -188,10 +182,6 @@ class _Chain:
             if value not in seen and value in self.b.producers:
                 stack += self.b.producers[value].operands
             seen.add(value)
-
-
-def _complex(value: Any) -> bool:
-    return _is(value) and value.dtype in COMPLEX
 
 
 def _is(value: Any) -> bool:

@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 
 from pirol.compiler.dims import same_shape
-from pirol.compiler.ir import COMPLEX, DIFFERENTIABLE, DTYPES, FLOATS, INTS, TensorType
+from pirol.compiler.ir import COMPLEX, DTYPES, FLOATS, INEXACT, INTS, TensorType
 from pirol.prim.prim import Attrs, Prim, define, require
 
 NUMBERS = FLOATS + INTS
 ALL = (*NUMBERS, "bool")
-FIELD = FLOATS + COMPLEX  # what can be divided by
 
 
 def _same(name: str, allowed: Sequence[str], result: str | None = None) -> Any:
@@ -112,14 +111,14 @@ _unary(
     lambda b, ct, x, y: _signed(b, ct, x),
     NUMBERS,
 )
-_unary("exp", np.exp, _libm("exp"), lambda b, ct, x, y: b.mul(ct, y), FIELD, 10)
-_unary("log", np.log, _libm("log"), lambda b, ct, x, y: b.div(ct, x), FIELD, 10)
+_unary("exp", np.exp, _libm("exp"), lambda b, ct, x, y: b.mul(ct, y), INEXACT, 10)
+_unary("log", np.log, _libm("log"), lambda b, ct, x, y: b.div(ct, x), INEXACT, 10)
 _unary(
     "sqrt",
     np.sqrt,
     _libm("sqrt"),
     lambda b, ct, x, y: b.div(b.mul(ct, 0.5), y),
-    FIELD,
+    INEXACT,
     4,
 )
 _unary(
@@ -127,7 +126,7 @@ _unary(
     _typed(lambda x: 1 / np.sqrt(x)),
     {"float": "(({c})1 / sqrt{f}({0}))"},
     lambda b, ct, x, y: b.mul(ct, b.mul(-0.5, b.div(y, x))),
-    FIELD,
+    INEXACT,
     6,
 )
 _unary(
@@ -135,7 +134,7 @@ _unary(
     np.tanh,
     _libm("tanh"),
     lambda b, ct, x, y: b.mul(ct, b.sub(1.0, b.mul(y, y))),
-    FIELD,
+    INEXACT,
     12,
 )
 _unary(  # one primitive: by parts, its gradient would be 0 * inf far below 0
@@ -143,7 +142,7 @@ _unary(  # one primitive: by parts, its gradient would be 0 * inf far below 0
     _typed(lambda x: 1 / (1 + np.exp(-x))),
     {"float": "(({c})1 / (({c})1 + exp{f}(-{0})))"},
     lambda b, ct, x, y: b.mul(ct, b.mul(y, b.sub(1.0, y))),
-    FIELD,
+    INEXACT,
     14,
 )
 _unary(
@@ -159,7 +158,7 @@ _unary(
     np.log1p,
     _libm("log1p"),
     lambda b, ct, x, y: b.div(ct, b.add(x, 1.0)),
-    FIELD,
+    INEXACT,
     12,
 )
 _unary(
@@ -167,16 +166,23 @@ _unary(
     np.expm1,
     _libm("expm1"),
     lambda b, ct, x, y: b.mul(ct, b.add(y, 1.0)),
-    FIELD,
+    INEXACT,
     12,
 )
-_unary("sin", np.sin, _libm("sin"), lambda b, ct, x, y: b.mul(ct, b.cos(x)), FIELD, 12)
+_unary(
+    "sin",
+    np.sin,
+    _libm("sin"),
+    lambda b, ct, x, y: b.mul(ct, b.cos(x)),
+    INEXACT,
+    12,
+)
 _unary(
     "cos",
     np.cos,
     _libm("cos"),
     lambda b, ct, x, y: b.neg(b.mul(ct, b.sin(x))),
-    FIELD,
+    INEXACT,
     12,
 )
 
@@ -188,7 +194,7 @@ def _with(name: str, fn: Any, slope: Any) -> None:
         fn,
         _libm(name),
         lambda b, ct, x, y: b.mul(ct, slope(b, x, y)),
-        FIELD,
+        INEXACT,
         12,
     )
 
@@ -257,7 +263,7 @@ _binary(
     np.true_divide,
     {"float": "({0} / {1})"},
     lambda b, ct, x, y, out: (b.div(ct, y), b.neg(b.div(b.mul(ct, out), y))),
-    FIELD,
+    INEXACT,
     4,
 )
 _binary(
@@ -342,7 +348,7 @@ _binary(
     FLOATS,
 )
 _binary("atan2", np.arctan2, {"float": "atan2{f}({0}, {1})"}, _angle_vjp, FLOATS, 16)
-_binary("pow", _pow, {"float": "pow{f}({0}, {1})"}, _pow_vjp, FIELD, 20)
+_binary("pow", _pow, {"float": "pow{f}({0}, {1})"}, _pow_vjp, INEXACT, 20)
 _binary(
     "fmod",
     np.fmod,
@@ -422,7 +428,7 @@ def _cast(x: Any, *, dtype: str) -> Any:
 
 def _cast_vjp(b: Any, op: Any, cts: Any) -> Sequence[Any]:
     source = op.operands[0].dtype
-    return (b.cast(cts[0], dtype=source) if source in DIFFERENTIABLE else None,)
+    return (b.cast(cts[0], dtype=source) if source in INEXACT else None,)
 
 
 define(Prim("cast", "cast", _infer_cast, _cast, _cast_vjp, {"any": "(({c}){0})"}))

@@ -20,6 +20,8 @@ from pirol.prim.prim import Attrs, Prim, define, require
 
 Types = Sequence[TensorType]
 NORMS = {"none": "backward", "sqrt": "ortho", "n": "forward"}  # NumPy's, forward
+SCALES = {norm: scale for scale, norm in NORMS.items()}
+OTHER = {"none": "n", "n": "none", "sqrt": "sqrt"}  # by a norm, the other way round
 
 
 def half(size: Any) -> Any:
@@ -65,8 +67,12 @@ def _infer_irfft(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
 
 def normalized(forward: bool, scale: str) -> Any:
     """NumPy's and Paddle's name of a scale, which there depends on the direction."""
-    ways = {"none": "n", "n": "none", "sqrt": "sqrt"}
-    return NORMS[scale if forward else ways[scale]]
+    return NORMS[scale if forward else OTHER[scale]]
+
+
+def scale_of(forward: bool, norm: str) -> str:
+    """The scale that `normalized` names so."""
+    return SCALES[norm] if forward else OTHER[SCALES[norm]]
 
 
 def _fft(x: Any, *, axes: Any, forward: bool, scale: str) -> Any:
@@ -98,19 +104,21 @@ def _weighted(b: Any, x: Any, axis: int, size: Any, weight: float) -> Any:
     return b.mul(x, b.cast(b.select(alone, real, weight), dtype=x.dtype))
 
 
+def _back(op: Any) -> dict[str, Any]:
+    at = op.attrs
+    return {"axes": at["axes"], "forward": not at["forward"], "scale": at["scale"]}
+
+
 def _rfft_vjp(b: Any, op: Any, cts: Any) -> Sequence[Any]:
-    at, last = op.attrs, op.attrs["axes"][-1]
+    last = op.attrs["axes"][-1]
     size = op.operands[0].shape[last]
     ct = _weighted(b, cts[0], last, size, 0.5)
-    back = {"axes": at["axes"], "forward": not at["forward"], "scale": at["scale"]}
-    return (b.irfft(ct, size=size, **back),)
+    return (b.irfft(ct, size=size, **_back(op)),)
 
 
 def _irfft_vjp(b: Any, op: Any, cts: Any) -> Sequence[Any]:
-    at = op.attrs
-    back = {"axes": at["axes"], "forward": not at["forward"], "scale": at["scale"]}
-    ct = b.rfft(cts[0], **back)
-    return (_weighted(b, ct, at["axes"][-1], at["size"], 2.0),)
+    ct = b.rfft(cts[0], **_back(op))
+    return (_weighted(b, ct, op.attrs["axes"][-1], op.attrs["size"], 2.0),)
 
 
 define(Prim("fft", "library", _infer_fft, _fft, _fft_vjp))

@@ -31,7 +31,7 @@ from pirol.compiler.capture.reader import Program
 from pirol.compiler.capture.walks import current
 from pirol.compiler.dims import symbol
 from pirol.compiler.errors import PirolError, message
-from pirol.compiler.ir import DIFFERENTIABLE, Graph, TensorType, Value, prune
+from pirol.compiler.ir import INEXACT, Graph, TensorType, Value, prune
 from pirol.compiler.pipeline import Run, finish, flatten
 from pirol.compiler.runtime import Compiled, generate
 from pirol.passes.partition import partition
@@ -229,7 +229,7 @@ class _Call:
         """Of all float outputs; zeros for those that the walk did not come through."""
         found = []
         for k, (value, shape) in enumerate(zip(self.trained.flat.outputs, self.shapes)):
-            if value.dtype in DIFFERENTIABLE:
+            if value.dtype in INEXACT:
                 ct = self.cts.get(k)
                 found.append(paddle.zeros(shape, value.dtype) if ct is None else ct)
         return found

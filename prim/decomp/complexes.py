@@ -6,6 +6,7 @@ from typing import Any
 
 from pirol.compiler.ir import COMPLEX, FLOATS, Value
 from pirol.prim.builder import Builder
+from pirol.prim.decomp.bounds import cut, dropped
 from pirol.prim.decomp.registry import decomposes, need
 
 
@@ -48,15 +49,9 @@ def angle(b: Builder, x: Value) -> Any:
 @decomposes("pd_op.as_complex")
 def as_complex(b: Builder, x: Value) -> Any:
     """Pairs along the last dim as numbers."""
-    lead = x.shape[:-1]
-    steps = (1,) * x.type.rank
-
-    def part(k: int) -> Any:
-        starts = (*(0,) * len(lead), k)
-        taken = b.slice(x, starts=starts, sizes=(*lead, 1), steps=steps)
-        return b.reshape(taken, shape=lead)
-
-    return b.complex(part(0), part(1))
+    last = x.type.rank - 1
+    parts = (dropped(b, cut(b, x, last, k, 1), (last,)) for k in (0, 1))
+    return b.complex(*parts)
 
 
 @decomposes("pd_op.as_real")

@@ -9,15 +9,13 @@ from pirol.compiler import dims
 from pirol.compiler.ir import Value
 from pirol.prim.builder import Builder
 from pirol.prim.decomp.registry import axis_in, decomposes, need
-
-# Paddle's names of scales, in the direction in which they hold.
-SCALES = {"backward": ("none", "n"), "forward": ("n", "none"), "ortho": ("sqrt",) * 2}
+from pirol.prim.fourier import SCALES, scale_of
 
 
 def _attrs(x: Value, axes: Sequence[int], norm: str, forward: bool) -> dict[str, Any]:
     need(norm in SCALES, f"a transform normalised by {norm}")
     at = tuple(axis_in(int(a), x.type.rank, "fft") for a in axes)
-    return {"axes": at, "forward": forward, "scale": SCALES[norm][0 if forward else 1]}
+    return {"axes": at, "forward": forward, "scale": scale_of(forward, norm)}
 
 
 @decomposes("pd_op.fft_c2c", composite=False)

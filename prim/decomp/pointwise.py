@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 
 from pirol.compiler import dims
-from pirol.compiler.ir import COMPLEX, FLOATS, INTS, Value
+from pirol.compiler.ir import COMPLEX, FLOATS, INEXACT, INTS, Value
 from pirol.prim.builder import Builder
 from pirol.prim.decomp.registry import decomposes, need, number
 
 NUMBERS = (*FLOATS, *INTS)
-FIELD = (*FLOATS, *COMPLEX)
 
 
 def _one_dtype(x: Value, y: Value) -> None:
@@ -24,7 +23,7 @@ def _binary(name: str, prim: str, floats_only: bool = False) -> None:
     @decomposes(f"pd_op.{name}", compute_in="float32")
     def run(b: Builder, x: Value, y: Value) -> Any:
         _one_dtype(x, y)
-        need(not floats_only or x.dtype in FIELD, f"{name} of {x.dtype}")
+        need(not floats_only or x.dtype in INEXACT, f"{name} of {x.dtype}")
         need(x.dtype != "bool" or prim in OF_BOOL, f"{name} of bool")
         chosen = OF_BOOL[prim] if x.dtype == "bool" else prim
         return getattr(b, chosen)(x, y)
@@ -69,7 +68,7 @@ def not_equal(b: Builder, x: Value, y: Value) -> Any:
 def _unary(name: str) -> None:
     @decomposes(f"pd_op.{name}", compute_in="float32")
     def run(b: Builder, x: Value) -> Any:
-        need(x.dtype in FIELD, f"{name} of {x.dtype}")
+        need(x.dtype in INEXACT, f"{name} of {x.dtype}")
         return getattr(b, name)(x)
 
 
@@ -158,7 +157,7 @@ def number_like(
 @decomposes("pd_op.reciprocal", compute_in="float32")
 def reciprocal(b: Builder, x: Value) -> Any:
     """1 / x"""
-    need(x.dtype in FIELD, f"reciprocal of {x.dtype}")
+    need(x.dtype in INEXACT, f"reciprocal of {x.dtype}")
     return b.div(1.0, x)
 
 
@@ -232,7 +231,7 @@ def elementwise_pow(b: Builder, x: Value, y: Value) -> Any:
     if known is not None and len(known) == 1 and isinstance(known[0], (int, float)):
         shape = b.broadcast_shape(x.shape, y.shape)
         return power(b, b.broadcast_to(x, shape), known[0])
-    need(x.dtype in FIELD, "integers to the power of a tensor")
+    need(x.dtype in INEXACT, "integers to the power of a tensor")
     return b.pow(x, y)
 
 
@@ -371,7 +370,7 @@ def _logic(name: str, prim: str) -> None:
     @decomposes(f"pd_op.bitwise_{name}")
     def bitwise(b: Builder, x: Value, y: Value) -> Any:
         _one_dtype(x, y)
-        need(x.dtype not in FIELD, f"bitwise_{name} of {x.dtype}")
+        need(x.dtype not in INEXACT, f"bitwise_{name} of {x.dtype}")
         return getattr(b, prim)(x, y)
 
 
@@ -394,7 +393,7 @@ def logical_not(b: Builder, x: Value) -> Any:
 @decomposes("pd_op.bitwise_not")
 def bitwise_not(b: Builder, x: Value) -> Any:
     """All bits turned; not x, of bool."""
-    need(x.dtype not in FIELD, f"bitwise_not of {x.dtype}")
+    need(x.dtype not in INEXACT, f"bitwise_not of {x.dtype}")
     return b.not_(x)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pirol.compiler.ir import FLOATS, Value
+from pirol.compiler.ir import FLOATS, INEXACT, Value
 from pirol.prim.builder import Builder
-from pirol.prim.decomp.pointwise import FIELD, size
+from pirol.prim.decomp.pointwise import size
 from pirol.prim.decomp.registry import decomposes, need, number
 
 
@@ -99,7 +99,7 @@ def isclose(
     b: Builder, x: Value, y: Value, rtol: Value, atol: Value, *, equal_nan: bool
 ) -> Any:
     """|x - y| <= atol + rtol |y|, or equal."""
-    need(x.dtype == y.dtype and x.dtype in FIELD, f"isclose of {x.dtype}, {y.dtype}")
+    need(x.dtype == y.dtype and x.dtype in INEXACT, f"isclose of {x.dtype}, {y.dtype}")
     reach = b.mul(size(b, y), number(b, rtol, "rtol"))
     reach = b.add(reach, number(b, atol, "atol"))
     apart = size(b, b.sub(x, y))

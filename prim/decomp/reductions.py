@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from pirol.compiler import dims
-from pirol.compiler.ir import COMPLEX, DTYPES, FLOATS, Value
+from pirol.compiler.ir import COMPLEX, DTYPES, FLOATS, INEXACT, Value
 from pirol.prim.builder import Builder
-from pirol.prim.decomp.pointwise import FIELD, NUMBERS, holds, power
+from pirol.prim.decomp.pointwise import NUMBERS, holds, power
 from pirol.prim.decomp.registry import axis_in, decomposes, ints, need, number
 
 
@@ -64,7 +64,7 @@ def sum_(b: Builder, x: Value, axis: Any, *, keepdim: bool, dtype: str) -> Any:
 @decomposes("pd_op.mean", compute_in="float32")
 def mean_(b: Builder, x: Value, axis: Any = (), *, keepdim: bool) -> Any:
     """The mean over axes (all, where none is named)."""
-    need(x.dtype in FIELD, f"mean of {x.dtype}")
+    need(x.dtype in INEXACT, f"mean of {x.dtype}")
     axes = _named(x, ints(b, axis, "axis"), "mean")
     result = mean_of(b, x, axes)
     return _kept(b, result, x, axes) if keepdim else result
