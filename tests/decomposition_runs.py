@@ -20,6 +20,21 @@ SPECIAL = [np.nan, np.inf, -np.inf, -0.0, 0.0, 1.0, -1.0, 1e-30, -87.0, 30.0]
 SHAPES = [(3, 5), (1, 7), (0, 4), (13, 1), (64, 33)]
 
 
+def of_tensors(run: Callable[..., Any], count: int) -> Callable[..., Any]:
+    """The function with one, two or three named parameters, which captures ask for."""
+
+    def one(x: Any) -> Any:
+        return run(x)
+
+    def two(x: Any, y: Any) -> Any:
+        return run(x, y)
+
+    def three(x: Any, y: Any, z: Any) -> Any:
+        return run(x, y, z)
+
+    return (one, two, three)[count - 1]
+
+
 def data(shape: tuple[int, ...], dtype: str, seed: int = 0) -> Any:
     """Random numbers, and the special ones where there is room."""
     rng = np.random.default_rng(seed)

@@ -10,6 +10,7 @@ import numpy as np
 import paddle
 import pytest
 from complex_cases import PAIRS, UNARY
+from decomposition_runs import of_tensors
 from paddle.static import InputSpec
 
 import pirol
@@ -36,15 +37,8 @@ def numbers(shape: Sequence[int], dtype: str, seed: int) -> Any:
 
 
 def traced(function: Callable[..., Any], count: int) -> Callable[..., Any]:
-    inner = paddle.jit.not_to_static(function)  # traced as it is: it may be a lambda
-
-    def one(x: Any) -> Any:
-        return inner(x)
-
-    def two(x: Any, y: Any) -> Any:
-        return inner(x, y)
-
-    return one if count == 1 else two
+    """Traced as it is: it may be a lambda."""
+    return of_tensors(paddle.jit.not_to_static(function), count)
 
 
 def listed(found: Any) -> list[Any]:

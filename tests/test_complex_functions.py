@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import paddle
 import pytest
+from decomposition_runs import of_tensors
 
 import pirol
 import pirol.complex as pc
@@ -150,19 +151,6 @@ CASES: dict[str, tuple[Callable[..., Any], list[Any], Any]] = {
 }
 
 
-def traced(run: Callable[..., Any], count: int) -> Callable[..., Any]:
-    def one(x: Any) -> Any:
-        return run(x)
-
-    def two(x: Any, y: Any) -> Any:
-        return run(x, y)
-
-    def three(x: Any, y: Any, z: Any) -> Any:
-        return run(x, y, z)
-
-    return (one, two, three)[count - 1]
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_on_tensors(name: str) -> None:
     run, arrays, wanted = CASES[name]
@@ -180,7 +168,7 @@ def test_compiled(name: str, full_graph: bool, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("MIN_GRAPH_SIZE", "0")  # else SOT runs small graphs eagerly
     run, arrays, wanted = CASES[name]
     inner = paddle.jit.not_to_static(run) if full_graph else run
-    fast = pirol.to_static(traced(inner, len(arrays)), full_graph=full_graph)
+    fast = pirol.to_static(of_tensors(inner, len(arrays)), full_graph=full_graph)
     got = fast(*map(paddle.to_tensor, arrays)).numpy()
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
     report = pirol.explain(fast)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import paddle
 import pytest
+from decomposition_runs import of_tensors
 from paddle.static import InputSpec
 
 import pirol
@@ -33,16 +34,7 @@ def drawn(shape: Any, dtype: str, seed: int) -> Any:
 def compiled(run: Callable[..., Any], arrays: list[Any], dynamic: bool) -> Any:
     """The compiled result; with `dynamic`, of sizes that no capture knew."""
 
-    def one(x: Any) -> Any:
-        return run(x)
-
-    def two(x: Any, y: Any) -> Any:
-        return run(x, y)
-
-    def three(x: Any, y: Any, z: Any) -> Any:
-        return run(x, y, z)
-
-    function = (one, two, three)[len(arrays) - 1]
+    function = of_tensors(run, len(arrays))
     specs = [InputSpec([None] * a.ndim, str(a.dtype)) for a in arrays]
     fast = pirol.to_static(function, input_spec=specs if dynamic else None, strict=True)
     found = fast(*map(paddle.to_tensor, arrays))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import paddle
 import pytest
-from decomposition_runs import compare
+from decomposition_runs import compare, of_tensors
 from gradient_cases import IMAGES, PAIRS, UNARY
 
 import pirol
@@ -42,14 +42,7 @@ def gradients(
 
 def check(function: Callable[..., Any], arrays: Sequence[Any], name: str) -> None:
     inner = paddle.jit.not_to_static(function)  # traced as it is: it may be a lambda
-
-    def one(x: Any) -> Any:
-        return inner(x)
-
-    def two(x: Any, y: Any) -> Any:
-        return inner(x, y)
-
-    fast = pirol.to_static(one if len(arrays) == 1 else two)
+    fast = pirol.to_static(of_tensors(inner, len(arrays)))
     ours = gradients(fast, arrays, "float32")
     report = pirol.explain(fast)
     assert not report.fallbacks and report.compiles, (name, report.fallbacks)
