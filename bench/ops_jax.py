@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from typing import Any
 
 import jax
@@ -118,6 +120,46 @@ def pool(x: Any, k: int, stride: int, pad: int, dilation: int) -> Any:
         ((0, 0), (0, 0), *((pad, pad),) * rank),
         window_dilation=(1, 1, *(dilation,) * rank),
     )
+
+
+def pool_mask(x: Any, k: int, stride: int, pad: int, dilation: int) -> Any:
+    """Of pairs: jax.lax has no mask of its own."""
+    rank = x.ndim - 2
+    plane = jnp.arange(math.prod(x.shape[2:])).reshape(x.shape[2:])
+
+    def larger(a: Any, b: Any) -> Any:
+        first = (a[0] > b[0]) | ((a[0] == b[0]) & (a[1] < b[1]))
+        return tuple(jnp.where(first, u, v) for u, v in zip(a, b))
+
+    value, mask = jax.lax.reduce_window(
+        (x, jnp.broadcast_to(plane, x.shape)),
+        (-jnp.inf, jnp.iinfo(plane.dtype).max),
+        larger,
+        (1, 1, *(k,) * rank),
+        (1, 1, *(stride,) * rank),
+        ((0, 0), (0, 0), *((pad, pad),) * rank),
+        window_dilation=(1, 1, *(dilation,) * rank),
+    )
+    return value + mask % 64
+
+
+def pool_gradient(x: Any, *sizes: int) -> Any:
+    """Tap by tap where there is a dilation: jax.lax has no gradient of such windows."""
+    run = pool if sizes[-1] == 1 else _by_taps
+    return jax.grad(lambda x: square(run(x, *sizes)).sum())(x)
+
+
+def _by_taps(x: Any, k: int, stride: int, pad: int, dilation: int) -> Any:
+    pads = ((0, 0), (0, 0), *((pad, pad),) * (x.ndim - 2))
+    x = jnp.pad(x, pads, constant_values=-jnp.inf)
+    found = None
+    for tap in itertools.product(range(k), repeat=x.ndim - 2):
+        starts = [t * dilation for t in tap]
+        ends = [n - (k - 1 - t) * dilation for n, t in zip(x.shape[2:], tap)]
+        at = [slice(a, z, stride) for a, z in zip(starts, ends)]
+        part = x[tuple([slice(None)] * 2 + at)]
+        found = part if found is None else jnp.maximum(found, part)
+    return found
 
 
 def spectral(x: Any, re: Any, im: Any, way: Any) -> Any:

@@ -140,9 +140,38 @@ def conv(x: Any, w: Any, b: Any) -> Any:
 
 def pool(x: Any, k: int, stride: int, pad: int, dilation: int) -> Any:
     rank = x.ndim - 2
-    taps = _windows(x, k, pad, dilation, -np.inf)
-    taps = taps[(slice(None),) * 2 + (slice(None, None, stride),) * rank]
+    taps = _strided(_windows(x, k, pad, dilation, -np.inf), rank, stride)
     return taps.max(tuple(range(-rank, 0)))
+
+
+def _strided(taps: Any, rank: int, stride: int) -> Any:
+    return taps[(slice(None),) * 2 + (slice(None, None, stride),) * rank]
+
+
+def _places(x: Any, k: int, stride: int, pad: int, dilation: int) -> Any:
+    """The place in its plane of each window's largest."""
+    rank = x.ndim - 2
+    taps = _strided(_windows(x, k, pad, dilation, -np.inf), rank, stride)
+    best = taps.reshape(*taps.shape[:-rank], -1).argmax(-1)
+    plane = np.arange(math.prod(x.shape[2:])).reshape(1, 1, *x.shape[2:])
+    plane = _strided(_windows(plane, k, pad, dilation, -1), rank, stride)
+    plane = np.broadcast_to(plane, taps.shape).reshape(*best.shape, -1)
+    return np.take_along_axis(plane, best[..., None], -1)[..., 0]
+
+
+def pool_mask(x: Any, *sizes: int) -> Any:
+    """The values and what tells a wrong place, of which not all digits are kept."""
+    return pool(x, *sizes) + _places(x, *sizes) % 64
+
+
+def pool_gradient(x: Any, *sizes: int) -> Any:
+    """The gradient of the sum of squares."""
+    places = _places(x, *sizes).reshape(*x.shape[:2], -1)
+    image, channel, _ = np.indices(places.shape)
+    found = np.zeros((*x.shape[:2], math.prod(x.shape[2:])), x.dtype)
+    ct = 2 * pool(x, *sizes).reshape(places.shape)
+    np.add.at(found, (image, channel, places), ct)
+    return found.reshape(x.shape)
 
 
 def spectral(x: Any, re: Any, im: Any, way: Any) -> Any:

@@ -113,6 +113,23 @@ def pool(x: Any, k: int, stride: int, pad: int, dilation: int) -> Any:
     return run(x, k, stride, pad)
 
 
+def pool_mask(x: Any, k: int, stride: int, pad: int, dilation: int) -> Any:
+    rank = x.ndim - 2
+    names = pirol.nn.functional if dilation > 1 else paddle.nn.functional
+    run = getattr(names, f"max_pool{rank}d")
+    more = {"dilation": dilation} if dilation > 1 else {}
+    value, mask = run(x, k, stride, pad, return_mask=True, **more)
+    return value + (mask % 64).astype(x.dtype)
+
+
+def pool_gradient(x: Any, k: int, stride: int, pad: int, dilation: int) -> Any:
+    with paddle.enable_grad():
+        x = x.detach()
+        x.stop_gradient = False
+        loss = square(pool(x, k, stride, pad, dilation)).sum()
+        return paddle.grad(loss, x)[0]
+
+
 def spectral(x: Any, re: Any, im: Any, way: Any) -> Any:
     spectrum = paddle.fft.rfft(x)
     modes = re.shape[-1]

@@ -112,6 +112,16 @@ def pool(x: Any, k: int, stride: int, pad: int, dilation: int) -> Any:
     return run(x, k, stride, pad, dilation)
 
 
+def pool_mask(x: Any, k: int, stride: int, pad: int, dilation: int) -> Any:
+    run = getattr(torch.nn.functional, f"max_pool{x.ndim - 2}d")
+    value, mask = run(x, k, stride, pad, dilation, return_indices=True)
+    return value + mask % 64
+
+
+def pool_gradient(x: Any, *sizes: int) -> Any:
+    return torch.func.grad(lambda x: square(pool(x, *sizes)).sum())(x)
+
+
 def spectral(x: Any, re: Any, im: Any, way: Any) -> Any:
     spectrum = torch.fft.rfft(x)
     modes = re.shape[-1]

@@ -181,8 +181,10 @@ class Row:
         }
 
 
-def prepare(workload: Workload, workers: Sequence[Worker]) -> None:
-    """Have every worker compile the workload, and check what it computes."""
+def prepare(workload: Workload, workers: Sequence[Worker]) -> list[Worker]:
+    """Have every worker compile the workload, and check what it computes; those that
+    did, among the references, which need not have it all."""
+    able = []
     inputs = workload.inputs()
     reference = workload.reference(inputs)
     with tempfile.TemporaryDirectory() as folder:
@@ -190,8 +192,15 @@ def prepare(workload: Workload, workers: Sequence[Worker]) -> None:
         for k, array in enumerate(inputs):
             np.save(Path(folder) / f"input{k:02}.npy", array)
         for w in workers:
-            answer = w.ask(do="load", workload=workload.name, folder=folder)
+            try:
+                answer = w.ask(do="load", workload=workload.name, folder=folder)
+            except BenchError:
+                if w.name not in REFERENCES:
+                    raise
+                continue
             check(w.name, workload, np.load(answer["output"]), reference)
+            able.append(w)
+    return able
 
 
 def compare(
@@ -202,7 +211,7 @@ def compare(
     Raises:
         BenchError: a worker failed, or its result is wrong.
     """
-    prepare(workload, workers)
+    workers = prepare(workload, workers)
     found: dict[str, list[dict[str, Any]]] = {w.name: [] for w in workers}
     for turn in range(rounds):
         # Each begins in turn, so that none always follows the same other.
@@ -226,10 +235,12 @@ def heading(names: Sequence[str]) -> str:
     return f"{'workload':<20}{cells}{'Pirol / best':>14}"
 
 
-def line(row: Row) -> str:
-    """One workload's line of the table."""
-    cells = "".join(f"{1e3 * t.median:>14.4f}" for t in row.timings.values())
-    ratio = row.ratio()
+def line(row: Row, names: Sequence[str]) -> str:
+    """One workload's line of the table; "-" of those that could not run it."""
+    ratio, cells = row.ratio(), ""
+    for name in names:
+        timing = row.timings.get(name)
+        cells += f"{'-':>14}" if timing is None else f"{1e3 * timing.median:>14.4f}"
     shown = "-" if ratio is None else f"{ratio:.2f}"
     return f"{row.workload.name:<20}{cells}{shown:>14}"
 
@@ -311,7 +322,7 @@ def run(chosen: argparse.Namespace, workers: list[Worker]) -> list[Row]:
     rows = []
     for workload in chosen.workloads:
         rows.append(compare(workload, present, chosen.rounds, chosen.seconds))
-        print(line(rows[-1]), flush=True)
+        print(line(rows[-1], [w.name for w in present]), flush=True)
     if (mean := geometric_mean(rows)) is not None:
         print(f"geometric mean of Pirol / best over {len(rows)}{seeded}: {mean:.2f}")
     return rows

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pirol.bench.workloads import Shape, Workload
 
 WIDE = (1024, 1024)
@@ -34,7 +36,7 @@ def _pool(name: str, shape: Shape, k: int, stride: int, dilation: int) -> Worklo
     return Workload(name, shape, (f"pool:{k},{stride},{pad},{dilation}",))
 
 
-POOLING: tuple[Workload, ...] = (
+VALUES: tuple[Workload, ...] = (
     *(_pool(f"plane_k{k}", PLANE, k, 1, 1) for k in (2, 3, 5, 7)),
     *(_pool(f"plane_k3_d{d}", PLANE, 3, 1, d) for d in (2, 4)),
     _pool("plane_k3_s2", PLANE, 3, 2, 1),
@@ -44,5 +46,15 @@ POOLING: tuple[Workload, ...] = (
     *(_pool(f"line_k{k}_d{d}", LINE, k, 1, d) for k, d in ((3, 1), (7, 1), (3, 4))),
     *(_pool(f"volume_k{k}", VOLUME, k, 1, 1) for k in (2, 3)),
     _pool("volume_k3_s2_d2", VOLUME, 3, 2, 2),
+)
+MORE = (
+    *("plane_k3", "plane_k7", "plane_k3_d2", "plane_k3_s2", "plane_k2_s2"),
+    *("small_k3_s2", "line_k7_d1", "volume_k3"),
+)
+POOLING = VALUES + tuple(
+    replace(w, name=f"{w.name}_{op}", steps=(f"pool_{op}{w.steps[0][4:]}",))
+    for op in ("mask", "gradient")
+    for w in VALUES
+    if w.name in MORE
 )
 SUITES = {"complex": COMPLEX, "pooling": POOLING}

@@ -24,6 +24,7 @@ from pirol.passes.decompose import decompose
 from pirol.passes.fuse import Refused, fuse
 from pirol.passes.plan import Plan, plan
 from pirol.passes.split import split_reductions
+from pirol.passes.windows import windows
 from pirol.prim import Facts
 
 Progress = Callable[[str, float], None]
@@ -117,6 +118,7 @@ def finish(graph: Graph, run: Run, target: str = "cpu") -> Lowered:
         ("conv_grads", conv_grads, "flat"),
         ("canonicalize-2", canonicalize, "flat"),
         *_named(run.own, "flat"),
+        ("windows", windows, "flat"),
         *FOR[target],
         ("fuse", fuse_all, "fused"),
     )

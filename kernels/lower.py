@@ -177,8 +177,11 @@ class _Lowering:
     def stores(self, output: int, value: Value) -> list[Store]:
         """An output's stores; of complex numbers, the real parts' and the others'."""
         maker = self.producers.get(value)
-        if maker is not None and maker.name == "scatter_add":
-            return [self.scattered(output, maker)]
+        sums = maker
+        while sums is not None and sums.name == "reshape":
+            sums = self.producers.get(sums.operands[0])
+        if sums is not None and sums.name == "scatter_add":
+            return [self.scattered(output, sums)]
         at = self.stored_at(value)
         place = affine.linear(at, value.shape)
         if value.dtype not in PART:
@@ -460,9 +463,11 @@ class _Lowering:
         here = self.all_of(None, conditions)
         item = self.at(source, at, here)
         if value is not op.results[0]:
-            flat = self.node(Index(affine.linear(at, source.shape)))
+            plane = slice(*attrs["plane"])
+            number = self.node(Index(affine.linear(at[plane], source.shape[plane])))
             valid = self.const(True, "bool") if here is None else here
-            return self.node(Reduce("argmax", (item, flat, valid), "int64"))
+            found = self.node(Reduce("argmax", (item, number, valid), "int64"))
+            return self.scalar("cast", value.dtype, found)
         kind = WINDOWS[op.name]
         if kind == "sum":
             item = self.or_zero(item, here, source.dtype)

@@ -245,7 +245,7 @@ class _Run:
                 return np.asarray(evaluate(value, self.places, self.symbols), np.int64)
             case Scalar(prim, args, dtype):
                 given = [self.values[a] for a in args]
-                attrs = {"dtype": dtype} if prim == "cast" else {}
+                attrs = {"dtype": dtype} if PRIMS[prim].kind == "cast" else {}
                 return np.asarray(PRIMS[prim].numpy(*given, **attrs))
             case Scan(_, args, dtype):
                 return self.scan(self.spread(self.values[args[0]]), dtype)

@@ -2,7 +2,7 @@
 
 A row adds its elements in order, so that sums do not depend on the threads: rows are
 the dims that the result has from the operand as they are. On the CPU the last of them
-is the lanes, shared out where it is the only one.
+is the lanes if it lies in line, shared out where it is the only one.
 """
 
 from __future__ import annotations
@@ -27,18 +27,21 @@ def scatter(nest: Nest) -> Kernel | None:
     if store is None:
         return None
     columns = product(a.extent for a in nest.columns)
-    if len(nest.rows) == 1:
+    in_line = nest.rows[-1:]
+    if in_line and dims.equal(store.index.coefficient(in_line[0].name), 1) is not True:
+        in_line = ()
+    if len(nest.rows) == len(in_line) == 1:
         (lane,) = nest.rows
         chunk = Loop(lane.name, axis("begin"), axis("end"), (), "lanes")
         body = _row(nest, store, [chunk])
         each = dims.maximum(grain(columns), LEAST)
         return Kernel(nest.name, nest.inputs, nest.outputs, body, lane.extent, each)
     lanes = [
-        Loop(a.name, affine.ZERO, constant(a.extent), (), "lanes")
-        for a in nest.rows[-1:]
+        Loop(a.name, affine.ZERO, constant(a.extent), (), "lanes") for a in in_line
     ]
-    each = grain(dims.mul(columns, product(a.extent for a in nest.rows[-1:])))
-    kernel = _by_rows(nest, store, nest.rows[:-1], lanes)
+    each = grain(dims.mul(columns, product(a.extent for a in in_line)))
+    axes = nest.rows[: len(nest.rows) - len(in_line)]
+    kernel = _by_rows(nest, store, axes, lanes)
     return replace(kernel, grain=each)
 
 

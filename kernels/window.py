@@ -89,17 +89,37 @@ def windows(nest: Nest) -> Windows | None:
     if total is None or nest.in_order:
         return None
     taps = product(a.extent for a in nest.columns)
-    pairs = list(zip(reversed(nest.rows), reversed(nest.columns)))
-    if not isinstance(taps, int) or taps > MOST or len(nest.rows) <= len(nest.columns):
+    if not isinstance(taps, int) or taps > MOST:
         return None
     for source in closure(nest, nest.arguments(nest.nodes[total]), ()):
         load = nest.nodes[source]
         if isinstance(load, Load):
-            sides = [_side(load.index, row, tap) for row, tap in reversed(pairs)]
-            some = [s for s in sides if s is not None]
-            if len(some) == len(sides) and any(s.overlaps for s in some):
-                return _packed(nest, total, some)
+            sides = _sides(nest, load.index)
+            if sides is not None and any(s.overlaps for s in sides):
+                return _packed(nest, total, sides)
     return None
+
+
+def _sides(nest: Nest, index: Affine) -> list[Side] | None:
+    """Each tap axis with the row axis that it goes along, and the rows inside those."""
+    found: dict[Axis, Side] = {}
+    for tap in nest.columns:
+        sides = [s for row in nest.rows if (s := _side(index, row, tap))]
+        if not sides:
+            return None
+        side = min(sides, key=lambda s: s.step + s.reach)
+        found[side.row] = side
+    if len(found) != len(nest.columns):
+        return None
+    first = min(map(nest.rows.index, found))
+    if first == 0:  # nothing to share out
+        return None
+    return [found.get(row) or _whole(row) for row in nest.rows[first:]]
+
+
+def _whole(row: Axis) -> Side:
+    """A row axis without a window."""
+    return Side(row, Axis(f"no_{row.name}", 1, True), 1, 0)
 
 
 def _side(index: Affine, row: Axis, tap: Axis) -> Side | None:
@@ -116,7 +136,7 @@ def _symbolic(step: Dim, reach: Dim, row: Axis, tap: Axis) -> Side | None:
     for a in range(1, 9):
         for b in range(1, 9):
             same = dims.equal(dims.mul(step, b), dims.mul(reach, a)) is True
-            if same and dims.equal(step, 0) is False and math.gcd(a, b) == 1:
+            if same and dims.equal(step, 0) is not True and math.gcd(a, b) == 1:
                 return Side(row, tap, a, b)
     return None
 

@@ -356,9 +356,11 @@ def _shorten(made: dict[Value, Any], count: int) -> None:
         del made[late]
 
 
-def rewritten(graph: Graph, rule: Callable[[Builder, Op], Value | None]) -> Graph:
-    """The graph with some ops of one result in another form: `rule` emits that, its
-    source line the op's, or gives None for an op that stays."""
+def rewritten(
+    graph: Graph, rule: Callable[[Builder, Op], Value | Sequence[Value] | None]
+) -> Graph:
+    """The graph with some ops in another form: `rule` emits that, its source line the
+    op's, and gives the results (or the first), or None for an op that stays."""
     b = Builder()
     replaced: dict[Value, Value] = {}
     for op in graph.ops:
@@ -369,5 +371,6 @@ def rewritten(graph: Graph, rule: Callable[[Builder, Op], Value | None]) -> Grap
         if value is None:
             b.add_op(op)
         else:
-            replaced[op.result] = value
+            found = [value] if isinstance(value, Value) else value
+            replaced |= zip(op.results, found)
     return rename(graph.with_ops(b.ops), replaced)

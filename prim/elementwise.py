@@ -380,6 +380,9 @@ _binary("rem", _whole(np.remainder), {"int": "pr_rem_{t}({0}, {1})"}, None, INTS
 _binary("and", np.bitwise_and, {"any": "({0} & {1})"}, None, (*INTS, "bool"))
 _binary("or", np.bitwise_or, {"any": "({0} | {1})"}, None, (*INTS, "bool"))
 _binary("xor", np.bitwise_xor, {"any": "({0} ^ {1})"}, None, (*INTS, "bool"))
+# By less than 0, or all bits, or more: 0, and right of numbers below 0: -1.
+_binary("shift_left", np.left_shift, {"int": "pr_shl_{t}({0}, {1})"}, None, INTS)
+_binary("shift_right", np.right_shift, {"int": "pr_shr_{t}({0}, {1})"}, None, INTS)
 
 _compare("eq", np.equal, "==", ALL + COMPLEX)
 _compare("ne", np.not_equal, "!=", ALL + COMPLEX)
@@ -432,6 +435,26 @@ def _cast_vjp(b: Any, op: Any, cts: Any) -> Sequence[Any]:
 
 
 define(Prim("cast", "cast", _infer_cast, _cast, _cast_vjp, {"any": "(({c}){0})"}))
+
+SAME_BITS = {"float32": "int32", "float64": "int64"}
+SAME_BITS |= {whole: number for number, whole in SAME_BITS.items()}
+
+
+def _infer_bitcast(types: Sequence[TensorType], attrs: Attrs) -> tuple[TensorType, ...]:
+    got = (types[0].dtype, attrs["dtype"])
+    ok = SAME_BITS.get(got[0]) == got[1]
+    require(ok, "bitcast", got, "float32 and int32, or float64 and int64")
+    return (TensorType(types[0].shape, attrs["dtype"]),)
+
+
+def _bitcast(x: Any, *, dtype: str) -> Any:
+    return np.ascontiguousarray(x).view(DTYPES[dtype][1]).reshape(np.shape(x))
+
+
+# The number with the same bits.
+define(
+    Prim("bitcast", "cast", _infer_bitcast, _bitcast, None, {"any": "pr_bits_{t}({0})"})
+)
 
 # x itself; no gradient passes through it. Gone before kernels are made.
 define(

@@ -15,6 +15,7 @@ from pirol.prim.prim import Attrs, Prim, define, require
 from pirol.prim.reduce import lowest
 
 Types = Sequence[TensorType]
+PLACES = 2**31  # of a plane
 
 
 def window_extent(size: Any, k: int, stride: int, pad: Any, dilation: int) -> Any:
@@ -33,7 +34,19 @@ def _infer_window(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
 
 def _infer_window_max(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     (value,) = _infer_window(types, attrs)
-    return value, TensorType(value.shape, "int64")
+    first, last = attrs["plane"]
+    size = product(types[0].shape[first:last])
+    outside = (*range(first), *range(last, value.rank))
+    some = first < last and not (isinstance(size, int) and size > PLACES)
+    ok = some and all(_still(attrs, k) for k in outside)
+    require(ok, "window_max", types, "all windows in the plane, of 2 ** 31 places")
+    return value, TensorType(value.shape, "int32")
+
+
+def _still(attrs: Attrs, k: int) -> bool:
+    """Whether there is no window along a dim."""
+    low, high = attrs["padding"][k]
+    return (attrs["window"][k], attrs["strides"][k], low, high) == (1, 1, 0, 0)
 
 
 def window_offsets(window: Sequence[int]) -> list[tuple[int, ...]]:
@@ -42,19 +55,23 @@ def window_offsets(window: Sequence[int]) -> list[tuple[int, ...]]:
 
 
 def _window_max(
-    x: Any, *, window: Any, strides: Any, padding: Any, dilation: Any
+    x: Any, *, window: Any, strides: Any, padding: Any, dilation: Any, plane: Any
 ) -> Any:
-    """The largest value (NaN wins) of each window and its flat index in x; -1: none."""
+    """The largest value (NaN wins) of each window, and its place, row-major, in the
+    dims `plane` (the first, and the one behind the last); -1: none."""
     sizes = (window, strides, padding, dilation)
     shape = [window_extent(*a) for a in zip(x.shape, *sizes)]
     best = np.full(shape, lowest(x.dtype), x.dtype)
     index = np.full(shape, -1, np.int64)
+    inner = math.prod(x.shape[plane[1] :])
+    places = math.prod(x.shape[plane[0] : plane[1]])
     for value, flat, inside in _taps(x, shape, *sizes):
         take = (
             inside & ((value > best) | (index < 0) | (value != value)) & (best == best)
         )
-        best, index = np.where(take, value, best), np.where(take, flat, index)
-    return best, index
+        place = flat // max(inner, 1) % max(places, 1)
+        best, index = np.where(take, value, best), np.where(take, place, index)
+    return best, index.astype(np.int32)
 
 
 def _taps(
@@ -77,15 +94,9 @@ def _taps(
         yield x[tuple(safe)] if x.size else np.zeros(shape, x.dtype), flat, inside
 
 
-FEW = 8  # taps whose shares are looked for, and not put where they belong
-
-
 def _window_max_vjp(b: Any, op: Any, cts: Any) -> Sequence[Any]:
-    """The share of each window's choice, in a fixed order."""
-    taps, part = math.prod(op.attrs["window"]), _planes(op)
-    if taps <= FEW or part is None:
-        return _shares_of_taps(b, op, cts[0])
-    x, index, (first, last) = op.operands[0], op.results[1], part
+    """The sum of what the windows give that chose a place, in a fixed order."""
+    x, index, (first, last) = op.operands[0], op.results[1], op.attrs["plane"]
     before, after = [
         (
             product(v.shape[:first]),
@@ -96,53 +107,9 @@ def _window_max_vjp(b: Any, op: Any, cts: Any) -> Sequence[Any]:
     ]
     ct = b.select(b.lt(index, 0), zeros_like(b, cts[0]), cts[0])
     ct, place = (b.reshape(v, shape=after) for v in (ct, b.max(index, 0)))
-    if before[2] != 1:
-        place = b.idiv(place, b.dim(before[2], after))
-    number = b.iota(axis=0, shape=after, dtype="int64")
-    place = b.sub(place, b.mul(number, b.dim(before[1], after)))
+    place = b.cast(place, dtype="int64")
     found = b.scatter_add(ct, place, shape=before, dims=(0, -1, 2))
     return (b.reshape(found, shape=x.shape),)
-
-
-def _planes(op: Any) -> tuple[int, int] | None:
-    """The first of the dims with windows, and the one behind the last; None where there
-    are others between them."""
-    at = op.attrs
-    still = [
-        (k, s, *p) == (1, 1, 0, 0)
-        for k, s, p in zip(at["window"], at["strides"], at["padding"])
-    ]
-    some = [k for k, alone in enumerate(still) if not alone]
-    if not some or len(some) != some[-1] - some[0] + 1:
-        return None
-    return some[0], some[-1] + 1
-
-
-def _shares_of_taps(b: Any, op: Any, ct: Any) -> Sequence[Any]:
-    """Each tap's share, placed back by pad."""
-    x, index, at = op.operands[0], op.results[1], op.attrs
-    total, zero = None, zeros_like(b, ct)
-    for tap in window_offsets(at["window"]):
-        hit = b.eq(index, _tap_index(b, op, tap))
-        placed = _place(b, b.select(hit, ct, zero), x.shape, tap, at)
-        total = placed if total is None else b.add(total, placed)
-    return (total,)
-
-
-def _tap_index(b: Any, op: Any, tap: Sequence[int]) -> Any:
-    """The flat input index that this tap reads for each output; out of range: -2."""
-    out, x, at = op.results[1], op.operands[0], op.attrs
-    flat, inside = None, None
-    for k, size in enumerate(x.shape):
-        line = b.iota(axis=k, shape=out.shape, dtype="int64")
-        shift = tap[k] * at["dilation"][k] - at["padding"][k][0]
-        place = b.add(b.mul(line, at["strides"][k]), shift)
-        ok = b.and_(b.ge(place, 0), b.lt(place, b.dim(size, out.shape)))
-        flat = (
-            place if flat is None else b.add(b.mul(flat, b.dim(size, out.shape)), place)
-        )
-        inside = ok if inside is None else b.and_(inside, ok)
-    return b.select(inside, flat, b.const(value=-2, shape=out.shape, dtype="int64"))
 
 
 def _place(b: Any, part: Any, shape: Any, tap: Any, at: Attrs) -> Any:

@@ -218,6 +218,7 @@ IMAGES: dict[str, Callable[[Any, Any], Any]] = {
     "max_pool": lambda x, w: F.max_pool2d(x, 2),
     "max_pool overlapping": lambda x, w: F.max_pool2d(x, 3, 2, 1),
     "avg_pool": lambda x, w: F.avg_pool2d(x, 3, 2, 1),
+    "lp_pool": lambda x, w: F.lp_pool2d(x, 2.0, 3, 2, 1),
     "avg_pool of all": lambda x, w: F.adaptive_avg_pool2d(x, 1),
     "adaptive avg_pool": lambda x, w: F.adaptive_avg_pool2d(x, 3),
     "group_norm": lambda x, w: F.group_norm(

@@ -139,6 +139,16 @@ def _divided(x: Array, y: Array) -> tuple[Array, Array]:
     return quotient, rest
 
 
+def _shifted(x: Array, y: Array, sign: int) -> Array:
+    """Shifts to the left (sign 1) or the right, in Python's own integers."""
+    bits = 8 * x.dtype.itemsize
+    counts = [int(b) if 0 <= b < bits else bits for b in y.flat]
+    least, count = int(np.iinfo(x.dtype).min), 2**bits
+    moved = [int(a) << b if sign > 0 else int(a) >> b for a, b in zip(x.flat, counts)]
+    wrapped = np.array([(m - least) % count + least for m in moved], object)
+    return wrapped.astype(x.dtype).reshape(x.shape)
+
+
 EXACT: dict[str, Callable[..., Any]] = {
     "neg": lambda x: -x,
     "abs": lambda x: np.where(x < 0, -x, x) if x.dtype.kind in "iu" else np.fabs(x),
@@ -154,6 +164,8 @@ EXACT: dict[str, Callable[..., Any]] = {
     "idiv": lambda x, y: _divided(x, y)[0],
     "rem": lambda x, y: _divided(x, y)[1],
     "xor": lambda x, y: x ^ y,
+    "shift_left": lambda x, y: _shifted(x, y, 1),
+    "shift_right": lambda x, y: _shifted(x, y, -1),
     "add": lambda x, y: x + y,
     "sub": lambda x, y: x - y,
     "mul": lambda x, y: x * y,

@@ -29,10 +29,14 @@ BINARY = {
         *("add", "sub", "mul", "div", "max", "min", "pow", "fmod", "atan2", "hypot"),
         *("log_hypot", "copysign"),
     ),
-    "int": ("add", "sub", "mul", "max", "min", "and", "or", "xor", "idiv", "rem"),
+    "int": (
+        *("add", "sub", "mul", "max", "min", "and", "or", "xor", "idiv", "rem"),
+        *("shift_left", "shift_right"),
+    ),
     "bool": ("and", "or", "xor", "max", "min"),
 }
 NUMBERS_ONLY = ("reduce_sum", "reduce_prod", "window_max", "window_sum", "cumsum")
+CASTS = ("cast", "bitcast")  # the bits of NaN are nobody's promise
 Pair = tuple[str, str]
 
 
@@ -65,7 +69,7 @@ def accepts(name: str, dtype: str) -> bool:
 @functools.cache
 def legal_pairs() -> tuple[Pair, ...]:
     """Every pair that kernels have; a cast counts for each dtype that it gives."""
-    names = [n for n, p in PRIMS.items() if p.kind in LOWERED and n != "cast"]
+    names = [n for n, p in PRIMS.items() if p.kind in LOWERED and n not in CASTS]
     names.append("dot_general")
     plain = [(n, d) for n in names for d in KINDS if accepts(n, d)]
     return (*plain, *((f"cast to {to}", d) for to in KINDS for d in KINDS))

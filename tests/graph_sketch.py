@@ -94,6 +94,15 @@ class Sketch:
         run = lambda env: converted(x.at(env), dtype)  # noqa: E731
         return self._item(value, x.sizes, x.exact, run)
 
+    def bitcast(self, x: Item, dtype: str) -> Item:
+        """The item's bits as another dtype."""
+        value = self.b.bitcast(x.value, dtype=dtype)
+
+        def run(env: Env) -> Expected:
+            return Expected(dtype, x.at(env).value.view(dtype_of(dtype)))
+
+        return self._item(value, x.sizes, x.exact, run)
+
     def reshape(self, x: Item, sizes: Sequence[Size]) -> Item:
         """The item in another shape, row-major."""
         value = self.b.reshape(x.value, shape=dims_of(sizes))
@@ -293,7 +302,7 @@ class Sketch:
     ) -> tuple[Item, Item]:
         """The largest value of each window, and its flat index."""
         given, sizes = _windows(x, window, strides, padding, dilation)
-        values = self.b.window_max(x.value, **given)
+        values = self.b.window_max(x.value, **given, plane=(0, len(x.sizes)))
 
         def run(env: Env) -> tuple[Array, Array]:
             source = x.at(env)
@@ -305,7 +314,7 @@ class Sketch:
             return Expected(x.dtype, run(env)[0], None, kept)
 
         def index(env: Env) -> Expected:
-            return Expected("int64", run(env)[1])
+            return Expected("int32", run(env)[1])
 
         return (
             self._item(values[0], sizes, True, best),

@@ -155,7 +155,7 @@ def windowed(
         for n, p, r, s in zip(x.shape, padding, spans, strides)
     ]
     best = np.full(shape, _bound_of(x.dtype, True), x.dtype)
-    index = np.full(shape, -1, np.int64)
+    index = np.full(shape, -1, np.int32)
     for tap in np.ndindex(*window) if x.size else ():
         place, valid = _place_of(
             np.indices(shape), tap, x.shape, window=window, strides=strides,

@@ -153,7 +153,7 @@ def test_tied_extremes_share_evenly(name: str) -> None:
 
 
 def test_tied_window_goes_to_the_first() -> None:
-    at = dict(window=(3,), strides=(1,), padding=((1, 1),), dilation=(1,))
+    at = dict(window=(3,), strides=(1,), padding=((1, 1),), dilation=(1,), plane=(0, 1))
     found = gradient(
         lambda b, v: b.window_max(v, **at)[0], [2, 2, 1, 2], [1, 10, 100, 1000]
     )
@@ -161,7 +161,7 @@ def test_tied_window_goes_to_the_first() -> None:
 
 
 def test_window_in_the_padding_gives_nothing() -> None:
-    at = dict(window=(2,), strides=(2,), padding=((2, 0),), dilation=(1,))
+    at = dict(window=(2,), strides=(2,), padding=((2, 0),), dilation=(1,), plane=(0, 1))
     found = gradient(lambda b, v: b.window_max(v, **at)[0], [1, 2], [5, 7])
     np.testing.assert_array_equal(found, [0, 7])
 
@@ -183,7 +183,9 @@ def test_infinite_cotangent_does_not_leak() -> None:
         return b.select(b.gt(x, 0.0), x, b.const(value=1.0, shape=(2,), dtype=x.dtype))
 
     def window(b: Builder, x: Value) -> Any:
-        at = dict(window=(2,), strides=(1,), padding=((0, 0),), dilation=(1,))
+        at = dict(
+            window=(2,), strides=(1,), padding=((0, 0),), dilation=(1,), plane=(0, 1)
+        )
         return b.window_max(x, **at)[0]
 
     for ct in (-np.inf, -5.0):

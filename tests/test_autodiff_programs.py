@@ -49,7 +49,7 @@ def padded(b: Builder, x: Value, y: Value) -> Any:
 
 def pooled(b: Builder, x: Value) -> Any:
     at = dict(window=(1, 3), strides=(1, 2), padding=((0, 0), (1, 1)), dilation=(1, 1))
-    return b.window_max(x, **at)[0]
+    return b.window_max(x, **at, plane=(1, 2))[0]
 
 
 def convolved(b: Builder, x: Value, w: Value) -> Any:

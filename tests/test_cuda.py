@@ -46,7 +46,12 @@ def column_squares(b: Builder, x: Any) -> Any:
 def pool(b: Builder, x: Any) -> Any:
     pads = ((0, 0), (1, 1), (1, 1))
     return b.window_max(
-        x, window=(1, 3, 3), strides=(1, 2, 2), padding=pads, dilation=(1, 1, 2)
+        x,
+        window=(1, 3, 3),
+        strides=(1, 2, 2),
+        padding=pads,
+        dilation=(1, 1, 2),
+        plane=(1, 3),
     )
 
 

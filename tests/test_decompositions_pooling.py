@@ -14,7 +14,7 @@ from paddle.static import InputSpec
 import pirol
 
 OPS = frozenset({"pool2d", "pool3d", "cumsum"})
-OPS |= {"max_pool2d_with_index", "max_pool3d_with_index"}
+OPS |= {"max_pool2d_with_index", "max_pool3d_with_index", "lp_pool2d"}
 
 
 def windows(x: Any) -> Any:
@@ -57,6 +57,17 @@ def places(x: Any) -> Any:
         *F.max_pool2d(x, 2, ceil_mode=True, return_mask=True),
         *F.max_pool1d(x[:, :, 0], 3, stride=2, return_mask=True),
     )
+
+
+def norms(x: Any) -> Any:
+    """Of numbers that are not below 0; p may be no whole number, or infinity."""
+    x = paddle.abs(x)
+    return (
+        F.lp_pool2d(x, 2.0, 2), F.lp_pool2d(x, 3.0, 3, 2, 1, True),
+        F.lp_pool2d(x, 1.0, [2, 3], 1), F.lp_pool2d(x, 2.5, 3, 1, "SAME"),
+        F.lp_pool2d(x, float("inf"), 3, 2, 1), F.lp_pool1d(x[0], 4.0, 2),
+        F.lp_pool2d(x, 2.0, 2, data_format="NHWC"),
+    )  # fmt: skip
 
 
 def volumes(x: Any) -> Any:
@@ -104,6 +115,22 @@ def test_planes(function: Any, dtype: str) -> None:
         batch, height, width = size
         check(fast, function, [normal(batch, 3, height, width, dtype=dtype)])
     assert pirol.explain(fast).compiles == 1
+
+
+def test_norms() -> None:
+    """In float64 against the definition: Paddle takes powers in float32."""
+    fast = compiled(norms, [None, 3, None, None])
+    for size in ((2, 3, 13, 8), (1, 3, 7, 5)):
+        check(fast, norms, [normal(*size)])
+
+    def cubes(x: Any) -> Any:
+        return F.lp_pool2d(x, 3.0, 2)
+
+    x = np.abs(normal(2, 3, 6, 8, dtype="float64"))
+    parts = x.reshape(2, 3, 3, 2, 4, 2)
+    found = compiled(cubes, [2, 3, 6, 8], "float64")(paddle.to_tensor(x)).numpy()
+    expected = (parts**3).sum((3, 5)) ** (1 / 3)
+    np.testing.assert_allclose(found, expected, rtol=1e-14)
 
 
 @pytest.mark.parametrize("function", [windows, bins])

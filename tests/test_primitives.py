@@ -41,6 +41,7 @@ from hypothesis import strategies as st
 
 from pirol.compiler.interpreter import interpret
 from pirol.compiler.verify import verify
+from pirol.prim.elementwise import SAME_BITS
 
 Outputs = dict[str, Item]  # "reshape: two axes merged" -> the item
 Family = Callable[[Sketch, str], Outputs]
@@ -66,6 +67,8 @@ def casts(s: Sketch, dtype: str) -> Outputs:
     fitting = held if dtype in FLOATING else {}
     found = {f"cast: to {k}": s.cast(fitting.get(k, x), k) for k in KINDS}
     back = s.cast(s.cast(fitting.get("int32", x), "int32"), dtype)  # -0.5 to 0, not -0
+    if dtype in SAME_BITS:
+        found["bitcast: of inputs"] = s.bitcast(x, SAME_BITS[dtype])
     return found | {"cast: there and back": back}
 
 

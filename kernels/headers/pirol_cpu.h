@@ -116,6 +116,32 @@ PR_DIVISION(short, unsigned, i16, PR_BY_DOUBLE)
 PR_DIVISION(int, unsigned, i32, PR_BY_DOUBLE)
 PR_DIVISION(int64_t, uint64_t, i64, PR_WHOLE)
 
+/* Shifts; by less than 0, or by all bits or more: what is left is 0, or the sign. */
+#define PR_SHIFTS(T, U, t)                                                     \
+  PR_DEVICE T pr_shl_##t(T a, T b) {                                           \
+    return b < 0 || b >= 8 * (int)sizeof(T) ? 0 : (T)((U)a << b);              \
+  }                                                                            \
+  PR_DEVICE T pr_shr_##t(T a, T b) {                                           \
+    return b < 0 || b >= 8 * (int)sizeof(T) ? (T)(a < 0 ? -1 : 0) : (T)(a >> b);\
+  }
+PR_SHIFTS(signed char, unsigned, i8)
+PR_SHIFTS(unsigned char, unsigned, u8)
+PR_SHIFTS(short, unsigned, i16)
+PR_SHIFTS(int, unsigned, i32)
+PR_SHIFTS(int64_t, uint64_t, i64)
+
+/* The number of another type with the same bits. */
+#define PR_BITS(T, S, t)                                                       \
+  PR_DEVICE S pr_bits_##t(T a) {                                               \
+    union { T from; S to; } both;                                              \
+    both.from = a;                                                             \
+    return both.to;                                                            \
+  }
+PR_BITS(float, int, f32)
+PR_BITS(int, float, i32)
+PR_BITS(double, int64_t, f64)
+PR_BITS(int64_t, double, i64)
+
 /* How the lanes' copies of an accumulator are joined. */
 #define PR_PRAGMA(text) _Pragma(#text)
 #define PR_REDUCTION(T, t, low, high)                                          \

@@ -14,8 +14,6 @@ from pirol.prim.builder import Builder
 from pirol.prim.decomp.nn import window_padding
 from pirol.prim.decomp.registry import axis_in, decomposes, ints, need, number
 
-MANY = 12  # taps of a window that is run through at once
-
 
 @dataclass(frozen=True)
 class _Windows:
@@ -41,25 +39,13 @@ class _Windows:
             "dilation": spread(self.dilation, 1),
         }
 
-    def largest(self, b: Builder, x: Value) -> Value:
-        """The largest value of each window; where they are large, one dim behind the
-        other, the last first, which finds the first of equal ones too."""
-        whole = [self]
-        if math.prod(self.size) > MANY:
-            whole = [self.along(k) for k in reversed(range(len(self.axes)))]
-        for windows in whole:
-            x, _ = b.window_max(x, **windows.attrs(x.type.rank))
-        return x
-
-    def along(self, k: int) -> _Windows:
-        """The windows along the k-th of the dims alone."""
-        return _Windows(
-            self.axes[k : k + 1],
-            self.size[k : k + 1],
-            self.stride[k : k + 1],
-            self.pad[k : k + 1],
-            self.dilation[k : k + 1],
+    def largest(self, b: Builder, x: Value) -> Sequence[Value]:
+        """The largest value of each window, and its place in these dims (int32)."""
+        plane = (self.axes[0], self.axes[-1] + 1)
+        result: Sequence[Value] = b.window_max(
+            x, **self.attrs(x.type.rank), plane=plane
         )
+        return result
 
 
 @dataclass(frozen=True)
@@ -92,8 +78,23 @@ def pool3d(b: Builder, x: Value, *, kernel_size: Sequence[int], **kind: Any) -> 
     return _pooled(b, x, list(kernel_size), _Kind(**kind))
 
 
+@decomposes("pd_op.lp_pool2d", compute_in="float32", keywords=("norm_type", *KIND))
+def lp_pool2d(
+    b: Builder, x: Value, *, kernel_size: Any, norm_type: float, **kind: Any
+) -> Any:
+    """(sum x ** p) ** (1 / p) of windows over 2 dims; the largest for infinity."""
+    size, p = list(kernel_size), float(norm_type)
+    need(p != 0 and not math.isnan(p), f"lp_pool2d with a norm_type of {p}")
+    need(not (kind["global_pooling"] or kind["adaptive"]), "an lp_pool2d of planes")
+    if p == math.inf:
+        return _pooled(b, x, size, _Kind(**kind | {"pooling_type": "max"}))
+    powers = x if p == 1 else b.pow(x, p)
+    total = _pooled(b, powers, size, _Kind(**kind))
+    return total if p == 1 else b.pow(total, 1 / p)
+
+
 def _pooled(b: Builder, x: Value, size: list[Any], kind: _Kind) -> Any:
-    """The largest or the mean value of windows of the spatial dims.
+    """The largest or the mean value of windows of the spatial dims, or ("lp") the sum.
 
     exclusive: the mean is over the elements inside x, else also over the padding.
     """
@@ -110,8 +111,10 @@ def _pooled(b: Builder, x: Value, size: list[Any], kind: _Kind) -> Any:
     ends = tuple((lo, dims.add(hi, e)) for (lo, hi), e in zip(pad, extra))
     windows = _Windows(axes, tuple(size), strides, ends)
     if kind.pooling_type == "max":
-        return windows.largest(b, x)
+        return windows.largest(b, x)[0]
     total = b.window_sum(x, **windows.attrs(x.type.rank))
+    if kind.pooling_type == "lp":
+        return total
     return b.div(total, _counts(b, x, total, windows, kind.exclusive))
 
 
@@ -136,9 +139,7 @@ def max_pool_with_index(
         return _whole_plane(b, x, axes, "max"), None
     pad = [(p, p + (s - 1 if ceil_mode else 0)) for p, s in zip(paddings, strides)]
     windows = _Windows(axes, tuple(kernel_size), tuple(strides), tuple(pad))
-    value, index = b.window_max(x, **windows.attrs(x.type.rank))
-    plane = dims.product(x.shape[k] for k in axes)
-    return value, b.cast(b.rem(index, _number(b, plane, index)), dtype="int32")
+    return windows.largest(b, x)
 
 
 @decomposes("pirol.max_pool", compute_in="float32")
@@ -158,12 +159,8 @@ def max_pool(
     windows = _Windows(
         tuple(axes), tuple(size), tuple(strides), tuple(padding), tuple(dilation)
     )
-    _, at = b.window_max(x, **windows.attrs(x.type.rank))
-    inner = dims.product(x.shape[axes[-1] + 1 :])
-    plane = dims.product(x.shape[k] for k in axes)
-    place = b.rem(b.idiv(at, _number(b, inner, at)), _number(b, plane, at))
-    mask = b.cast(b.select(b.lt(at, 0), -1, place), dtype=index)
-    return windows.largest(b, x), mask
+    value, place = windows.largest(b, x)
+    return value, b.cast(place, dtype=index)
 
 
 def _whole_plane(b: Builder, x: Value, axes: tuple[int, ...], kind: str) -> Any:
