@@ -35,7 +35,7 @@ from pirol.kernels.kernel import (
     Stmt,
     Var,
 )
-from pirol.kernels.nest import Axis, Nest, Reduce, Scan
+from pirol.kernels.nest import Axis, Nest, Reduce, Scan, index_of
 
 TILE = 256  # rows taken together as lanes, where accumulators are kept for each
 EIGHT = 8  # elements of a long column that a lane takes at once
@@ -77,7 +77,11 @@ class Tile:
             Array(f"near{k}", nodes[k].dtype, TILE, "local") for k in loads
         ]
         have: dict[int, Expr] = {k: At(f"near{k}", self.place()) for k in loads}
-        puts = [Put(f"near{k}", self.place(), emitter.value(nodes[k])) for k in loads]
+        named = [d for k in loads for d in index_of(nodes[k]).data()]
+        puts = [
+            *emitter.lets(closure(self.nest, named, ())),
+            *(Put(f"near{k}", self.place(), emitter.value(nodes[k])) for k in loads),
+        ]
         stores = row_stores(self.nest, self.passes, have)
         return [*arrays, self.lanes(puts), self.lanes(stores)]
 

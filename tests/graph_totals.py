@@ -155,7 +155,7 @@ def windowed(
         for n, p, r, s in zip(x.shape, padding, spans, strides)
     ]
     best = np.full(shape, _bound_of(x.dtype, True), x.dtype)
-    index = np.full(shape, -1, np.int32)
+    index = np.full(shape, -1, np.int64)
     for tap in np.ndindex(*window) if x.size else ():
         place, valid = _place_of(
             np.indices(shape), tap, x.shape, window=window, strides=strides,
@@ -166,4 +166,4 @@ def windowed(
         take = valid & (best == best) & better
         best = np.where(take, new, best)
         index = np.where(take, np.ravel_multi_index(place, x.shape), index)
-    return best, index
+    return best, index.astype(np.int32)

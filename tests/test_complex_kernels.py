@@ -272,6 +272,20 @@ def test_every_other_element(monkeypatch: pytest.MonkeyPatch) -> None:
         every_other()
 
 
+def test_an_element_of_each_row_that_data_name() -> None:
+    """Gaps, and places that are computed first."""
+    n = symbol("n")
+    kind, places = TensorType((n, 17), "float32"), TensorType((n,), "int64")
+    b = Builder()
+    x, at = b.input(kind), b.input(places)
+    found = b.exp(b.gather(x, at, shape=(n,), dims=(0, -1)))
+    built = Program([b.graph("f", [found])])
+    values = np.random.default_rng(0).normal(size=(1000, 17)).astype("float32")
+    chosen = np.arange(1000) * 7 % 17
+    (got,) = built.c(0, [values, chosen], 0)
+    np.testing.assert_allclose(got, np.exp(values[np.arange(1000), chosen]), rtol=1e-6)
+
+
 def test_a_planted_fault_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     right = ANALYTIC["exp"]
 
