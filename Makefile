@@ -3,6 +3,8 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 FOLDERS := pirol compiler prim passes kernels bench
 TYPED := build/typed/pirol
+# A file's tests run in one process; each holds Paddle, so there are at most four.
+WORKERS := -n auto --maxprocesses 4 --dist loadfile
 SOURCES := $(wildcard compiler/native/*.c compiler/native/*.h)
 # A package may lie one folder below a mapped folder.
 PACKAGES := $(sort $(wildcard $(addsuffix /__init__.py,$(FOLDERS)) \
@@ -33,10 +35,10 @@ demo: $(STAMP)
 	$(BIN)/python -m pirol.bench.demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(BIN)/python -m pytest -q -m "not slow" $(WORKERS)
 
 quick: $(STAMP)
-	$(BIN)/python -m pytest -q -x -m "not slow and not full"
+	$(BIN)/python -m pytest -q -x -m "not slow and not full" $(WORKERS)
 
 fuzz: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow --hypothesis-profile=fuzz
