@@ -52,7 +52,7 @@ def _largest(b: Builder, x: Value, attrs: Any) -> Value:
         whole = [
             tuple(step if k == dim else ALONE for k in range(x.type.rank))
             for dim, size in reversed([*enumerate(whole[0])])
-            for step in (_steps(*size) if size[0] > 1 or size != ALONE else ())
+            for step in (_steps(*size) if size[:3] != ALONE[:3] else ())
         ]
     for step in whole:
         given = dict(zip(NAMES, zip(*step)))
