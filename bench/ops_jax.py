@@ -110,11 +110,15 @@ def conv(x: Any, w: Any, b: Any) -> Any:
 
 
 def pool(x: Any, k: int, stride: int, pad: int, dilation: int) -> Any:
-    rank = x.ndim - 2
+    return _windows(x, -jnp.inf, jax.lax.max, (k, stride, pad, dilation), x.ndim - 2)
+
+
+def _windows(x: Any, start: Any, join: Any, sizes: tuple[int, ...], rank: int) -> Any:
+    k, stride, pad, dilation = sizes
     return jax.lax.reduce_window(
         x,
-        -jnp.inf,
-        jax.lax.max,
+        start,
+        join,
         (1, 1, *(k,) * rank),
         (1, 1, *(stride,) * rank),
         ((0, 0), (0, 0), *((pad, pad),) * rank),
@@ -122,24 +126,17 @@ def pool(x: Any, k: int, stride: int, pad: int, dilation: int) -> Any:
     )
 
 
-def pool_mask(x: Any, k: int, stride: int, pad: int, dilation: int) -> Any:
+def pool_mask(x: Any, *sizes: int) -> Any:
     """Of pairs: jax.lax has no mask of its own."""
-    rank = x.ndim - 2
     plane = jnp.arange(math.prod(x.shape[2:])).reshape(x.shape[2:])
 
     def larger(a: Any, b: Any) -> Any:
         first = (a[0] > b[0]) | ((a[0] == b[0]) & (a[1] < b[1]))
         return tuple(jnp.where(first, u, v) for u, v in zip(a, b))
 
-    value, mask = jax.lax.reduce_window(
-        (x, jnp.broadcast_to(plane, x.shape)),
-        (-jnp.inf, jnp.iinfo(plane.dtype).max),
-        larger,
-        (1, 1, *(k,) * rank),
-        (1, 1, *(stride,) * rank),
-        ((0, 0), (0, 0), *((pad, pad),) * rank),
-        window_dilation=(1, 1, *(dilation,) * rank),
-    )
+    pairs = (x, jnp.broadcast_to(plane, x.shape))
+    start = (-jnp.inf, jnp.iinfo(plane.dtype).max)
+    value, mask = _windows(pairs, start, larger, sizes, x.ndim - 2)
     return value + mask % 64
 
 

@@ -104,21 +104,20 @@ def conv(x: Any, w: Any, b: Any) -> Any:
 
 
 def pool(x: Any, k: int, stride: int, pad: int, dilation: int) -> Any:
+    return _pooled(x, k, stride, pad, dilation, False)
+
+
+def _pooled(x: Any, k: int, stride: int, pad: int, dilation: int, mask: bool) -> Any:
     """Paddle's own where it has one."""
-    rank = x.ndim - 2
-    names = pirol.nn.functional if dilation > 1 else paddle.nn.functional
-    run = getattr(names, f"max_pool{rank}d")
+    name, more = f"max_pool{x.ndim - 2}d", {"return_mask": mask}
     if dilation > 1:
-        return run(x, k, stride, pad, dilation=dilation)
-    return run(x, k, stride, pad)
+        run = getattr(pirol.nn.functional, name)
+        return run(x, k, stride, pad, dilation=dilation, **more)
+    return getattr(paddle.nn.functional, name)(x, k, stride, pad, **more)
 
 
 def pool_mask(x: Any, k: int, stride: int, pad: int, dilation: int) -> Any:
-    rank = x.ndim - 2
-    names = pirol.nn.functional if dilation > 1 else paddle.nn.functional
-    run = getattr(names, f"max_pool{rank}d")
-    more = {"dilation": dilation} if dilation > 1 else {}
-    value, mask = run(x, k, stride, pad, return_mask=True, **more)
+    value, mask = _pooled(x, k, stride, pad, dilation, True)
     return value + (mask % 64).astype(x.dtype)
 
 

@@ -52,7 +52,7 @@ MORE = (
     *("small_k3_s2", "line_k7_d1", "volume_k3"),
 )
 POOLING = VALUES + tuple(
-    replace(w, name=f"{w.name}_{op}", steps=(f"pool_{op}{w.steps[0][4:]}",))
+    replace(w, name=f"{w.name}_{op}", steps=(w.steps[0].replace("pool", f"pool_{op}"),))
     for op in ("mask", "gradient")
     for w in VALUES
     if w.name in MORE

@@ -16,10 +16,11 @@ from pirol.compiler.ir import BITS, FLOATS, Graph, Op, Value
 from pirol.prim import Builder
 from pirol.prim.builder import rewritten
 from pirol.prim.reduce import lowest
+from pirol.prim.window import PLACES, still
 
 MANY = 12  # taps of a window that are run through at once
 LINE = 16  # of a window along one dim
-LAST = 2**31 - 1  # of the places in a plane
+LAST = PLACES - 1
 NOTHING = lowest("int64")
 NAMES = ("window", "strides", "padding", "dilation")
 
@@ -52,7 +53,7 @@ def _largest(b: Builder, x: Value, attrs: Any) -> Value:
         whole = [
             tuple(step if k == dim else ALONE for k in range(x.type.rank))
             for dim, size in reversed([*enumerate(whole[0])])
-            for step in (_steps(*size) if size[:3] != ALONE[:3] else ())
+            for step in (() if still(attrs, dim) else _steps(*size))
         ]
     for step in whole:
         given = dict(zip(NAMES, zip(*step)))

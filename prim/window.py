@@ -38,12 +38,12 @@ def _infer_window_max(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     size = product(types[0].shape[first:last])
     outside = (*range(first), *range(last, value.rank))
     some = first < last and not (isinstance(size, int) and size > PLACES)
-    ok = some and all(_still(attrs, k) for k in outside)
+    ok = some and all(still(attrs, k) for k in outside)
     require(ok, "window_max", types, "all windows in the plane, of 2 ** 31 places")
     return value, TensorType(value.shape, "int32")
 
 
-def _still(attrs: Attrs, k: int) -> bool:
+def still(attrs: Attrs, k: int) -> bool:
     """Whether there is no window along a dim."""
     low, high = attrs["padding"][k]
     return (attrs["window"][k], attrs["strides"][k], low, high) == (1, 1, 0, 0)
@@ -63,15 +63,15 @@ def _window_max(
     shape = [window_extent(*a) for a in zip(x.shape, *sizes)]
     best = np.full(shape, lowest(x.dtype), x.dtype)
     index = np.full(shape, -1, np.int64)
-    inner = math.prod(x.shape[plane[1] :])
-    places = math.prod(x.shape[plane[0] : plane[1]])
     for value, flat, inside in _taps(x, shape, *sizes):
         take = (
             inside & ((value > best) | (index < 0) | (value != value)) & (best == best)
         )
-        place = flat // max(inner, 1) % max(places, 1)
-        best, index = np.where(take, value, best), np.where(take, place, index)
-    return best, index.astype(np.int32)
+        best, index = np.where(take, value, best), np.where(take, flat, index)
+    inner = math.prod(x.shape[plane[1] :])
+    places = math.prod(x.shape[plane[0] : plane[1]])
+    place = index // max(inner, 1) % max(places, 1)
+    return best, np.where(index < 0, -1, place).astype(np.int32)
 
 
 def _taps(
