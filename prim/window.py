@@ -106,7 +106,7 @@ def _window_max_vjp(b: Any, op: Any, cts: Any) -> Sequence[Any]:
         for v in (x, index)
     ]
     ct = b.select(b.lt(index, 0), zeros_like(b, cts[0]), cts[0])
-    ct, place = (b.reshape(v, shape=after) for v in (ct, b.max(index, 0)))
+    ct, place = (b.reshape(v, shape=after) for v in (ct, index))  # places are clamped
     place = b.cast(place, dtype="int64")
     found = b.scatter_add(ct, place, shape=before, dims=(0, -1, 2))
     return (b.reshape(found, shape=x.shape),)
