@@ -166,3 +166,44 @@ def spectral(x: Any, re: Any, im: Any, way: Any) -> Any:
     rest = jnp.zeros_like(spectrum[..., modes:])
     back = jnp.fft.irfft(jnp.concatenate([low, rest], -1), n=x.shape[-1])
     return back + jnp.einsum("bix,io->box", x, way)
+
+
+hardswish = jax.nn.hard_swish
+hardsigmoid = jax.nn.hard_sigmoid
+
+
+def dense(x: Any, w: Any, b: Any, out: int) -> Any:
+    return x @ w + b
+
+
+def convolve(
+    x: Any, w: Any, out: int, k: int, stride: int, pad: int, groups: int
+) -> Any:
+    pads = ((pad, pad), (pad, pad))
+    return jax.lax.conv_general_dilated(
+        x, w, (stride, stride), pads, feature_group_count=groups
+    )
+
+
+def attention(x: Any, heads: int) -> Any:
+    batch, tokens, width = x.shape
+    parts = x.reshape(batch, tokens, 3, heads, width // 3 // heads)
+    q, k, v = (parts[:, :, n] for n in range(3))
+    found = jax.nn.dot_product_attention(q, k, v)
+    return found.reshape(batch, tokens, width // 3)
+
+
+def tokens(x: Any) -> Any:
+    return x.reshape(*x.shape[:2], -1).swapaxes(1, 2)
+
+
+def mean_space(x: Any) -> Any:
+    return x.mean((2, 3))
+
+
+def mean_tokens(x: Any) -> Any:
+    return x.mean(1)
+
+
+def squeeze(x: Any) -> Any:
+    return x.mean((2, 3), keepdims=True)

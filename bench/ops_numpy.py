@@ -181,3 +181,51 @@ def spectral(x: Any, re: Any, im: Any, way: Any) -> Any:
     kept = np.zeros_like(spectrum)
     kept[..., : re.shape[-1]] = low
     return np.fft.irfft(kept, n=x.shape[-1]) + np.einsum("bix,io->box", x, way)
+
+
+def dense(x: Any, w: Any, b: Any, out: int) -> Any:
+    return x @ w + b
+
+
+def convolve(
+    x: Any, w: Any, out: int, k: int, stride: int, pad: int, groups: int
+) -> Any:
+    taps = _strided(_windows(x, k, pad, 1, 0), 2, stride)
+    parts = [
+        np.einsum("nchwij,ocij->nohw", *pair, optimize=True)
+        for pair in zip(np.split(taps, groups, 1), np.split(w, groups))
+    ]
+    return np.concatenate(parts, 1)
+
+
+def attention(x: Any, heads: int) -> Any:
+    """Of queries, keys and values side by side, [batch, tokens, 3 * width]."""
+    batch, tokens, width = x.shape
+    parts = x.reshape(batch, tokens, 3, heads, width // 3 // heads)
+    q, k, v = parts.transpose(2, 0, 3, 1, 4)
+    weights = softmax(q @ k.swapaxes(-1, -2) / math.sqrt(q.shape[-1]))
+    return (weights @ v).swapaxes(1, 2).reshape(batch, tokens, width // 3)
+
+
+def tokens(x: Any) -> Any:
+    return x.reshape(*x.shape[:2], -1).swapaxes(1, 2)
+
+
+def mean_space(x: Any) -> Any:
+    return x.mean((2, 3))
+
+
+def mean_tokens(x: Any) -> Any:
+    return x.mean(1)
+
+
+def squeeze(x: Any) -> Any:
+    return x.mean((2, 3), keepdims=True)
+
+
+def hardsigmoid(x: Any) -> Any:
+    return np.clip(x / 6 + 0.5, 0, 1)
+
+
+def hardswish(x: Any) -> Any:
+    return x * hardsigmoid(x)

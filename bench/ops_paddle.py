@@ -137,3 +137,41 @@ def spectral(x: Any, re: Any, im: Any, way: Any) -> Any:
     rest = paddle.zeros_like(spectrum[:, :, modes:])
     back = paddle.fft.irfft(paddle.concat([low, rest], -1), n=x.shape[-1])
     return back + paddle.einsum("bix,io->box", x, way)
+
+
+hardswish = paddle.nn.functional.hardswish
+hardsigmoid = paddle.nn.functional.hardsigmoid
+
+
+def dense(x: Any, w: Any, b: Any, out: int) -> Any:
+    return paddle.nn.functional.linear(x, w, b)
+
+
+def convolve(
+    x: Any, w: Any, out: int, k: int, stride: int, pad: int, groups: int
+) -> Any:
+    return paddle.nn.functional.conv2d(x, w, None, stride, pad, groups=groups)
+
+
+def attention(x: Any, heads: int) -> Any:
+    batch, tokens, width = x.shape
+    parts = x.reshape([batch, tokens, 3, heads, width // 3 // heads])
+    q, k, v = parts.unbind(2)
+    found = paddle.nn.functional.scaled_dot_product_attention(q, k, v)
+    return found.reshape([batch, tokens, width // 3])
+
+
+def tokens(x: Any) -> Any:
+    return x.flatten(2).transpose([0, 2, 1])
+
+
+def mean_space(x: Any) -> Any:
+    return x.mean([2, 3])
+
+
+def mean_tokens(x: Any) -> Any:
+    return x.mean(1)
+
+
+def squeeze(x: Any) -> Any:
+    return paddle.nn.functional.adaptive_avg_pool2d(x, 1)

@@ -129,3 +129,42 @@ def spectral(x: Any, re: Any, im: Any, way: Any) -> Any:
     rest = torch.zeros_like(spectrum[..., modes:])
     back = torch.fft.irfft(torch.cat([low, rest], -1), n=x.shape[-1])
     return back + torch.einsum("bix,io->box", x, way)
+
+
+hardswish = torch.nn.functional.hardswish
+hardsigmoid = torch.nn.functional.hardsigmoid
+
+
+def dense(x: Any, w: Any, b: Any, out: int) -> Any:
+    """The weight as torch's layers keep it: [out, in], here a view."""
+    return torch.nn.functional.linear(x, w.t(), b)
+
+
+def convolve(
+    x: Any, w: Any, out: int, k: int, stride: int, pad: int, groups: int
+) -> Any:
+    return torch.nn.functional.conv2d(x, w, None, stride, pad, groups=groups)
+
+
+def attention(x: Any, heads: int) -> Any:
+    batch, tokens, width = x.shape
+    parts = x.view(batch, tokens, 3, heads, width // 3 // heads)
+    q, k, v = parts.permute(2, 0, 3, 1, 4).unbind()
+    found = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    return found.transpose(1, 2).reshape(batch, tokens, width // 3)
+
+
+def tokens(x: Any) -> Any:
+    return x.flatten(2).transpose(1, 2)
+
+
+def mean_space(x: Any) -> Any:
+    return x.mean((2, 3))
+
+
+def mean_tokens(x: Any) -> Any:
+    return x.mean(1)
+
+
+def squeeze(x: Any) -> Any:
+    return torch.nn.functional.adaptive_avg_pool2d(x, 1)

@@ -190,7 +190,7 @@ def prepare(workload: Workload, workers: Sequence[Worker]) -> list[Worker]:
     with tempfile.TemporaryDirectory() as folder:
         workload.save(Path(folder))
         for k, array in enumerate(inputs):
-            np.save(Path(folder) / f"input{k:02}.npy", array)
+            np.save(Path(folder) / f"input{k:04}.npy", array)
         for w in workers:
             try:
                 answer = w.ask(do="load", workload=workload.name, folder=folder)

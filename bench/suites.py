@@ -1,9 +1,10 @@
-"""Suites of workloads beside the nine of workloads.py: complex numbers, and pooling."""
+"""Suites of workloads beside the nine: complex numbers, networks, pooling."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from pirol.bench.networks import MODELS
 from pirol.bench.workloads import Shape, Workload
 
 WIDE = (1024, 1024)
@@ -57,4 +58,4 @@ POOLING = VALUES + tuple(
     for w in VALUES
     if w.name in MORE
 )
-SUITES = {"complex": COMPLEX, "pooling": POOLING}
+SUITES = {"complex": COMPLEX, "models": MODELS, "pooling": POOLING}

@@ -5,7 +5,7 @@ Pirol. The driver writes one JSON request a line to stdin and reads one JSON ans
 
     (at start)                           -> {"version": "..."} or {"absent": "why"}
     {"do": "load", "workload", "folder"} -> {"output": "FOLDER/PEER.npy"}
-        FOLDER has WORKLOAD.py, with the function, and its inputs input00.npy, ...
+        FOLDER has WORKLOAD.py, with the function, and its inputs input0000.npy, ...
     {"do": "round", "seconds"}           -> {"seconds", "calls", "faults", "cores"}
 
 A request that fails is answered with {"error": "..."}.

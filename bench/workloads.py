@@ -2,14 +2,19 @@
 
 A workload's first input goes through its steps; the further operands of a step are
 inputs of their own, whose shapes follow from the op. A step may have numbers behind a
-colon, `pool:3,1,1,2`, which the function is given too. The ops are functions of the
-same name in each `ops_FRAMEWORK.py`; `source` is the function a user would write:
+colon, `pool:3,1,1,2`, which the function is given too. `keep` sets a value aside until
+`join` adds it or `gate` multiplies by it; `swap` goes on with it, and keeps the other.
+The ops are functions of the same name in each `ops_FRAMEWORK.py`; `source` is the
+function a user would write:
 
-    Workload("bias_gelu", (4096, 1024), ("bias", "gelu")).source()
+    Workload("residual", (4096, 1024), ("keep", "bias", "gelu", "join")).source()
 
     def workload(x0, x1):
-        x = bias(x0, x1)
+        x = x0
+        k0 = x
+        x = bias(x, x1)
         x = gelu(x)
+        x = add(x, k0)
         return result(x)
 """
 
@@ -18,7 +23,7 @@ from __future__ import annotations
 import math
 import random
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,13 +47,31 @@ OPERANDS = {
     "divide": ("same",),
     "conv": ("filter", "channel"),
     "spectral": ("modes", "modes", "square"),
+    "dense": ("matrix", "out"),
+    "convolve": ("filters",),
 }
-# Op -> the shape of its result, where that is not its first operand's.
-RESULTS: dict[str, Callable[[Shape], Shape]] = {
+# Op -> the shape of its result, of its first operand's and the step's numbers, where
+# that is not its first operand's.
+RESULTS: dict[str, Callable[..., Shape]] = {
     "transpose": lambda s: s[::-1],
     "sum_rows": lambda s: s[1:],
     "sum_columns": lambda s: s[:1],
+    "dense": lambda s, out: (*s[:-1], out),
+    "convolve": lambda s, out, k, stride, pad, groups: _swept(s, out, k, stride, pad),
+    "pool": lambda s, k, stride, pad, dilation: _swept(
+        s, s[1], dilation * (k - 1) + 1, stride, pad
+    ),
+    "attention": lambda s, heads: (*s[:-1], s[-1] // 3),
+    "tokens": lambda s: (s[0], math.prod(s[2:]), s[1]),
+    "mean_space": lambda s: s[:2],
+    "mean_tokens": lambda s: (s[0], s[2]),
+    "squeeze": lambda s: (*s[:2], 1, 1),
 }
+ASIDE = {"join": "add", "gate": "mul"}  # what takes back a value that `keep` set aside
+
+
+def _swept(shape: Shape, channels: int, reach: int, stride: int, pad: int) -> Shape:
+    return shape[0], channels, *((n + 2 * pad - reach) // stride + 1 for n in shape[2:])
 
 
 @dataclass(frozen=True)
@@ -62,7 +85,10 @@ class Workload:
 
     def __str__(self) -> str:
         shape = "x".join(map(str, self.shape))
-        return f"{self.name}: {self.dtype} {shape}: {', '.join(self.steps)}"
+        steps = ", ".join(self.steps[:SHOWN])
+        more = len(self.steps) - SHOWN
+        rest = f", and {more} more" if more > 0 else ""
+        return f"{self.name}: {self.dtype} {shape}: {steps}{rest}"
 
     def scaled(self, by: int) -> Workload:
         """The same with every dim divided, to no less than 2."""
@@ -70,34 +96,58 @@ class Workload:
 
     def source(self) -> str:
         """The function in Python; it takes the ops from its module."""
-        at = 1
+        at, depth = 1, 0
         lines: list[str] = []
-        for step in self.steps:
-            op, _, told = step.partition(":")
-            first, end = "x" if lines else "x0", at + len(OPERANDS.get(op, ()))
-            operands = [first, *(f"x{k}" for k in range(at, end)), *told.split(",")]
-            given = ", ".join(filter(None, operands))
-            lines.append(f"    x = {op}({given})\n")
-            at = end
+        for op, numbers in self.told():
+            if op == "keep":
+                lines.append(f"k{depth} = x")
+                depth += 1
+            elif op == "swap":
+                lines.append(f"x, k{depth - 1} = k{depth - 1}, x")
+            elif op in ASIDE:
+                depth -= 1
+                lines.append(f"x = {ASIDE[op]}(x, k{depth})")
+            else:
+                end = at + len(OPERANDS.get(op, ()))
+                operands = ["x", *(f"x{k}" for k in range(at, end)), *map(str, numbers)]
+                lines.append(f"x = {op}({', '.join(operands)})")
+                at = end
         names = ", ".join(f"x{k}" for k in range(at))
-        return f"def workload({names}):\n{''.join(lines)}    return result(x)\n"
+        lines = ["x = x0", *lines, "return result(x)"]
+        return f"def workload({names}):\n" + "".join(f"    {e}\n" for e in lines)
+
+    def told(self) -> Iterator[tuple[str, list[int]]]:
+        """Each step's op and its numbers."""
+        for step in self.steps:
+            op, _, numbers = step.partition(":")
+            yield op, [int(n) for n in numbers.split(",") if n]
 
     def inputs(self, seed: int = 0) -> list[Any]:
         """All inputs, standard normal; weights and variances in their usual range."""
         rng = np.random.default_rng(seed)
-        shape = self.shape
+        shape, kept = self.shape, [self.shape]
         found = [self.drawn(rng, "same", shape)]
-        for step in self.steps:
-            found += [self.drawn(rng, kind, shape) for kind in OPERANDS.get(step, ())]
-            shape = RESULTS[step](shape) if step in RESULTS else shape
+        for op, numbers in self.told():
+            for kind in OPERANDS.get(op, ()):
+                found.append(self.drawn(rng, kind, shape, *numbers))
+            if op == "keep":
+                kept.append(shape)
+            elif op == "swap":
+                shape, kept[-1] = kept[-1], shape
+            elif op in ASIDE:
+                shape = np.broadcast_shapes(shape, kept.pop())
+            elif op in RESULTS:
+                shape = RESULTS[op](shape, *numbers)
         return [x.astype(self.dtype) for x in found]
 
-    def drawn(self, rng: np.random.Generator, kind: str, shape: Shape) -> Any:
+    def drawn(
+        self, rng: np.random.Generator, kind: str, shape: Shape, *numbers: int
+    ) -> Any:
         """An operand; of complex numbers, both parts by themselves."""
-        real = _operand(rng, kind, shape)
+        real = _operand(rng, kind, shape, numbers)
         if not self.dtype.startswith("complex"):
             return real
-        return (real + 1j * _operand(rng, kind, shape)) / math.sqrt(2)
+        return (real + 1j * _operand(rng, kind, shape, numbers)) / math.sqrt(2)
 
     def save(self, folder: Path) -> Path:
         """Write the source into the folder; what reads sources needs a file."""
@@ -113,7 +163,9 @@ class Workload:
         return function(*(x.astype(wide) for x in inputs))
 
 
-def _operand(rng: np.random.Generator, kind: str, shape: Shape) -> Any:
+def _operand(
+    rng: np.random.Generator, kind: str, shape: Shape, numbers: Sequence[int]
+) -> Any:
     match kind:
         case "same":
             return rng.standard_normal(shape)
@@ -132,6 +184,15 @@ def _operand(rng: np.random.Generator, kind: str, shape: Shape) -> Any:
             return rng.standard_normal((shape[1],) * 2 + (3, 3)) / math.sqrt(
                 9 * shape[1]
             )
+        case "matrix":
+            weight = rng.standard_normal((shape[-1], numbers[0]))
+            return weight / math.sqrt(shape[-1])
+        case "out":
+            return rng.standard_normal(numbers[0])
+        case "filters":
+            out, k, _, _, groups = numbers
+            weight = rng.standard_normal((out, shape[1] // groups, k, k))
+            return weight / math.sqrt(weight[0].size)
         case "square":
             return rng.standard_normal((shape[1],) * 2) / math.sqrt(shape[1])
         case "modes":
@@ -141,6 +202,7 @@ def _operand(rng: np.random.Generator, kind: str, shape: Shape) -> Any:
 
 
 ROWS = (4096, 1024)
+SHOWN = 16  # steps, where a workload is named
 MODES = 16  # of a spectrum that a Fourier neural operator keeps
 # On values in [-1, 1], as they are behind a tanh.
 POINTWISE = ("scale", "sin", "square", "exp", "abs", "cos", "sigmoid", "neg")

@@ -26,8 +26,14 @@ def _claimed(op: Op) -> Op:
 
 def _needs_library(op: Op) -> bool:
     contracts = op.name in PRIMS and PRIMS[op.name].kind == "contract"
-    native = op.name in COMPILED and op.operands[0].dtype in COMPILED_IN
-    return contracts and not native
+    return contracts and (op.operands[0].dtype not in COMPILED_IN or not _is_conv(op))
+
+
+def _is_conv(op: Op) -> bool:
+    """Whether kernels have it, or `conv_grads` makes of it what they have."""
+    if op.name == "conv_input_grad":
+        return all(isinstance(k, int) for k in op.operands[1].shape[2:])
+    return op.name in (*COMPILED, "conv_weight_grad")
 
 
 def inline(graph: Graph) -> Graph:

@@ -215,6 +215,19 @@ IMAGES: dict[str, Callable[[Any, Any], Any]] = {
     "conv last": lambda x, w: F.conv2d(
         x.transpose([0, 2, 3, 1]), w, data_format="NHWC"
     ),
+    "transposed conv": lambda x, w: F.conv2d_transpose(x, w[:4], padding=1),
+    "transposed conv with strides": lambda x, w: F.conv2d_transpose(
+        x, w[:4], stride=[3, 2], padding=[1, 0, 2, 1], output_padding=[1, 0]
+    ),
+    "transposed conv with dilation": lambda x, w: F.conv2d_transpose(
+        x, w[:4], stride=2, dilation=[2, 1]
+    ),
+    "transposed conv with gaps": lambda x, w: F.conv2d_transpose(
+        x, w[:4, :, :2], stride=4, groups=2
+    ),
+    "transposed conv of volumes": lambda x, w: F.conv3d_transpose(
+        x.unsqueeze(2), w[:4].unsqueeze(2), stride=[1, 2, 2], padding=[0, 1, 1]
+    ),
     "max_pool": lambda x, w: F.max_pool2d(x, 2),
     "max_pool overlapping": lambda x, w: F.max_pool2d(x, 3, 2, 1),
     "avg_pool": lambda x, w: F.avg_pool2d(x, 3, 2, 1),

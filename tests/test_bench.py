@@ -11,6 +11,7 @@ import paddle
 import pytest
 
 import pirol
+from pirol.bench.networks import MODELS, bottleneck, encoder, normed
 from pirol.bench.peers import (
     BenchError,
     Row,
@@ -41,7 +42,7 @@ for line in sys.stdin:
         print(json.dumps({"error": "ValueError: broken"}), flush=True)
         continue
     folder = pathlib.Path(request["folder"])
-    np.save(folder / "fake.npy", np.load(folder / "input00.npy"))
+    np.save(folder / "fake.npy", np.load(folder / "input0000.npy"))
     print(json.dumps({"output": str(folder / "fake.npy")}), flush=True)
 """
 
@@ -66,13 +67,52 @@ def test_pirol_equals_numpy_on_drawn(workload: Workload, tmp_path: Path) -> None
     check_under_pirol(workload.scaled(32), tmp_path)
 
 
+# Each kind of block that the suite of models has, small.
+SQUEEZING = normed(10, 3, 2, 2, "hardswish") + (
+    *("keep", "squeeze", "convolve:4,1,1,0,1", "relu", "convolve:10,1,1,0,1"),
+    *("hardsigmoid", "gate"),
+)
+BLOCKS = (
+    Workload(
+        "residual", (2, 6, 9, 8), bottleneck(3, 2, True) + bottleneck(3, 1, False)
+    ),
+    Workload("squeezing", (2, 6, 9, 8), SQUEEZING),
+    Workload("post_norm", (2, 5, 12), encoder(12, 3, False)),
+    Workload(
+        "vit",
+        (2, 3, 8, 8),
+        ("convolve:8,4,4,0,1", "tokens", "add", *encoder(8, 2, True), "mean_tokens"),
+    ),
+    Workload("head", (2, 6, 9, 8), ("pool:3,2,1,1", "mean_space", "dense:7")),
+)
+
+
+@pytest.mark.parametrize("workload", BLOCKS, ids=lambda w: w.name)
+def test_blocks_of_models(workload: Workload, tmp_path: Path) -> None:
+    check_under_pirol(workload, tmp_path)
+
+
+@pytest.mark.full
+def test_models_are_as_large_as_the_papers_say() -> None:
+    """Millions of parameters, batch norm's statistics and position embeddings too."""
+    sizes = {"resnet50": 25.6, "mobilenet_v3": 5.5, "bert_1x128": 85.1, "vit_b": 86.6}
+    for name, size in sizes.items():
+        (model,) = (w for w in MODELS if w.name == name)
+        found = sum(x.size for x in model.inputs()[1:]) / 1e6
+        assert found == pytest.approx(size, rel=0.01), name
+
+
 def test_source_and_inputs_follow_from_the_steps() -> None:
-    steps = ("batch_norm", "relu", "add")
+    steps = ("keep", "batch_norm", "swap", "relu", "join", "add")
     norm = Workload("norm", (32, 64, 56, 56), steps).scaled(16)
     assert norm.source() == (
         "def workload(x0, x1, x2, x3, x4, x5):\n"
-        "    x = batch_norm(x0, x1, x2, x3, x4)\n"
+        "    x = x0\n"
+        "    k0 = x\n"
+        "    x = batch_norm(x, x1, x2, x3, x4)\n"
+        "    x, k0 = k0, x\n"
         "    x = relu(x)\n"
+        "    x = add(x, k0)\n"
         "    x = add(x, x5)\n"
         "    return result(x)\n"
     )

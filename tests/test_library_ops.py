@@ -47,10 +47,9 @@ def placing(x: Any) -> Any:
     )
 
 
-def images(x: Any, w: Any, grid: Any) -> Any:
+def images(x: Any, grid: Any) -> Any:
     count = paddle.to_tensor([1, 1], dtype="int32")
     return (
-        F.conv2d_transpose(x, w, stride=2, padding=1),
         F.unfold(x, 3, paddings=1), F.grid_sample(x, grid) * 2.0,
         roi_align(x, grid[:, :, 0, :1].tile([1, 1, 4])[:, 0] + 1.0, count, 2),
     )  # fmt: skip
@@ -100,8 +99,7 @@ def test_as_eager(function: Any, way: str, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("way", ["direct", "program"])
 def test_images(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     both_ways(monkeypatch, way)
-    given = [paddle.rand([2, 3, 6, 5]), paddle.rand([3, 2, 3, 3])]
-    given.append(paddle.rand([2, 4, 4, 2]) * 2 - 1)
+    given = [paddle.rand([2, 3, 6, 5]), paddle.rand([2, 4, 4, 2]) * 2 - 1]
     fast = pirol.to_static(images)
     for a, b in zip(fast(*given), images(*given), strict=True):
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-5, atol=1e-6)

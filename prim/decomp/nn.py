@@ -9,7 +9,7 @@ from pirol.compiler import dims
 from pirol.compiler.dims import Dim
 from pirol.compiler.ir import Value
 from pirol.prim.builder import Builder
-from pirol.prim.decomp.registry import decomposes, need
+from pirol.prim.decomp.registry import decomposes, ints, need
 
 
 @decomposes("pd_op.matmul")
@@ -91,6 +91,59 @@ def conv(
         strides=tuple(strides),
         padding=tuple(pad),
         dilation=(1,) * (rank - 2) if fixed else tuple(dilations),
+        groups=groups,
+    )
+    return b.transpose(y, perm=(0, *range(2, rank), 1)) if last else y
+
+
+@decomposes(
+    *("pd_op.conv2d_transpose", "pd_op.depthwise_conv2d_transpose"),
+    "pd_op.conv3d_transpose",
+    operands="x filter output_size",
+)
+def conv_transpose(
+    b: Builder,
+    x: Value,
+    w: Value,
+    size: Any = (),
+    *,
+    strides: Sequence[int],
+    paddings: Sequence[int],
+    output_padding: Sequence[int],
+    padding_algorithm: str,
+    groups: int,
+    dilations: Sequence[int],
+    data_format: str,
+    output_size: Sequence[int] = (),
+) -> Any:
+    """The gradient of a conv's input; x its cotangent, w [C, O / groups, ...]."""
+    rank = x.type.rank
+    last = not data_format.startswith("NC")
+    if last:
+        x = b.transpose(x, perm=(0, rank - 1, *range(1, rank - 1)))
+    axes = tuple(range(2, rank))
+    pad = window_padding(x, axes, w.shape[2:], strides, paddings, padding_algorithm)
+    if padding_algorithm == "SAME":
+        dilations = (1,) * (rank - 2)
+    need(all(isinstance(p, int) for pair in pad for p in pair), "SAME of unknown sizes")
+    sizes = ints(b, size or output_size, "the output size") or [
+        dims.add(dims.mul(dims.sub(n, 1), s), d * (k - 1) + 1 - p - q + more)
+        for n, k, s, (p, q), d, more in zip(
+            x.shape[2:],
+            w.shape[2:],
+            strides,
+            pad,
+            dilations,
+            output_padding or (0,) * (rank - 2),
+        )
+    ]
+    y = b.conv_input_grad(
+        x,
+        w,
+        shape=(x.shape[0], dims.mul(w.shape[1], groups), *sizes),
+        strides=tuple(strides),
+        padding=tuple(pad),
+        dilation=tuple(dilations),
         groups=groups,
     )
     return b.transpose(y, perm=(0, *range(2, rank), 1)) if last else y
