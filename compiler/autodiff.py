@@ -223,6 +223,9 @@ def _pull(b: Builder, op: Op, cts: _Cotangents, active: set[Value]) -> None:
     """Pass the cotangents of an op's results on to its active operands."""
     if not any(r in cts for r in op.results):
         return
+    if op.name == "opaque" and "site" in op.attrs and not op.attrs.get("effect"):
+        _pull_opaque(b, op, cts, active)
+        return
     rule = PRIMS[op.name].vjp if op.name in PRIMS else None
     if rule is None:
         why = op.attrs.get("why")
@@ -244,6 +247,20 @@ def _pull(b: Builder, op: Op, cts: _Cotangents, active: set[Value]) -> None:
         if grad is not None and operand in active:
             _fits(op, grad.type, operand.type)
             cts.add(operand, grad)
+
+
+def _pull_opaque(b: Builder, op: Op, cts: _Cotangents, active: set[Value]) -> None:
+    """By Paddle's own gradient: an opaque op of the same site, with one more level of
+    (the operands whose gradients it gives, the results whose cotangents follow)."""
+    wanted = tuple(k for k, v in enumerate(op.operands) if v in active)
+    given = tuple(k for k, r in enumerate(op.results) if r in cts)
+    attrs = {**op.attrs, "callee": f"{op.title}_grad"}
+    attrs["gradient"] = (*op.attrs.get("gradient", ()), (wanted, given))
+    operands = [*op.operands, *(cts.of(op.results[k]) for k in given)]
+    b.line = op.line
+    types = [op.operands[k].type for k in wanted]
+    for k, grad in zip(wanted, b.op("opaque", operands, types, attrs).results):
+        cts.add(op.operands[k], grad)
 
 
 def conjugate(b: Builder, part: Any) -> Any:

@@ -207,12 +207,17 @@ def _learned(
     values = {d.name: numbers[slots[d]] for d in symbols}
     for step in plan.steps:
         if isinstance(step, Opaque) and buffer in step.outputs and buffer >= 0:
-            site = step.op.attrs["site"]
-            (op,) = (o for o in original.ops if o.attrs.get("site") == site)
+            which = _site(step.op)
+            (op,) = (o for o in original.ops if _site(o) == which)
             declared = op.results[step.outputs.index(buffer)].shape
             pairs = zip(declared, extents)
             values |= {d.name: n for d, n in pairs if not isinstance(d, int)}
     return values
+
+
+def _site(op: Op) -> Any:
+    """What tells an opaque op of a program from the others."""
+    return op.attrs.get("site"), op.attrs.get("gradient")
 
 
 def _build_alone(built: Built) -> None:

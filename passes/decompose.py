@@ -152,7 +152,7 @@ class _Decomposer:
     def control(self, op: Op) -> Sequence[Value]:
         """The op as it is: its branches are programs of their own."""
         results = tuple(Value(r.type.with_symbols(self.known)) for r in op.results)
-        self.b.facts.define([r.shape for r in results], len(self.b.ops))
+        self.b.facts.define([r.shape for r in results], len(self.b.ops) + 1)
         new = replace(op, operands=tuple(self.operands(op)), results=results)
         return self.b.add_op(new).results
 
@@ -166,7 +166,7 @@ class _Decomposer:
             known = [self.b.known(self.env[op.operands[k]]) or [] for k in fixed]
             attrs["constants"] = tuple(n for numbers in known for n in numbers)
         types = self.declared(op)
-        self.b.facts.define([t.shape for t in types], len(self.b.ops))
+        self.b.facts.define([t.shape for t in types], len(self.b.ops) + 1)
         if "effect" in attrs:
             return self.b.op("opaque", operands, types, attrs).results
         facts = sorted((k, repr(v)) for k, v in attrs.items() if k != "site")

@@ -56,6 +56,8 @@ def partition(
     backward = _backward(graph, kept, cts, grads)
     missing = _unbound(backward)
     kept += [v for v in given if v not in kept and missing & _plain(v)]
+    for name in sorted(missing.difference(*map(_plain, kept))):
+        kept += _showing(name, ops, sizes)
     backward = replace(backward, inputs=(*kept, *cts))
     if _unbound(backward):
         raise Unsupported("the gradient has sizes that only the program's run tells")
@@ -124,6 +126,12 @@ def _backward(
             ops.append(op)
     ops.reverse()
     return Graph(f"{graph.name}_backward", inputs, tuple(ops), tuple(grads))
+
+
+def _showing(name: str, ops: Sequence[Op], sizes: Mapping[str, int]) -> list[Value]:
+    """The smallest value that shows a size which only the run tells, if any."""
+    values = [r for op in ops for r in op.results if name in _plain(r)]
+    return sorted(values, key=lambda v: known(v.type.size, sizes))[:1]
 
 
 def _plain(value: Value) -> set[str]:

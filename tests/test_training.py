@@ -260,7 +260,7 @@ def test_a_walk_that_comes_after_the_graph_was_given_back() -> None:
     x, w = leaf(4, 3), leaf(3, 3, seed=1)
     y = fast(x, w)
     y.sum().backward()
-    with pytest.raises(Exception, match="retain_graph=True"):
+    with pytest.raises(SystemError, match="retain_graph=True"):
         y.sum().backward()
 
 
@@ -294,7 +294,7 @@ def test_written_between_forward_and_backward() -> None:
     y = fast(x, w)
     with paddle.no_grad():
         w.add_(paddle.ones([3, 3]))
-    with pytest.raises(Exception, match=r"version"):
+    with pytest.raises(RuntimeError, match=r"version"):
         y.sum().backward()
 
 
@@ -367,18 +367,21 @@ def test_as_sot_captures_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_has_no_rule_is_paddles_and_said() -> None:
+    """Paddle's gradient of it would draw again."""
+
     def f(x: Any) -> Any:
-        return paddle.cumprod(x, 1)
+        return F.gumbel_softmax(x).square()
 
     fast = pirol.to_static(f)
     for one in (fast, f):
         x = leaf(2, 3)
+        paddle.seed(7)
         one(x).sum().backward()
         if one is fast:
             ours = x.grad
     close(ours, x.grad)
     (why,) = [e.why for e in pirol.explain(fast).fallbacks if e.op == "the program"]
-    assert "pd_op.cumprod" in why and "no gradient rule" in why
+    assert "pd_op.gumbel_softmax" in why and "no gradient rule" in why
 
 
 def test_sizes_read_from_a_shape_are_known() -> None:

@@ -21,7 +21,7 @@ from pirol.compiler.capture.attributes import attributes
 from pirol.compiler.capture.direct import direct
 from pirol.compiler.capture.library import library
 from pirol.compiler.capture.reader import Program, flat_operands, is_fixed
-from pirol.compiler.errors import Unsupported
+from pirol.compiler.errors import Unsupported, message
 from pirol.compiler.ir import Graph, Op
 from pirol.prim import PRIMS
 
@@ -55,11 +55,26 @@ def caller(
         site, opaque = program.sites[number], op.name == "opaque"
         if site.name() == "pd_op.assign_value_":
             return _constant(site)
+        if "gradient" in op.attrs:
+            return _gradient(op, site)
         quick = direct(site, opaque, not needed[number])
         made: Callable[..., Any] = quick or _as_program(site, opaque)
         return made
 
     return of
+
+
+def _gradient(op: Op, site: Any) -> Callable[..., Any]:
+    try:
+        made: Callable[..., Any] = _as_program(site, True, op.attrs["gradient"])
+    except Exception as error:
+        expected, got = "an op that Paddle has a gradient of", str(error)
+        raise Unsupported(
+            message(
+                f"gradient of {site.name()}", got=got, expected=expected, line=op.line
+            )
+        ) from error
+    return made
 
 
 def _control(op: Op, branches: Sequence[Branch]) -> Callable[..., Any]:
@@ -83,26 +98,28 @@ def _constant(site: Any) -> Callable[..., Any]:
     return lambda: value.clone()
 
 
+Levels = Sequence[tuple[Sequence[int], Sequence[int]]]
+
+
 @switch_to_static_graph  # type: ignore[untyped-decorator]
-def _as_program(site: Any, fixed: bool) -> Callable[..., Any]:
+def _as_program(site: Any, fixed: bool, levels: Levels = ()) -> Callable[..., Any]:
     """A one-op Program, run as to_static runs its own: about 50 us a call.
 
-    fixed: whether constant operands are made in it, else they are among the tensors.
+    fixed: whether constant operands are made in it, else they are among the tensors;
+    levels: the op's gradient, that one's gradient, .. instead: of which of the operands
+    so far, and of which of its results the cotangents are further operands.
     """
     flat = [v for v in _whole_vectors(site) if not (fixed and is_fixed(v))]
-    seen, places = ValueSet(), []  # where each distinct operand first stands
-    for k, value in enumerate(flat):
-        if value not in seen:
-            seen.add(value)
-            places.append(k)
-    program, mapping, inputs = paddle.static.Program(), pir.IrMapping(), []
+    data, mapping, places = ValueDict(), pir.IrMapping(), []
+    program, inputs, tensors = paddle.static.Program(), [], []
     with paddle.static.program_guard(program):
-        for value in (flat[k] for k in places):
-            name = f"pirol_operand_{next(_names)}"
-            data = paddle.static.data(name, value.shape, value.dtype)
-            data.stop_gradient = True
-            mapping.add(value, data)
-            inputs.append(data)
+        for k, value in enumerate(flat):
+            if value not in data:  # else it has its place
+                data[value] = _input(value, bool(levels))
+                mapping.add(value, data[value])
+                inputs.append(data[value])
+                places.append(k)
+            tensors.append(data[value])
         for op in [*_makers(site, fixed), site]:
             op.clone(mapping, pir.CloneOptions(True, True, True))
         outputs: list[Any] = []
@@ -111,6 +128,12 @@ def _as_program(site: Any, fixed: bool) -> Callable[..., Any]:
                 made = mapping.look_up(result)
                 vector = made.type().as_vec_type() is not None
                 outputs += list(paddle._C_ops.builtin_split(made)) if vector else [made]
+        for wanted, given in levels:
+            ends = [outputs[k] for k in given]
+            cts = [_input(v, True) for v in ends]
+            outputs = _gradients(ends, cts, [tensors[k] for k in wanted])
+            places += range(len(tensors), len(tensors) + len(cts))
+            inputs, tensors = [*inputs, *cts], [*tensors, *cts]
     layer = PartialProgramLayer(program, inputs, [outputs], ([], []))
     layer.training = False
     # Paddle's executor runs a program for one thread at a time.
@@ -121,6 +144,26 @@ def _as_program(site: Any, fixed: bool) -> Callable[..., Any]:
             return layer.sot_call([tensors[k] for k in places])
 
     return run
+
+
+def _input(like: Any, differentiable: bool) -> Any:
+    """A further input of the program that is being built."""
+    made = paddle.static.data(f"pirol_operand_{next(_names)}", like.shape, like.dtype)
+    made.stop_gradient = not differentiable
+    return made
+
+
+def _gradients(ends: list[Any], cts: list[Any], wanted: list[Any]) -> list[Any]:
+    """The gradients of values; an operand that occurs again has none the next time."""
+    for end in ends:
+        end.stop_gradient = False
+    seen, found = ValueSet(), iter(paddle.static.gradients(ends, wanted, cts))
+    grads = []
+    for value, grad in zip(wanted, found):
+        lone = value not in seen and grad is not None
+        grads.append(grad if lone else paddle.zeros_like(value))
+        seen.add(value)
+    return grads
 
 
 def _whole_vectors(site: Any) -> list[Any]:

@@ -114,7 +114,8 @@ class Trained:
         self.gradients = parts.backward
         self.backwards: dict[Some, Compiled] = {}
         self.agains: dict[Some, Trained] = {}
-        self.backward(tuple(range(len(self.wrt))))
+        if not name:  # else Paddle may have no gradient for it, nor the user need one
+            self.backward(tuple(range(len(self.wrt))))
         self.miss, self.learned = self.forward.miss, self.forward.learned
 
     def backward(self, some: Some) -> Compiled:
@@ -289,7 +290,11 @@ class _Call:
 
 
 def _gradient(call: _Call, k: int, token: Any) -> Any:
-    return call.gradient(k)
+    try:
+        return call.gradient(k)
+    except Exception as error:
+        current.failed = error
+        raise
 
 
 def _take(call: _Call, k: int, ct: Any) -> Any:

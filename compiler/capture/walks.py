@@ -16,13 +16,15 @@ from paddle.base import core
 
 
 class Walk(threading.local):
-    """A walk; `after` is done at its end."""
+    """A walk; `after` is done at its end, and `failed` is what a hook raised: Paddle
+    raises an error of its own then, which does not tell of it."""
 
     def __init__(self) -> None:
         self.differentiable = False
         self.retained = False
         self.targets: frozenset[int] = frozenset()  # ids of the tensors to reach
         self.after: list[Callable[[], None]] = []
+        self.failed: Exception | None = None
 
 
 current = Walk()
@@ -39,9 +41,13 @@ def _followed(run: Callable[..., Any], partial: bool) -> Any:
         current.retained = bool(asked[3 if partial else 2])
         current.differentiable = partial and bool(asked[4])
         current.targets = frozenset(map(id, asked[1])) if partial else frozenset()
-        current.after = []
+        current.after, current.failed = [], None
         try:
             return run(*args)
+        except Exception:
+            if current.failed is None:
+                raise
+            raise current.failed from None
         finally:
             for end in current.after:
                 end()

@@ -1,0 +1,129 @@
+"""Training through ops that Paddle runs: their gradients are Paddle's, as steps of the
+plan; all else is compiled as before."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+import pytest
+from decomposition_runs import of_tensors
+from paddle.static import InputSpec
+
+import pirol
+from pirol.compiler.errors import Unsupported
+
+Function = Callable[[Any, Any], Any]
+
+
+def compiled(function: Function, spec: Any = None) -> Any:
+    inner = paddle.jit.not_to_static(function)  # traced as it is: it may be a lambda
+    return pirol.to_static(of_tensors(inner, 2), input_spec=spec)
+
+
+def spread(x: Any) -> Any:
+    """A matrix that has an inverse."""
+    return x.t() @ x + 2.0 * paddle.eye(4)
+
+
+def placed(x: Any, y: Any) -> Any:
+    return paddle.scatter(x * 2.0, paddle.to_tensor([2, 0]), y[:2] * 3.0) * x
+
+
+def along(x: Any, y: Any) -> Any:
+    places = paddle.to_tensor([[1, 0, 2, 2]])
+    return paddle.put_along_axis(x * 2.0, places, y[:1], axis=0).exp()
+
+
+def sampled(x: Any, y: Any) -> Any:
+    image = (x[:4] * 2.0).reshape([1, 1, 4, 4])
+    return F.grid_sample(image, paddle.tanh(y[:4].reshape([1, 2, 4, 2])))
+
+
+def inside(x: Any, y: Any) -> Any:
+    """With a gradient of Paddle's in the program itself."""
+    x = x.detach()
+    x.stop_gradient = False
+    return paddle.grad(paddle.logcumsumexp(x, 1), [x])[0] * y
+
+
+# Of x and y, [rows, 4] with 5 rows or more.
+CASES: dict[str, Function] = {
+    "topk": lambda x, y: paddle.topk(x * y, 2)[0].exp(),
+    "sort": lambda x, y: paddle.sort(x * 1.5, 0) * y,
+    "kthvalue": lambda x, y: paddle.kthvalue(x * 1.5, 2)[0] * y[:, 0],
+    "median": lambda x, y: paddle.median(x.exp(), -1) * y[:, 0],
+    "cholesky": lambda x, y: paddle.linalg.cholesky(spread(x)) @ y.t(),
+    "inverse": lambda x, y: y @ paddle.inverse(spread(x)),
+    "det": lambda x, y: paddle.linalg.det(spread(x) * 0.125) * y,
+    "solve": lambda x, y: paddle.linalg.solve(spread(x), y.t()),
+    "solve of one": lambda x, y: paddle.linalg.solve(spread(x), spread(x)[:, :2]),
+    "one operand twice": lambda x, y: paddle.dist(spread(x), spread(x) + y.sum(), 2),
+    "singular values": lambda x, y: paddle.linalg.svd(spread(x))[1].log() * y,
+    "many operands": lambda x, y: paddle.linalg.multi_dot([x, y.t(), x * 1.5]).tanh(),
+    "cumprod": lambda x, y: paddle.cumprod(x, -1) * y,
+    "logcumsumexp": lambda x, y: paddle.logcumsumexp(x * y, -1),
+    "a gradient in the program": inside,
+    "scatter": placed,
+    "put_along_axis": along,
+    "unfold": lambda x, y: F.unfold((x * y)[:4].reshape([1, 1, 4, 4]), 2).tanh(),
+    "grid_sample": sampled,
+    "sizes that data tell": lambda x, y: paddle.masked_select(x * y, x > 0.0).exp(),
+    "sum of what was found": lambda x, y: paddle.masked_select(x * y, x > 0).sum() * y,
+}
+
+
+def leaf(rows: int, seed: int, dtype: str) -> Any:
+    rng = np.random.default_rng(seed)
+    array = rng.standard_normal((rows, 4)).astype(dtype)
+    return paddle.to_tensor(array, stop_gradient=False)
+
+
+def gradients(run: Function, rows: int, dtype: str) -> list[Any]:
+    """Of a weighting of the result, and the result."""
+    x, y = leaf(rows, rows, dtype), leaf(rows, rows + 1, dtype)
+    out = run(x, y)
+    weights = paddle.to_tensor(np.linspace(0.5, 1.5, out.size), out.dtype)
+    (out * weights.reshape(out.shape)).sum().backward()
+    return [out.detach(), x.grad, y.grad]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", CASES)
+def test_as_eager(name: str, dtype: str) -> None:
+    """On one plan for two numbers of rows."""
+    static = name == "put_along_axis"  # Paddle's shape rule refuses others
+    spec = None if static else [InputSpec([None, 4], dtype)] * 2
+    fast = compiled(CASES[name], spec)
+    for rows in (5, 5) if static else (5, 7):
+        exact = gradients(CASES[name], rows, "float64")
+        for k, (a, b) in enumerate(zip(gradients(fast, rows, dtype), exact)):
+            assert (a is None) == (b is None), k
+            if a is None:
+                continue
+            rtol = 1e-3 if dtype == "float32" else 1e-8
+            room = rtol * max(1.0, float(b.abs().max()))
+            assert str(a.dtype).endswith(dtype), k
+            np.testing.assert_allclose(a.numpy(), b.numpy(), rtol, room, err_msg=str(k))
+    report = pirol.explain(fast)
+    assert report.compiles == 1, report.fallbacks
+    assert not {"the call", "the program"} & {f.op for f in report.fallbacks}
+
+
+def test_explain_names_the_gradient() -> None:
+    fast = compiled(CASES["topk"])
+    gradients(fast, 5, "float32")
+    named = [f.op for f in pirol.explain(fast).fallbacks]
+    assert named == ["pd_op.topk", "pd_op.topk_grad"]
+
+
+def test_what_paddle_has_no_gradient_of_is_named_when_asked_for() -> None:
+    """The first gradient with a graph of its own is there."""
+    fast = compiled(CASES["topk"])
+    x, y = leaf(5, 0, "float32"), leaf(5, 1, "float32")
+    (first,) = paddle.grad(fast(x, y).sum(), [x], create_graph=True)
+    (expected,) = paddle.grad(CASES["topk"](x, y).sum(), [x])
+    np.testing.assert_allclose(first.numpy(), expected.numpy(), 1e-5)
+    with pytest.raises(Unsupported, match=r"gradient of pd_op.topk \(at .*\.py:"):
+        paddle.grad(first.sum(), [x])
