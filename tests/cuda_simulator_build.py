@@ -87,9 +87,13 @@ _loaded: dict[str, ctypes.CDLL] = {}
 
 
 def load_runtime(path: Path) -> ctypes.CDLL:
-    """The runtime, once a process: the linker too knows it by its name, not folder."""
+    """The runtime, once a process: the linker too knows it by its name, not folder,
+    and has it already where the stand-in driver loaded kernels that were on disk."""
     if path.name not in _loaded:
-        _loaded[path.name] = ctypes.CDLL(str(path))
+        try:
+            _loaded[path.name] = ctypes.CDLL(path.name, mode=os.RTLD_NOLOAD)
+        except OSError:
+            _loaded[path.name] = ctypes.CDLL(str(path))
         _loaded[path.name].cusim_unwritten.restype = ctypes.c_size_t
     return _loaded[path.name]
 
