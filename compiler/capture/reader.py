@@ -16,6 +16,7 @@ from typing import Any
 
 import paddle
 from paddle.autograd.backward_utils import ValueDict
+from paddle.base import core
 
 from pirol.compiler.capture import marks
 from pirol.compiler.capture.attributes import attributes
@@ -43,10 +44,14 @@ _ACTS = (
     " standard_gamma truncated_gaussian_random uniform uniform_inplace_ top_p_sampling"
 )
 EFFECTS = {f"pd_op.{name}" for name in _ACTS.split()}
-# Results whose dtype Paddle declares otherwise than its kernel gives it.
+# Results whose dtype Paddle declares otherwise than its kernel gives it: the dtype,
+# that of the first operand, or what the attribute `dtype` says.
+FIRST, SAID = "first", "said"
 MISTAKEN = {
     "pd_op.generate_proposals": {2: "int32"},
-    **dict.fromkeys(("pd_op.any", "pd_op.all"), {0: "bool"}),
+    "pd_op.matrix_rank": {0: "int64"},
+    "pd_op.unique": {0: FIRST, 1: SAID, 2: SAID, 3: SAID},
+    **dict.fromkeys(("pd_op.any", "pd_op.all", "pd_op.equal_all"), {0: "bool"}),
 }
 SKIPPED_ATTRS = ("op_callstack", "struct_name", "stop_gradient", "place")
 _FRAME = re.compile(r'File "(.+)", line (\d+)')
@@ -204,8 +209,11 @@ class _Reader:
             operands, attrs["layout"] = [], ()
         results = [r for r in op.results() if r.initialized()]
         types = [t for r in results for t in self.types(r)]
+        known = {FIRST: operands[0].dtype if operands else "", SAID: attrs.get("dtype")}
         for number, dtype in MISTAKEN.get(name, {}).items():
-            types[number] = TensorType(types[number].shape, dtype)
+            if number < len(types):
+                right = str(known.get(dtype, dtype))
+                types[number] = TensorType(types[number].shape, right)
         new = Op(
             name, tuple(operands), attrs, tuple(map(Value, types)), None, _line(op)
         )
@@ -249,12 +257,15 @@ class _Reader:
         return tuple(reversed(kept))
 
     def stop(self, op: Any, results: Sequence[Any]) -> None:
-        """Stop gradients at results that Paddle says have none, though operands do."""
-        if all(s.stop_gradient for s in _sources(op) if s.initialized()):
+        """Stop gradients at results that Paddle says have none, though operands do, or
+        that nobody has a gradient of."""
+        ends = not _differentiable(op)
+        sources = (s for s in _sources(op) if s.initialized())
+        if not ends and all(s.stop_gradient for s in sources):
             return
         for result in results:
             value = self.env[result]
-            if result.stop_gradient and not isinstance(value, list):
+            if (ends or result.stop_gradient) and not isinstance(value, list):
                 stopped = Value(value.type)
                 stop = Op("stop_gradient", (value,), {}, (stopped,), None, _line(op))
                 self.ops.append(stop)
@@ -313,6 +324,13 @@ class _Reader:
             else:
                 size = len(vector.as_list())
                 self.env[result] = [values.pop(0) for _ in range(size)]
+
+
+def _differentiable(op: Any) -> bool:
+    """Whether we or Paddle might have a gradient; those of `foo_grad` are ours."""
+    name = str(op.name())
+    ours = name in DECOMPOSITIONS or "_grad" in name
+    return ours or any(op.blocks()) or bool(core.has_vjp(op))
 
 
 def control(outer: _Reader, op: Any) -> None:

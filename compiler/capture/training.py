@@ -153,7 +153,8 @@ class Trained:
         outputs: list[Any] = []
         for tensor in found[:count]:
             seen = given | {id(t) for t in outputs}
-            outputs.append(tensor.detach() if id(tensor) in seen else tensor)
+            apart = id(tensor) in seen or not tensor.stop_gradient
+            outputs.append(tensor.detach() if apart else tensor)
         own = {id(t) for t in outputs}
         kept = [t.detach() if id(t) in own else t for t in found[count:]]
         if not self.wrt:

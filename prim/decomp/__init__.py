@@ -18,6 +18,7 @@ from pirol.prim.decomp import (
     rarer,
     reductions,
     resize,
+    sampling,
     shape,
     slicing,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "rarer",
     "reductions",
     "resize",
+    "sampling",
     "shape",
     "slicing",
     "widened",

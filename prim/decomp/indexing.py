@@ -13,7 +13,7 @@ from pirol.compiler.dims import Shape
 from pirol.compiler.ir import Value
 from pirol.prim.builder import Builder
 from pirol.prim.decomp.bounds import cut, dropped
-from pirol.prim.decomp.registry import axis_in, decomposes, need, number
+from pirol.prim.decomp.registry import axis_in, decomposes, ints, need, number
 
 
 def places(
@@ -85,18 +85,27 @@ def index_sample(b: Builder, x: Value, index: Value) -> Any:
 @decomposes("pd_op.take_along_axis", composite=False, operands="arr indices")
 def take_along_axis(b: Builder, x: Value, index: Value, *, axis: int) -> Any:
     """At each place of the index the element of x there, but for one coordinate."""
-    at = axis_in(axis, x.type.rank, "take_along_axis")
-    need(index.type.rank == x.type.rank, f"take_along_axis of {x.type} by {index.type}")
+    lines, order = along(b, x, axis, index, "take_along_axis")
+    return b.gather(x, *lines, shape=index.shape, dims=order)
+
+
+def along(
+    b: Builder, x: Value, axis: int, index: Value, what: str
+) -> tuple[list[Value], tuple[int, ...]]:
+    """The coordinates in x of each place of the index, but for one its own; and which
+    of them are dims of the index (gather's lines and dims)."""
+    at = axis_in(axis, x.type.rank, what)
+    need(index.type.rank == x.type.rank, f"{what} of {x.type} by {index.type}")
     order, lines = [], []
     for k, (size, wanted) in enumerate(zip(x.shape, index.shape)):
         if k == at:
-            lines.append(places(b, index, size, "take_along_axis"))
+            lines.append(places(b, index, size, what))
         elif dims.equal(size, wanted) is not True:
-            b.require_at_least(size, wanted, "take_along_axis")
+            b.require_at_least(size, wanted, what)
             lines.append(b.iota(axis=k, shape=index.shape, dtype="int64"))
         same = k != at and dims.equal(size, wanted) is True
         order.append(k if same else -1)
-    return b.gather(x, *lines, shape=index.shape, dims=tuple(order))
+    return lines, tuple(order)
 
 
 @decomposes("pd_op.gather_nd", composite=False)
@@ -132,10 +141,8 @@ def scatter_nd_add(b: Builder, x: Value, index: Value, updates: Value) -> Any:
     need(isinstance(depth, int) and depth <= x.type.rank, "scatter_nd_add: its depth")
     lead = index.shape[:-1]
     shape = (*lead, *x.shape[depth:])
-    need(updates.type.rank == len(shape), "scatter_nd_add of updates of another rank")
-    for have, wanted in zip(updates.shape, shape):
-        b.require_equal(have, wanted, "scatter_nd_add")
-    lines = [_column(b, x, index, k, updates.shape, False) for k in range(depth)]
+    updates = _shaped(b, updates, shape, "scatter_nd_add")
+    lines = [_column(b, x, index, k, shape, False) for k in range(depth)]
     order = (*(-1 for _ in range(depth)), *range(len(lead), len(shape)))
     return b.add(x, b.scatter_add(updates, *lines, shape=x.shape, dims=order))
 
@@ -146,10 +153,113 @@ def index_add(b: Builder, x: Value, index: Value, value: Value, *, axis: int) ->
     _addable(x, value, "index_add")
     at = axis_in(axis, x.type.rank, "index_add")
     place = places(b, index, x.shape[at], "index_add", negative=False)
-    b.require_equal(index.shape[0], value.shape[at], "index_add")
-    wide = b.broadcast(place, shape=value.shape, dims=(at,))
+    shape = (*x.shape[:at], index.shape[0], *x.shape[at + 1 :])
+    value = _shaped(b, value, shape, "index_add")
+    wide = b.broadcast(place, shape=shape, dims=(at,))
     order = tuple(-1 if k == at else k for k in range(x.type.rank))
     return b.add(x, b.scatter_add(value, wide, shape=x.shape, dims=order))
+
+
+@decomposes("pd_op.index_put", composite=False)
+def index_put(
+    b: Builder, x: Value, indices: list[Value], value: Value, *, accumulate: bool
+) -> Any:
+    """x with the value added at places, whose coordinates broadcast together."""
+    need(accumulate, "index_put that overwrites")
+    _addable(x, value, "index_put")
+    need(all(v.dtype != "bool" for v in indices), "index_put by a mask")
+    wide = b.broadcast_together(indices)
+    count, rank = len(wide), wide[0].type.rank
+    shape = (*wide[0].shape, *x.shape[count:])
+    lines = [
+        b.broadcast(places(b, v, d, "index_put"), shape=shape, dims=tuple(range(rank)))
+        for v, d in zip(wide, x.shape)
+    ]
+    order = (*(-1 for _ in lines), *range(rank, len(shape)))
+    value = b.broadcast_to(value, shape)
+    return b.add(x, b.scatter_add(value, *lines, shape=x.shape, dims=order))
+
+
+@decomposes("pd_op.put_along_axis", composite=False, operands="arr indices values")
+def put_along_axis(
+    b: Builder,
+    x: Value,
+    index: Value,
+    value: Value,
+    *,
+    axis: int,
+    reduce: str,
+    include_self: bool,
+) -> Any:
+    """x with the value added at each place of the index, but for one coordinate."""
+    need(reduce == "add" and include_self, f"put_along_axis that does {reduce}")
+    _addable(x, value, "put_along_axis")
+    lines, order = along(b, x, axis, index, "put_along_axis")
+    value = b.broadcast_to(value, index.shape)
+    return b.add(x, b.scatter_add(value, *lines, shape=x.shape, dims=order))
+
+
+@decomposes("pd_op.scatter", composite=False)
+def scatter(
+    b: Builder, x: Value, index: Value, updates: Value, *, overwrite: bool
+) -> Any:
+    """x, its rows that the index names replaced by the sums of the updates."""
+    need(not overwrite, "scatter that overwrites")
+    _addable(x, updates, "scatter")
+    if index.type.rank == 2:
+        need(dims.equal(index.shape[1], 1) is True, "scatter by a matrix")
+        index = dropped(b, index, (1,))
+    need(index.type.rank == 1, f"scatter by {index.type}")
+    updates = _shaped(b, updates, (index.shape[0], *x.shape[1:]), "scatter")
+    place = places(b, index, x.shape[0], "scatter")
+    wide = b.broadcast(place, shape=updates.shape, dims=(0,))
+    order = (-1, *range(1, x.type.rank))
+    one = b.const(value=1, shape=index.shape, dtype="int32")
+    times = b.scatter_add(one, place, shape=x.shape[:1], dims=(-1,))
+    hit = b.broadcast(b.gt(times, 0), shape=x.shape, dims=(0,))
+    sums = b.scatter_add(updates, wide, shape=x.shape, dims=order)
+    return b.add(b.select(hit, 0, x), sums)
+
+
+@decomposes(
+    "pd_op.send_u_recv", composite=False, operands="x src_index dst_index out_size"
+)
+def send_u_recv(
+    b: Builder,
+    x: Value,
+    source: Value,
+    target: Value,
+    size: Any = (),
+    *,
+    reduce_op: str,
+) -> Any:
+    """Rows of x by an index, added up (or their mean) at rows named by another."""
+    need(reduce_op in ("SUM", "MEAN"), f"send_u_recv that takes the {reduce_op}")
+    need(x.dtype != "bool" and source.type.rank == 1, f"send_u_recv of {x.type}")
+    b.require_equal(source.shape[0], target.shape[0], "send_u_recv")
+    given = ints(b, size, "the number of rows")
+    need(not given or isinstance(given[0], int), "send_u_recv to an unknown size")
+    rows = given[0] if given and given[0] > 0 else x.shape[0]
+    sent = looked_up(b, x, 0, source, "send_u_recv", negative=False)
+    place = places(b, target, rows, "send_u_recv", negative=False)
+    place = b.relabelled(place, source.shape)
+    wide = b.broadcast(place, shape=sent.shape, dims=(0,))
+    shape, order = (rows, *x.shape[1:]), (-1, *range(1, x.type.rank))
+    total = b.scatter_add(sent, wide, shape=shape, dims=order)
+    if reduce_op == "SUM":
+        return total, None
+    one = b.const(value=1, shape=place.shape, dtype="int32")
+    times = b.scatter_add(one, place, shape=(rows,), dims=(-1,))
+    many = b.cast(b.max(times, 1), dtype=x.dtype)
+    return b.div(total, b.broadcast(many, shape=shape, dims=(0,))), times
+
+
+def _shaped(b: Builder, x: Value, shape: Shape, what: str) -> Value:
+    """x, whose dims must be those of the shape."""
+    need(x.type.rank == len(shape), f"{what}: {x.type} at places of another rank")
+    for have, wanted in zip(x.shape, shape):
+        b.require_equal(have, wanted, what)
+    return b.relabelled(x, shape)
 
 
 def _addable(x: Value, value: Value, what: str) -> None:

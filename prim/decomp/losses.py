@@ -173,3 +173,37 @@ def _hard_loss(
     here = b.select(b.eq(places, spread(b, label, low, axes)), low, zero)
     loss = b.neg(b.sub(b.reduce_sum(here, axes=axes), log))
     return b.select(ignored, zero, loss)
+
+
+@decomposes("pd_op.nll_loss", compute_in="float32", operands="input label weight")
+def nll_loss(
+    b: Builder,
+    x: Value,
+    label: Value,
+    weight: Value | None,
+    *,
+    ignore_index: int,
+    reduction: str,
+) -> Any:
+    """-x at each label's class, weighted; x [N, classes, ...]. And the weights' sum."""
+    need(x.dtype in FLOATS and x.type.rank == label.type.rank + 1, "nll_loss's types")
+    for size, other in zip((x.shape[0], *x.shape[2:]), label.shape):
+        b.require_equal(size, other, "nll_loss")
+    label = b.relabelled(b.cast(label, dtype="int64"), (x.shape[0], *x.shape[2:]))
+    ignored = b.eq(label, ignore_index)
+    valid = b.and_(b.ge(label, 0), b.lt(label, b.dim(x.shape[1])))
+    b.check(b.or_(ignored, valid), "a label is no class")
+    at = (0, -1, *range(1, label.type.rank))
+    here = b.gather(x, label, shape=label.shape, dims=at)
+    each = b.const(value=1.0, shape=label.shape, dtype=x.dtype)
+    if weight is not None:  # which has no gradient
+        each = b.gather(b.stop_gradient(weight), label, shape=label.shape, dims=(-1,))
+    each = b.select(ignored, 0.0, each)
+    loss = b.select(ignored, 0.0, b.neg(b.mul(here, each)))
+    axes = tuple(range(label.type.rank))
+    if reduction == "none":
+        return loss, b.const(value=0.0, shape=(), dtype=x.dtype)
+    total, weights = b.reduce_sum(loss, axes=axes), b.reduce_sum(each, axes=axes)
+    if reduction == "mean":
+        total = b.div(total, b.select(b.eq(weights, 0.0), 1.0, weights))
+    return total, weights

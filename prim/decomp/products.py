@@ -39,6 +39,16 @@ def kron(b: Builder, x: Value, y: Value) -> Any:
     return b.reshape(b.mul(left, right), shape=shape)
 
 
+@decomposes("pd_op.bilinear")
+def bilinear(b: Builder, x: Value, y: Value, weight: Value, bias: Value | None) -> Any:
+    """x [N, I], weight [O, I, J] and y [N, J] to [N, O]."""
+    need(x.dtype == y.dtype == weight.dtype, "bilinear of several dtypes")
+    half = b.dot_general(x, weight, x_batch=(), y_batch=(), x_sum=(1,), y_sum=(1,))
+    wide = b.broadcast(y, shape=half.shape, dims=(0, 2))
+    found = b.reduce_sum(b.mul(half, wide), axes=(2,))
+    return found if bias is None else b.add(found, bias)
+
+
 @decomposes("pd_op.einsum", operands="x")
 def einsum(b: Builder, operands: list[Value], *, equation: str) -> Any:
     """Sums of products by the labels of dims; Paddle has removed ellipses."""

@@ -118,3 +118,29 @@ def allclose(
     """Whether all elements are close."""
     near = isclose(b, x, y, rtol, atol, equal_nan=equal_nan)
     return b.reduce_min(near, axes=tuple(range(near.type.rank)))
+
+
+@decomposes("pd_op.copysign", compute_in="float32")
+def copysign(b: Builder, x: Value, y: Value) -> Any:
+    """|x| with the sign of y."""
+    need(x.dtype == y.dtype and x.dtype in FLOATS, f"copysign of {x.dtype}, {y.dtype}")
+    return b.copysign(x, y)
+
+
+@decomposes("pd_op.shard_index", operands="input")
+def shard_index(
+    b: Builder,
+    x: Value,
+    *,
+    index_num: int,
+    nshards: int,
+    shard_id: int,
+    ignore_value: int,
+) -> Any:
+    """The index within its shard, of those of this shard; else ignore_value."""
+    each = -(-index_num // nshards)
+    inside = b.and_(b.ge(x, 0), b.lt(x, index_num))
+    b.check(b.reduce_min(inside, axes=tuple(range(x.type.rank))), "no index of a shard")
+    start = shard_id * each
+    here = b.and_(b.ge(x, start), b.lt(x, start + each))
+    return b.select(here, b.sub(x, start), ignore_value)

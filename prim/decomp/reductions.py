@@ -191,10 +191,42 @@ def _norm(b: Builder, x: Value, axes: tuple[int, ...], p: float) -> Any:
     if math.isinf(p):
         need(_some(x, axes), "p_norm over an axis of no elements")
         return getattr(b, "reduce_max" if p > 0 else "reduce_min")(b.abs(x), axes=axes)
-    if p == 2:
-        return b.sqrt(b.reduce_sum(b.mul(x, x), axes=axes))
     total = b.reduce_sum(power(b, b.abs(x), p), axes=axes)
-    return power(b, total, 1 / p)
+    if p < 0 or p == 1:
+        return power(b, total, 1 / p)
+    nothing = b.eq(total, 0)  # where the gradient is 0
+    total = b.select(nothing, 1, total)
+    return b.select(nothing, 0, b.sqrt(total) if p == 2 else power(b, total, 1 / p))
+
+
+@decomposes("pd_op.frobenius_norm", compute_in="float32")
+def frobenius_norm(
+    b: Builder, x: Value, axis: Any, *, keep_dim: bool, reduce_all: bool
+) -> Any:
+    """The root of the sum of squares over axes, or of all."""
+    need(x.dtype in FLOATS, f"frobenius_norm of {x.dtype}")
+    at = _named(x, [] if reduce_all else ints(b, axis, "axis"), "frobenius_norm")
+    result = _norm(b, x, at, 2)
+    return _kept(b, result, x, at) if keep_dim else result
+
+
+@decomposes("pd_op.dist", compute_in="float32")
+def dist(b: Builder, x: Value, y: Value, *, p: float) -> Any:
+    """The norm by p of x - y."""
+    need(x.dtype == y.dtype and x.dtype in FLOATS, f"dist of {x.dtype}, {y.dtype}")
+    apart = b.sub(x, y)
+    return _norm(b, apart, tuple(range(apart.type.rank)), p)
+
+
+@decomposes("pd_op.renorm", compute_in="float32")
+def renorm(b: Builder, x: Value, *, p: float, axis: int, max_norm: float) -> Any:
+    """x, each slice of the axis made shorter whose norm by p is above max_norm."""
+    need(x.dtype in FLOATS and p > 0, f"renorm of {x.dtype} by p = {p}")
+    (at,) = _named(x, [axis], "renorm")
+    axes = tuple(k for k in range(x.type.rank) if k != at)
+    norm = _norm(b, x, axes, p)
+    factor = b.select(b.gt(norm, max_norm), b.div(max_norm, norm), 1.0)
+    return b.mul(x, b.broadcast(factor, shape=x.shape, dims=(at,)))
 
 
 @decomposes("pd_op.squared_l2_norm", compute_in="float32")
@@ -202,3 +234,15 @@ def squared_l2_norm(b: Builder, x: Value) -> Any:
     """The sum of all squares, as a vector of one."""
     total = b.reduce_sum(b.mul(x, x), axes=tuple(range(x.type.rank)))
     return b.reshape(total, shape=(1,))
+
+
+@decomposes("pd_op.equal_all")
+def equal_all(b: Builder, x: Value, y: Value) -> Any:
+    """Whether both have one shape, and all elements are equal."""
+    need(x.dtype == y.dtype, f"equal_all of {x.dtype} and {y.dtype}")
+    if len(x.shape) != len(y.shape) or any(
+        dims.equal(p, q) is False for p, q in zip(x.shape, y.shape)
+    ):
+        return b.const(value=False, shape=(), dtype="bool")
+    need(dims.same_shape(x.shape, y.shape), "equal_all of sizes that may be unlike")
+    return b.reduce_min(b.eq(x, y), axes=tuple(range(x.type.rank)))
