@@ -2,7 +2,7 @@
 
 The forward graph also returns what the backward one reads of it. A minimum cut picks
 that: each value costs the bytes to keep it, and what is elementwise or moves memory may
-be computed again, inside the kernels that use it.
+be computed again, inside the kernels that use it; not so what finds a row's largest.
 """
 
 from __future__ import annotations
@@ -100,8 +100,10 @@ def _cut(
 
     for value in given:
         node(value, again=False)
+    producers = {r: op for op in ops for r in op.results}
     for op in ops:
         again = op.name in PRIMS and PRIMS[op.name].kind in AGAIN
+        again = again and not _finds_extremes(op, producers)
         for result in op.results:
             node(result, again)
             for operand in op.operands:
@@ -111,6 +113,20 @@ def _cut(
     _, (near, _) = nx.minimum_cut(net, "source", "sink")
     order = [*given, *(r for op in ops for r in op.results)]
     return [v for v in order if (v, "in") in near and (v, "out") not in near]
+
+
+def _finds_extremes(op: Op, producers: Mapping[Value, Op]) -> bool:
+    """Whether it tells which elements are their row's largest or smallest. Elements
+    that another kernel computes again may differ in the last bit, and none be."""
+    if op.name != "eq":
+        return False
+    x, bound = op.operands
+    source = producers.get(bound)
+    while source is not None and source.name in ("broadcast", "reshape"):
+        source = producers.get(source.operands[0])
+    if source is None or source.name not in ("reduce_max", "reduce_min"):
+        return False
+    return source.operands[0] is x
 
 
 def _backward(

@@ -73,14 +73,18 @@ def _typed(fn: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _ties(b: Any, ct: Any, x: Any, y: Any, out: Any) -> Sequence[Any]:
-    """Gradient of max and min: the chosen operand's; ties share it evenly."""
-    half = b.mul(ct, 0.5)
-    zero = b.mul(ct, 0.0)
-    shared = b.eq(x, y)
-    of_x = b.select(shared, half, b.select(b.eq(x, out), ct, zero))
-    of_y = b.select(shared, half, b.select(b.eq(y, out), ct, zero))
-    return of_x, of_y
+def _ties(first: str) -> Callable[..., Any]:
+    """Gradient of max ("gt") or min ("lt"): the chosen operand's; ties share it evenly.
+    The result is not asked: it might be of operands that differ in the last bit."""
+
+    def run(b: Any, ct: Any, x: Any, y: Any, out: Any) -> Sequence[Any]:
+        half, zero = b.mul(ct, 0.5), b.mul(ct, 0.0)
+        shared, choose = b.eq(x, y), getattr(b, first)
+        of_x = b.select(shared, half, b.select(choose(x, y), ct, zero))
+        of_y = b.select(shared, half, b.select(choose(y, x), ct, zero))
+        return of_x, of_y
+
+    return run
 
 
 def _signed(b: Any, ct: Any, x: Any) -> Any:
@@ -270,14 +274,14 @@ _binary(
     "max",
     np.maximum,
     {"float": "pr_max_{t}({0}, {1})", "any": "({0} > {1} ? {0} : {1})"},
-    _ties,
+    _ties("gt"),
     ALL,
 )
 _binary(
     "min",
     np.minimum,
     {"float": "pr_min_{t}({0}, {1})", "any": "({0} < {1} ? {0} : {1})"},
-    _ties,
+    _ties("lt"),
     ALL,
 )
 

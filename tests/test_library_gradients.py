@@ -127,3 +127,52 @@ def test_what_paddle_has_no_gradient_of_is_named_when_asked_for() -> None:
     np.testing.assert_allclose(first.numpy(), expected.numpy(), 1e-5)
     with pytest.raises(Unsupported, match=r"gradient of pd_op.topk \(at .*\.py:"):
         paddle.grad(first.sum(), [x])
+
+
+class Recurrent(paddle.nn.Layer):  # type: ignore[misc]
+    def __init__(self, kind: str, **options: Any) -> None:
+        super().__init__()
+        self.inner = getattr(paddle.nn, kind)(6, 8, **options)
+        self.head = paddle.nn.Linear(8 * self.inner.num_directions, 3)
+
+    def forward(self, x: Any) -> Any:
+        return self.head(self.inner(x)[0]).tanh()
+
+
+def trained(layer: Any, run: Any) -> list[Any]:
+    """Outputs and gradients of two steps."""
+    found = []
+    for step in range(2):
+        paddle.seed(step)
+        x = paddle.to_tensor(np.random.default_rng(step).normal(size=(2, 5, 6)))
+        out = run(x.astype("float32"))
+        (out * out).sum().backward()
+        found += [out, *(p.grad for p in layer.parameters())]
+        for p in layer.parameters():
+            p.clear_gradient(set_to_zero=False)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "SimpleRNN"])
+@pytest.mark.parametrize("options", [{}, {"direction": "bidirect", "num_layers": 2}])
+def test_recurrent_layers(kind: str, options: dict[str, Any]) -> None:
+    """Their buffer has no memory before Paddle's kernel has run."""
+    eager, layer = Recurrent(kind, **options), Recurrent(kind, **options)
+    layer.set_state_dict(eager.state_dict())
+    fast = pirol.to_static(layer)
+    for a, b in zip(trained(layer, fast), trained(eager, eager), strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), 1e-4, 1e-5)
+    report = pirol.explain(fast)
+    assert [f.op for f in report.fallbacks] == ["pd_op.rnn", "pd_op.rnn_grad"]
+
+
+def test_a_recurrent_layer_that_draws_is_paddles() -> None:
+    """Its gradient would draw another mask."""
+    options = {"dropout": 0.5, "num_layers": 2}
+    eager, layer = Recurrent("GRU", **options), Recurrent("GRU", **options)
+    layer.set_state_dict(eager.state_dict())
+    fast = pirol.to_static(layer)
+    for a, b in zip(trained(layer, fast), trained(eager, eager), strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), 1e-4, 1e-5)
+    (why,) = [f.why for f in pirol.explain(fast).fallbacks if f.op == "the program"]
+    assert "pd_op.rnn" in why and "no gradient rule" in why

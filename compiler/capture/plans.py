@@ -159,6 +159,7 @@ class Plans:
     def compiled(self, tensors: list[Any], learned: dict[str, int]) -> Compiled:
         program = self.program or self.read()
         self.program = program
+        _give_memory(tensors)
         self.draws = any(op.attrs.get("effect") for op in program.graph.walk())
         hints = _hints(program.graph, [tensors[k] for k in program.inputs]) | learned
         made = self.made(program, hints)
@@ -276,6 +277,14 @@ def _undone(
         if found is None:
             paddle.set_rng_state(before)
     return found
+
+
+def _give_memory(tensors: Sequence[Any]) -> None:
+    """Zeros for what Paddle made without memory, and a kernel of its is to fill."""
+    for tensor in tensors:
+        if not tensor._is_initialized() and tensor.size:
+            with paddle.no_grad():
+                paddle.assign(paddle.zeros(tensor.shape, tensor.dtype), tensor)
 
 
 def _made_for(plan: Plan, facts: tuple[Guard, ...]) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,9 @@ _ACTS = (
     " standard_gamma truncated_gaussian_random uniform uniform_inplace_ top_p_sampling"
 )
 EFFECTS = {f"pd_op.{name}" for name in _ACTS.split()}
+# Those that do so only where an attribute is not, or is, 0.
+SOMETIMES = {"pd_op.rnn": ("dropout_prob", False)}
+SOMETIMES |= {f"pd_op.fractional_max_pool{k}d": ("random_u", True) for k in (2, 3)}
 # Results whose dtype Paddle declares otherwise than its kernel gives it: the dtype,
 # that of the first operand, or what the attribute `dtype` says.
 FIRST, SAID = "first", "said"
@@ -196,7 +199,7 @@ class _Reader:
             raise Unsupported(f"control flow by {name} is not compiled")
         operands, layout = self.operands(op)
         attrs = {"site": len(self.shared.sites), "layout": layout, **_attrs(op)}
-        if name in EFFECTS:
+        if _acts(name, attrs):
             attrs["effect"] = True
         fixed = tuple(k for k, v in enumerate(flat_operands(op)) if is_fixed(v))
         if fixed:
@@ -324,6 +327,14 @@ class _Reader:
             else:
                 size = len(vector.as_list())
                 self.env[result] = [values.pop(0) for _ in range(size)]
+
+
+def _acts(name: str, attrs: Mapping[str, Any]) -> bool:
+    """Whether it draws random numbers, or acts otherwise."""
+    if attrs.get("is_test"):
+        return False
+    attribute, zero = SOMETIMES.get(name, ("", False))
+    return name in EFFECTS or (bool(attribute) and (attrs[attribute] == 0) is zero)
 
 
 def _differentiable(op: Any) -> bool:
