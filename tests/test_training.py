@@ -17,6 +17,7 @@ from paddle.static import InputSpec
 import pirol
 from pirol.bench import coverage
 from pirol.bench import training as training_bench
+from pirol.compiler.capture import training
 
 
 def close(a: Any, b: Any, rtol: float = 2e-5) -> None:
@@ -276,6 +277,29 @@ def test_gradients_asked_for_one_after_the_other() -> None:
         found.append(first + second)
     for a, b in zip(*found):
         close(a, b)
+
+
+def test_gradients_not_asked_for_are_not_computed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fast, asked = pirol.to_static(curve), []
+    run = training._Call.gradients
+    monkeypatch.setattr(
+        training._Call,
+        "gradients",
+        lambda call, some: asked.append(some) or run(call, some),
+    )
+    x, w = leaf(4, 3), leaf(3, 3, seed=1)
+    for more in (False, True):
+        y = fast(x, w)
+        for wanted in ([x], [w], [w, x]):
+            options = {"retain_graph": True, "create_graph": more}
+            found = paddle.grad(y.sum(), wanted, **options)
+            for a, b in zip(found, paddle.grad(curve(x, w).sum(), wanted)):
+                close(a, b)
+    y.sum().backward()
+    one = [(0,), (1,), (0, 1)]
+    assert asked == [*one, *one, (0, 1)]
 
 
 def test_one_tensor_in_two_places() -> None:

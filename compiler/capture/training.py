@@ -192,7 +192,12 @@ class _Call:
         self.cts[output] = ct
 
     def gradient(self, k: int) -> Any:
-        """The gradient of the k-th tensor of `wrt`."""
+        """The gradient of the k-th tensor of `wrt`; zeros where the walk has come to a
+        leaf that it is not to reach."""
+        if self.tensors and current.targets:
+            tensor = self.tensors[self.trained.wrt[k]]
+            if tensor.is_leaf and id(tensor) not in current.targets:
+                return paddle.zeros(tensor.shape, tensor.dtype)
         if not self.found:
             current.after.append(self.end if current.retained else self.release)
         if k not in self.found:
