@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 
 from pirol.bench.worker import load_function
+from pirol.prim.window import window_extent
 
 Shape = tuple[int, ...]
 
@@ -57,10 +58,10 @@ RESULTS: dict[str, Callable[..., Shape]] = {
     "sum_rows": lambda s: s[1:],
     "sum_columns": lambda s: s[:1],
     "dense": lambda s, out: (*s[:-1], out),
-    "convolve": lambda s, out, k, stride, pad, groups: _swept(s, out, k, stride, pad),
-    "pool": lambda s, k, stride, pad, dilation: _swept(
-        s, s[1], dilation * (k - 1) + 1, stride, pad
+    "convolve": lambda s, out, k, stride, pad, groups: _swept(
+        s, out, k, stride, pad, 1
     ),
+    "pool": lambda s, *sizes: _swept(s, s[1], *sizes),
     "attention": lambda s, heads: (*s[:-1], s[-1] // 3),
     "tokens": lambda s: (s[0], math.prod(s[2:]), s[1]),
     "mean_space": lambda s: s[:2],
@@ -70,8 +71,11 @@ RESULTS: dict[str, Callable[..., Shape]] = {
 ASIDE = {"join": "add", "gate": "mul"}  # what takes back a value that `keep` set aside
 
 
-def _swept(shape: Shape, channels: int, reach: int, stride: int, pad: int) -> Shape:
-    return shape[0], channels, *((n + 2 * pad - reach) // stride + 1 for n in shape[2:])
+def _swept(
+    shape: Shape, channels: int, k: int, stride: int, pad: int, dilation: int
+) -> Shape:
+    sizes = (k, stride, (pad, pad), dilation)
+    return shape[0], channels, *(window_extent(n, *sizes) for n in shape[2:])
 
 
 @dataclass(frozen=True)

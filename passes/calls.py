@@ -26,11 +26,13 @@ def _claimed(op: Op) -> Op:
 
 def _needs_library(op: Op) -> bool:
     contracts = op.name in PRIMS and PRIMS[op.name].kind == "contract"
-    return contracts and (op.operands[0].dtype not in COMPILED_IN or not _is_conv(op))
+    return contracts and (
+        op.operands[0].dtype not in COMPILED_IN or not _has_kernel(op)
+    )
 
 
-def _is_conv(op: Op) -> bool:
-    """Whether kernels have it, or `conv_grads` makes of it what they have."""
+def _has_kernel(op: Op) -> bool:
+    """Whether kernels compute it, or `conv_grads` makes of it what they do."""
     if op.name == "conv_input_grad":
         return all(isinstance(k, int) for k in op.operands[1].shape[2:])
     return op.name in (*COMPILED, "conv_weight_grad")

@@ -26,8 +26,10 @@ NAME = re.compile(r"(pd_op\..+?)_(double_|triple_|grad_)?grad_?")
 ORDERS = {None: 1, "double_": 2, "grad_": 2, "triple_": 3}
 FILLED = ("forward", "fwd", "new")  # parts of a name that say nothing
 # What forward ops take where their gradient ops do not say it.
-DEFAULTS: dict[str, Any] = {"padding_value": 0.0, "decimals": 0, "dtype": "undefined"}
-DEFAULTS["output_size"] = ()  # of transposed conv2d an operand, of conv3d an attribute
+DEFAULTS: dict[str, Any] = {
+    **{"padding_value": 0.0, "decimals": 0, "dtype": "undefined"},
+    "output_size": (),  # of transposed conv2d an operand, of conv3d an attribute
+}
 
 
 def derived(op: Op) -> Decomposition | None:

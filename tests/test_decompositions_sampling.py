@@ -201,7 +201,7 @@ def test_integers() -> None:
 
 def test_a_place_that_is_not_a_number() -> None:
     """Weights of NaN make the result NaN, at any element."""
-    fast = pirol.to_static(lambda_free, strict=True)
+    fast = pirol.to_static(by_grid, strict=True)
     grid = GRID.astype("float32")
     grid[0, 0, 0, 0] = np.nan
     out = fast(*map(paddle.to_tensor, (IMAGE.astype("float32"), grid))).numpy()
@@ -230,7 +230,7 @@ def test_ignored_labels(labels: list[int], reduction: str) -> None:
     np.testing.assert_allclose(x.grad.numpy(), slope, 1e-9, 1e-9)
 
 
-def lambda_free(x: Any, grid: Any) -> Any:
+def by_grid(x: Any, grid: Any) -> Any:
     return F.grid_sample(x, grid)
 
 

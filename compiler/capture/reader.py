@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 import sysconfig
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,9 +44,12 @@ _ACTS = (
     " standard_gamma truncated_gaussian_random uniform uniform_inplace_ top_p_sampling"
 )
 EFFECTS = {f"pd_op.{name}" for name in _ACTS.split()}
-# Those that do so only where an attribute is not, or is, 0.
-SOMETIMES = {"pd_op.rnn": ("dropout_prob", False)}
-SOMETIMES |= {f"pd_op.fractional_max_pool{k}d": ("random_u", True) for k in (2, 3)}
+# Those that do so only with some attributes.
+SOMETIMES: dict[str, Callable[[Mapping[str, Any]], bool]] = {
+    "pd_op.rnn": lambda attrs: attrs["dropout_prob"] != 0,
+    "pd_op.fractional_max_pool2d": lambda attrs: attrs["random_u"] == 0,
+    "pd_op.fractional_max_pool3d": lambda attrs: attrs["random_u"] == 0,
+}
 # Results whose dtype Paddle declares otherwise than its kernel gives it: the dtype,
 # that of the first operand, or what the attribute `dtype` says.
 FIRST, SAID = "first", "said"
@@ -333,8 +336,8 @@ def _acts(name: str, attrs: Mapping[str, Any]) -> bool:
     """Whether it draws random numbers, or acts otherwise."""
     if attrs.get("is_test"):
         return False
-    attribute, zero = SOMETIMES.get(name, ("", False))
-    return name in EFFECTS or (bool(attribute) and (attrs[attribute] == 0) is zero)
+    sometimes = SOMETIMES.get(name)
+    return name in EFFECTS if sometimes is None else sometimes(attrs)
 
 
 def _differentiable(op: Any) -> bool:

@@ -14,6 +14,7 @@ from pirol.compiler.ir import Value
 from pirol.prim.builder import Builder
 from pirol.prim.decomp.bounds import cut, dropped
 from pirol.prim.decomp.registry import axis_in, decomposes, ints, need, number
+from pirol.prim.decomp.shape import sized
 
 
 def places(
@@ -155,9 +156,7 @@ def index_add(b: Builder, x: Value, index: Value, value: Value, *, axis: int) ->
     place = places(b, index, x.shape[at], "index_add", negative=False)
     shape = (*x.shape[:at], index.shape[0], *x.shape[at + 1 :])
     value = _shaped(b, value, shape, "index_add")
-    wide = b.broadcast(place, shape=shape, dims=(at,))
-    order = tuple(-1 if k == at else k for k in range(x.type.rank))
-    return b.add(x, b.scatter_add(value, wide, shape=x.shape, dims=order))
+    return b.add(x, _summed(b, value, at, place, x.shape[at]))
 
 
 @decomposes("pd_op.index_put", composite=False)
@@ -212,13 +211,9 @@ def scatter(
     need(index.type.rank == 1, f"scatter by {index.type}")
     updates = _shaped(b, updates, (index.shape[0], *x.shape[1:]), "scatter")
     place = places(b, index, x.shape[0], "scatter")
-    wide = b.broadcast(place, shape=updates.shape, dims=(0,))
-    order = (-1, *range(1, x.type.rank))
-    one = b.const(value=1, shape=index.shape, dtype="int32")
-    times = b.scatter_add(one, place, shape=x.shape[:1], dims=(-1,))
+    times = _counted(b, place, x.shape[0])
     hit = b.broadcast(b.gt(times, 0), shape=x.shape, dims=(0,))
-    sums = b.scatter_add(updates, wide, shape=x.shape, dims=order)
-    return b.add(b.select(hit, 0, x), sums)
+    return b.add(b.select(hit, 0, x), _summed(b, updates, 0, place, x.shape[0]))
 
 
 @decomposes(
@@ -243,23 +238,33 @@ def send_u_recv(
     sent = looked_up(b, x, 0, source, "send_u_recv", negative=False)
     place = places(b, target, rows, "send_u_recv", negative=False)
     place = b.relabelled(place, source.shape)
-    wide = b.broadcast(place, shape=sent.shape, dims=(0,))
-    shape, order = (rows, *x.shape[1:]), (-1, *range(1, x.type.rank))
-    total = b.scatter_add(sent, wide, shape=shape, dims=order)
+    total = _summed(b, sent, 0, place, rows)
     if reduce_op == "SUM":
         return total, None
-    one = b.const(value=1, shape=place.shape, dtype="int32")
-    times = b.scatter_add(one, place, shape=(rows,), dims=(-1,))
+    times = _counted(b, place, rows)
     many = b.cast(b.max(times, 1), dtype=x.dtype)
-    return b.div(total, b.broadcast(many, shape=shape, dims=(0,))), times
+    return b.div(total, b.broadcast(many, shape=total.shape, dims=(0,))), times
+
+
+def _summed(b: Builder, x: Value, axis: int, place: Value, size: Any) -> Value:
+    """The slices of an axis added up at places of one of another size."""
+    wide = b.broadcast(place, shape=x.shape, dims=(axis,))
+    shape = (*x.shape[:axis], size, *x.shape[axis + 1 :])
+    order = tuple(-1 if k == axis else k for k in range(x.type.rank))
+    sums: Value = b.scatter_add(x, wide, shape=shape, dims=order)
+    return sums
+
+
+def _counted(b: Builder, place: Value, size: Any) -> Value:
+    """How often each of so many places is named."""
+    one = b.const(value=1, shape=place.shape, dtype="int32")
+    return _summed(b, one, 0, place, size)
 
 
 def _shaped(b: Builder, x: Value, shape: Shape, what: str) -> Value:
     """x, whose dims must be those of the shape."""
     need(x.type.rank == len(shape), f"{what}: {x.type} at places of another rank")
-    for have, wanted in zip(x.shape, shape):
-        b.require_equal(have, wanted, what)
-    return b.relabelled(x, shape)
+    return sized(b, what, x, shape)
 
 
 def _addable(x: Value, value: Value, what: str) -> None:

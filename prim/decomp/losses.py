@@ -16,6 +16,7 @@ from pirol.prim.decomp.activations import log1p_exp
 from pirol.prim.decomp.norms import centred_exp
 from pirol.prim.decomp.reductions import spread
 from pirol.prim.decomp.registry import axis_in, decomposes, need
+from pirol.prim.decomp.shape import sized
 
 SAME_LABEL = 1e-6  # labels that differ by no more are the same
 LOWEST_LOG = -100.0  # what Paddle's bce_loss takes for the logarithm of 0
@@ -164,15 +165,20 @@ def _hard_loss(
         if k != axis:
             b.require_equal(size, label.shape[k], "cross_entropy")
     label = b.reshape(b.cast(label, dtype="int64"), shape=rows)
-    ignored = b.eq(label, ignore_index)
-    classes = b.dim(low.shape[axis])
-    valid = b.and_(b.ge(label, 0), b.lt(label, classes))
-    b.check(b.or_(ignored, valid), "a label is no class")
+    ignored = _ignored(b, label, low.shape[axis], ignore_index)
     places = b.iota(axis=axis, shape=low.shape, dtype="int64")
     zero = b.const(value=0.0, shape=(), dtype=low.dtype)
     here = b.select(b.eq(places, spread(b, label, low, axes)), low, zero)
     loss = b.neg(b.sub(b.reduce_sum(here, axes=axes), log))
     return b.select(ignored, zero, loss)
+
+
+def _ignored(b: Builder, label: Value, classes: Any, ignore_index: int) -> Value:
+    """Which labels are left out; the others are checked to be classes."""
+    ignored: Value = b.eq(label, ignore_index)
+    valid = b.and_(b.ge(label, 0), b.lt(label, b.dim(classes)))
+    b.check(b.or_(ignored, valid), "a label is no class")
+    return ignored
 
 
 @decomposes("pd_op.nll_loss", compute_in="float32", operands="input label weight")
@@ -187,12 +193,9 @@ def nll_loss(
 ) -> Any:
     """-x at each label's class, weighted; x [N, classes, ...]. And the weights' sum."""
     need(x.dtype in FLOATS and x.type.rank == label.type.rank + 1, "nll_loss's types")
-    for size, other in zip((x.shape[0], *x.shape[2:]), label.shape):
-        b.require_equal(size, other, "nll_loss")
-    label = b.relabelled(b.cast(label, dtype="int64"), (x.shape[0], *x.shape[2:]))
-    ignored = b.eq(label, ignore_index)
-    valid = b.and_(b.ge(label, 0), b.lt(label, b.dim(x.shape[1])))
-    b.check(b.or_(ignored, valid), "a label is no class")
+    rows = (x.shape[0], *x.shape[2:])
+    label = sized(b, "nll_loss", b.cast(label, dtype="int64"), rows)
+    ignored = _ignored(b, label, x.shape[1], ignore_index)
     at = (0, -1, *range(1, label.type.rank))
     here = b.gather(x, label, shape=label.shape, dims=at)
     each = b.const(value=1.0, shape=label.shape, dtype=x.dtype)

@@ -71,7 +71,7 @@ def squeeze(b: Builder, x: Value, axis: Any) -> Any:
     need(bool(named) or _static(x.shape), "squeeze of all dims, some unknown")
     unsure = {k for k in named if dims.equal(x.shape[k], 1) is None}
     shape = tuple(1 if k in unsure else d for k, d in enumerate(x.shape))
-    x = _sized(b, "squeeze", x, shape)
+    x = sized(b, "squeeze", x, shape)
     ones = {k for k, d in enumerate(x.shape) if dims.equal(d, 1) is True}
     return dropped(b, x, ones & named if named else ones)
 
@@ -185,10 +185,10 @@ def concat(b: Builder, parts: list[Value], axis: Value) -> Any:
     need(len({v.type.rank for v in parts}) == 1, "concat of several ranks")
     shape = parts[0].shape
     wanted = ((*shape[:at], v.shape[at], *shape[at + 1 :]) for v in parts)
-    return b.concat(*map(partial(_sized, b, "concat"), parts, wanted), axis=at)
+    return b.concat(*map(partial(sized, b, "concat"), parts, wanted), axis=at)
 
 
-def _sized(b: Builder, what: str, x: Value, shape: Shape) -> Value:
+def sized(b: Builder, what: str, x: Value, shape: Shape) -> Value:
     """x, whose dims must be those of the shape."""
     for have, size in zip(x.shape, shape):
         b.require_equal(have, size, what)
@@ -201,7 +201,7 @@ def stack(b: Builder, parts: list[Value], *, axis: int) -> Any:
     at = axis_in(axis, parts[0].type.rank + 1, "stack")
     need(len({v.dtype for v in parts}) == 1, "stack of several dtypes")
     need(len({v.type.rank for v in parts}) == 1, "stack of several ranks")
-    parts = [_sized(b, "stack", v, parts[0].shape) for v in parts]
+    parts = [sized(b, "stack", v, parts[0].shape) for v in parts]
     shape = (*parts[0].shape[:at], 1, *parts[0].shape[at:])
     return b.concat(*(b.reshape(v, shape=shape) for v in parts), axis=at)
 
