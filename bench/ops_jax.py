@@ -82,6 +82,10 @@ def sum_columns(x: Any) -> Any:
     return x.sum(axis=1)
 
 
+def sum_all(x: Any) -> Any:
+    return x.sum()
+
+
 conj = jnp.conj
 fft = jnp.fft.fft
 ifft = jnp.fft.ifft

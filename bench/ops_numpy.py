@@ -98,6 +98,10 @@ def sum_columns(x: Any) -> Any:
     return x.sum(1)
 
 
+def sum_all(x: Any) -> Any:
+    return x.sum()
+
+
 conj = np.conj
 fft = np.fft.fft
 ifft = np.fft.ifft

@@ -77,6 +77,10 @@ def sum_columns(x: Any) -> Any:
     return x.sum(axis=1)
 
 
+def sum_all(x: Any) -> Any:
+    return x.sum()
+
+
 conj = paddle.conj
 fft = paddle.fft.fft
 ifft = paddle.fft.ifft

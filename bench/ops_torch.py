@@ -81,6 +81,10 @@ def sum_columns(x: Any) -> Any:
     return x.sum(dim=1)
 
 
+def sum_all(x: Any) -> Any:
+    return x.sum()
+
+
 conj = torch.conj
 fft = torch.fft.fft
 ifft = torch.fft.ifft

@@ -1,11 +1,11 @@
-"""Suites of workloads beside the nine: complex numbers, networks, pooling."""
+"""Suites of workloads beside the nine: complex numbers, GPUs, networks, pooling."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from pirol.bench.networks import MODELS
-from pirol.bench.workloads import Shape, Workload
+from pirol.bench.networks import MODELS, bottleneck, encoder
+from pirol.bench.workloads import POINTWISE, Shape, Workload
 
 WIDE = (1024, 1024)
 CHAIN = ("mul", "scale", "add", "conj", "mul", "modulus", "mul")
@@ -58,4 +58,26 @@ POOLING = VALUES + tuple(
     for w in VALUES
     if w.name in MORE
 )
-SUITES = {"complex": COMPLEX, "models": MODELS, "pooling": POOLING}
+
+# 256 MB each, but for the last four: one of calls with little else to time, and three
+# that are mostly matrix products.
+TALL, SQUARE = (1 << 16, 1024), (8192, 8192)
+GPU: tuple[Workload, ...] = (
+    Workload("pointwise", TALL, ("scale", "mul")),
+    Workload("bias_gelu", TALL, ("bias", "gelu")),
+    Workload("chain", TALL, tuple(s for op in POINTWISE for s in ("tanh", op))),
+    Workload("softmax", TALL, ("softmax",)),
+    Workload("layer_norm", TALL, ("layer_norm",)),
+    Workload("residual_rms_norm", TALL, ("add", "rms_norm")),
+    Workload("transpose", SQUARE, ("transpose", "scale")),
+    Workload("transpose_add", SQUARE, ("transpose", "add")),
+    Workload("sum_all", TALL, ("square", "sum_all")),
+    Workload("sum_columns", TALL, ("square", "sum_columns")),
+    Workload("sum_rows", TALL, ("square", "sum_rows")),
+    Workload("batch_norm_relu_add", (64, 64, 128, 128), ("batch_norm", "relu", "add")),
+    Workload("small_chain", (64, 64), ("bias", "gelu", "layer_norm") * 4),
+    Workload("mlp", (4096, 1024), ("linear", "relu") * 4),
+    Workload("encoder_layer", (8, 512, 768), encoder(768, 12, False)),
+    Workload("resnet_block", (16, 256, 56, 56), bottleneck(64, 1, False)),
+)
+SUITES = {"complex": COMPLEX, "gpu": GPU, "models": MODELS, "pooling": POOLING}

@@ -57,6 +57,7 @@ RESULTS: dict[str, Callable[..., Shape]] = {
     "transpose": lambda s: s[::-1],
     "sum_rows": lambda s: s[1:],
     "sum_columns": lambda s: s[:1],
+    "sum_all": lambda s: (),
     "dense": lambda s, out: (*s[:-1], out),
     "convolve": lambda s, out, k, stride, pad, groups: _swept(
         s, out, k, stride, pad, 1
@@ -126,9 +127,10 @@ class Workload:
             op, _, numbers = step.partition(":")
             yield op, [int(n) for n in numbers.split(",") if n]
 
-    def inputs(self, seed: int = 0) -> list[Any]:
-        """All inputs, standard normal; weights and variances in their usual range."""
-        rng = np.random.default_rng(seed)
+    def inputs(self, rng: Any = None) -> list[Any]:
+        """All inputs, standard normal; weights and variances in their usual range.
+        `rng` has a generator's standard_normal."""
+        rng = np.random.default_rng(0) if rng is None else rng
         shape, kept = self.shape, [self.shape]
         found = [self.drawn(rng, "same", shape)]
         for op, numbers in self.told():
@@ -144,9 +146,7 @@ class Workload:
                 shape = RESULTS[op](shape, *numbers)
         return [x.astype(self.dtype) for x in found]
 
-    def drawn(
-        self, rng: np.random.Generator, kind: str, shape: Shape, *numbers: int
-    ) -> Any:
+    def drawn(self, rng: Any, kind: str, shape: Shape, *numbers: int) -> Any:
         """An operand; of complex numbers, both parts by themselves."""
         real = _operand(rng, kind, shape, numbers)
         if not self.dtype.startswith("complex"):
@@ -167,9 +167,7 @@ class Workload:
         return function(*(x.astype(wide) for x in inputs))
 
 
-def _operand(
-    rng: np.random.Generator, kind: str, shape: Shape, numbers: Sequence[int]
-) -> Any:
+def _operand(rng: Any, kind: str, shape: Shape, numbers: Sequence[int]) -> Any:
     match kind:
         case "same":
             return rng.standard_normal(shape)

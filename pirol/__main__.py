@@ -13,6 +13,7 @@ BENCHES = {
     "demo": "pirol.bench.demo",
     "calls": "pirol.bench.calls",
     "complex": "pirol.bench.complex_table",
+    "gpu": "pirol.bench.gpu",
     "training": "pirol.bench.training",
 }
 

@@ -77,21 +77,30 @@ def cuda_text(kernels: Sequence[Kernel]) -> str:
 
 
 @functools.cache
-def simulator(text: str, names: tuple[str, ...]) -> Simulator:
-    """The simulator of a text, built once."""
-    return Simulator(text, names)
+def built(device: Device, text: str, names: tuple[str, ...]) -> Any:
+    """The simulator of a text, or what else runs it, made once."""
+    return device(text, names)
 
 
+Device: TypeAlias = Callable[[str, Sequence[str]], Any]
 Launch: TypeAlias = Callable[[Step, Sequence[Array], Sizes], list[Array]]
 
 
 class Program:
-    """Graphs built together: `units` C libraries and one simulator for all kernels."""
+    """Graphs built together: `units` C libraries and one simulator for all kernels.
+
+    device: what runs CUDA text, if not the simulator.
+    """
 
     def __init__(
-        self, graphs: Sequence[Graph], *, whole: bool = False, units: int = 1
+        self,
+        graphs: Sequence[Graph],
+        *,
+        whole: bool = False,
+        units: int = 1,
+        device: Device = Simulator,
     ) -> None:
-        self.graphs, self.units = graphs, units
+        self.graphs, self.units, self.device = graphs, units, device
         self.steps = [steps_of(g, f"g{k}_", whole) for k, g in enumerate(graphs)]
         self.kernels = [s for steps in self.steps for s in steps]
 
@@ -103,10 +112,10 @@ class Program:
         return {s.nest.name: str(p) for part, p in zip(parts, paths) for s in part}
 
     @functools.cached_property
-    def simulator(self) -> Simulator:
+    def simulator(self) -> Any:
         """The CUDA kernels on the simulator."""
         names = tuple(s.nest.name for s in self.kernels)
-        return simulator(cuda_text([s.cuda for s in self.kernels]), names)
+        return built(self.device, cuda_text([s.cuda for s in self.kernels]), names)
 
     def run(self, number: int, arrays: Sequence[Array], launch: Launch) -> list[Array]:
         """The outputs of a graph, kernel by kernel."""
@@ -166,7 +175,7 @@ def _outputs(kernel: Kernel, sizes: Sizes) -> list[tuple[tuple[int, ...], Any]]:
 
 
 def launch_cuda(
-    built: Simulator,
+    simulator: Any,
     kernel: Kernel,
     inputs: Sequence[Array],
     sizes: Sizes,
@@ -176,7 +185,7 @@ def launch_cuda(
     given = [ReadOnly(np.ascontiguousarray(x)) for x in inputs]
     outputs = [np.empty(shape, kind) for shape, kind in _outputs(kernel, sizes)]
     numbers = [dims.evaluate(d, sizes) for d in (*kernel.params, kernel.rows)]
-    built.launch(
+    simulator.launch(
         kernel.name, (blocks, 1, 1), (kernel.block, 1, 1), [*given, *outputs, *numbers]
     )
     return outputs

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cuda_simulator import SimulatorError
+from cuda_simulator import Simulator, SimulatorError
 from graph_case import Case
 from graph_meaning import Array, Sizes, dtype_of
-from graph_runs import c_text, cuda_text, launch_c, launch_cuda, simulator, steps_of
+from graph_runs import built, c_text, cuda_text, launch_c, launch_cuda, steps_of
 
 from pirol.kernels import affine, cpu, cuda
 from pirol.kernels.build import build, load
@@ -173,7 +173,7 @@ def run(fault: Fault, target: str, edit: bool) -> None:
         got = launch_c(address, kernel, given, sizes, rng)
     else:
         kernel = edited("kernel", cuda.schedule(nest))
-        made = simulator(edited("text", cuda_text([kernel])), (kernel.name,))
+        made = built(Simulator, edited("text", cuda_text([kernel])), (kernel.name,))
         got = launch_cuda(made, kernel, given, sizes, blocks=3)
     case.check(sizes, arrays, got, target)
 
