@@ -134,8 +134,7 @@ def compile_cuda(kernels: Sequence[Built], arch: str) -> tuple[Code, ...]:
 
 def _cuda_code(k: Kernel, key: str) -> Code:
     """For a CUDA launch grain is the threads of a block, scratch the rows it takes."""
-    each = 1 if k.block_rows else k.block
-    return Code(k.name, key, k.params, k.rows, k.block, each)
+    return Code(k.name, key, k.params, k.rows, k.block, k.block // k.team)
 
 
 def assemble(

@@ -182,6 +182,23 @@ def within(value: Affine, low: Dim, high: Dim, extents: Extents) -> tuple[bool, 
     )
 
 
+def reach(value: Affine, extents: Extents, most: int) -> int | None:
+    """A bound of the absolute value, and of what it is computed from, over all axes;
+    None where it is not known to be less than `most`."""
+    total = abs(value.const) if isinstance(value.const, int) else most
+    for atom, coefficient in value.terms:
+        if isinstance(atom, (Quotient, Remainder)):
+            end: Dim | None = reach(atom.of, extents, most)
+            if isinstance(atom, Remainder) and end is not None:
+                end = dims.sub(atom.by, 1)
+        else:
+            end = dims.sub(_end(atom, extents), 1)
+        if not (isinstance(end, int) and isinstance(coefficient, int)):
+            return None
+        total += abs(coefficient) * end
+    return total if total < most else None
+
+
 def _end(atom: str | Remainder | Data, extents: Extents) -> Dim:
     """What the atom's value is below."""
     match atom:

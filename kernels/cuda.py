@@ -1,67 +1,36 @@
 """Schedules for CUDA: Nest -> Kernel.
 
-"A thread a row": pointwise work and reductions over few elements. "A block a row":
-the block's threads share out one row's elements; partial results are joined by
-shuffles within warps, then through shared memory, always in the same order. "A block 32
-rows", where memory runs along the rows: a warp's lanes are rows, its warps share out
-their elements, and are joined through shared memory.
-Contractions are in cuda_contract.py, sums at places that data name in scatter.py.
+In the order in which they are tried: sums at places that data name (scatter.py), tiles
+of contractions (cuda_contract.py), rows in registers and pointwise work, 16 bytes at a
+time (cuda_held.py, cuda_vector.py), transposes through shared memory (cuda_turn.py),
+and what takes elements one by one (cuda_rows.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
-from pirol.compiler import dims
 from pirol.compiler.dims import product
 from pirol.kernels import affine
-from pirol.kernels.affine import axis, constant
 from pirol.kernels.cuda_contract import tiles
-from pirol.kernels.emit import (
-    JOIN,
-    Emitter,
-    Passes,
-    accumulator,
-    argmax_update,
-    cast,
-    closure,
-    column_loops,
-    identity,
-    join,
-    unravel,
-)
-from pirol.kernels.kernel import (
-    Apply,
-    Array,
-    At,
-    Barrier,
-    Expr,
-    If,
-    Kernel,
-    Let,
-    Loop,
-    Num,
-    Offset,
-    Put,
-    Ref,
-    Set,
-    Stmt,
-    Var,
-    WarpReduce,
-)
-from pirol.kernels.nest import Load, Nest, Scan, plain_sums
+from pirol.kernels.cuda_held import held
+from pirol.kernels.cuda_rows import BLOCK, LANES, Lanes, Rows
+from pirol.kernels.cuda_turn import turned
+from pirol.kernels.cuda_vector import vectors
+from pirol.kernels.kernel import Kernel
+from pirol.kernels.nest import Load, Nest, index_of, plain_sums
 from pirol.kernels.scatter import scatter_by_threads
 
-BLOCK = 256
-WARPS = BLOCK // 32
-LANES = 32  # threads of a warp
 FEW = 32  # a row of fewer elements is one thread's work
+NARROW = 1 << 30  # what 32 bits hold, with room for what a schedule adds
 
 
 def schedule(nest: Nest) -> Kernel:
     """The CUDA kernel of a nest."""
+    return replace(_schedule(nest), narrow=narrow(nest))
+
+
+def _schedule(nest: Nest) -> Kernel:
     sums = scatter_by_threads(nest, BLOCK)
     if sums is not None:
         return sums
@@ -69,23 +38,23 @@ def schedule(nest: Nest) -> Kernel:
     if tiled is not None:
         return tiled
     nest = plain_sums(nest)
-    block_rows = _block_a_row(nest)
-    along = _rows_along_memory(nest) if block_rows else None
-    rows: _Rows = _Rows(nest, block_rows)
-    count = product(a.extent for a in nest.rows)
+    if not _block_a_row(nest):
+        return turned(nest) or vectors(nest) or Rows(nest, False).kernel()
+    along = _rows_along_memory(nest)
     if along is not None:
-        rows = _Lanes(along, block_rows)
-        count = dims.ceildiv(count, LANES)
-    loop = Loop("r", axis("begin"), axis("end"), tuple(rows.body()), kind="rows")
-    return Kernel(
-        nest.name,
-        nest.inputs,
-        nest.outputs,
-        (loop,),
-        count,
-        block=BLOCK,
-        block_rows=block_rows,
-    )
+        return Lanes(along, True).kernel()
+    return held(nest) or Rows(nest, True).kernel()
+
+
+def narrow(nest: Nest) -> bool:
+    """Whether all indices are sure to fit in 32 bits."""
+    extents = {a.name: a.extent for a in nest.axes}
+    counts = [product(extents.values())]
+    counts += [product(t.shape) for t in (*nest.inputs, *nest.outputs)]
+    indices = [index_of(n) for n in nest.nodes] + [s.index for s in nest.stores]
+    reaches = [affine.reach(i, extents, NARROW) for i in indices]
+    few = all(isinstance(n, int) and n < NARROW for n in counts)
+    return few and None not in reaches
 
 
 def _rows_along_memory(nest: Nest) -> Nest | None:
@@ -114,187 +83,3 @@ def _block_a_row(nest: Nest) -> bool:
         return False
     extent = nest.columns[-1].extent
     return not isinstance(extent, int) or extent >= FEW
-
-
-@dataclass
-class _Rows:
-    nest: Nest
-    block_rows: bool
-
-    def __post_init__(self) -> None:
-        self.passes = Passes(self.nest)
-        self.emitter = Emitter(self.nest, scan=self.scan)
-        self.scanned: set[int] = set()  # the scans that have their accumulators
-
-    def body(self) -> list[Stmt]:
-        found = self.places()
-        for p in range(len(self.passes.passes)):
-            found += self.one_pass(p)
-        stores = self.passes.row_stores
-        found += self.emitter.row_level([s.node for s in stores])
-        puts = tuple(self.emitter.put(s) for s in stores)
-        chosen = self.chosen() if puts else None
-        return [*found, *puts] if chosen is None else [*found, If(chosen, puts)]
-
-    def places(self) -> list[Stmt]:
-        """The row axes' values."""
-        return unravel([a.name for a in self.nest.rows], self.nest, "r")
-
-    def chosen(self) -> Expr | None:
-        """What holds for the thread that stores a row's results; None: each does."""
-        return _is_first("thread") if self.block_rows else None
-
-    def one_pass(self, p: int) -> list[Stmt]:
-        reduces, stores = self.passes.passes[p]
-        targets = self.passes.targets(p)
-        found = self.emitter.row_level(targets)
-        needed = closure(self.nest, targets, self.emitter.done)
-        scans = [k for k in needed if isinstance(self.node(k), Scan)]
-        for k in (*reduces, *scans):
-            found += self.start(k)
-        body = self.emitter.lets(needed)
-        for k in reduces:
-            body += self.update(k)
-        body += [self.emitter.put(s) for s in stores]
-        found.append(self.loops(body))
-        for k in reduces:
-            found += self.finish(k)
-        self.emitter.done.update(reduces)
-        return found
-
-    def loops(self, body: Sequence[Stmt]) -> Stmt:
-        columns = self.nest.columns
-        if not self.block_rows:
-            inner = [a.name for a in columns]
-            return _scoped(self.nest, body, inner)
-        last = columns[-1]
-        stop = constant(last.extent)
-        shared = Loop(last.name, affine.ZERO, stop, tuple(body), kind="threads")
-        return column_loops(self.nest, [shared], [a.name for a in columns[:-1]])
-
-    def node(self, k: int) -> Any:
-        return self.nest.nodes[k]
-
-    def kept(self, k: int) -> str:
-        if self.block_rows:
-            return str(self.node(k).dtype)
-        return accumulator(self.node(k), product(a.extent for a in self.nest.columns))
-
-    def start(self, k: int) -> list[Stmt]:
-        node = self.node(k)
-        if node.kind != "argmax":
-            first = identity(node.kind, self.kept(k))
-            if k in self.scanned:
-                return [Set(f"acc{k}", first)]
-            self.scanned.update({k} if isinstance(node, Scan) else ())
-            return [Var(f"acc{k}", self.kept(k), first)]
-        of = self.node(node.args[0]).dtype
-        best = Var(f"best{k}", of, identity("argmax", of))
-        return [best, Var(f"acc{k}", "int64", Num(-1, "int64"))]
-
-    def update(self, k: int) -> list[Stmt]:
-        node, old = self.node(k), Ref(f"acc{k}")
-        given = [self.emitter.ref(a) for a in node.args]
-        if node.kind != "argmax":
-            value = cast(given[0], node.dtype, self.kept(k))
-            return [Set(f"acc{k}", join(node.kind, old, value, self.kept(k)))]
-        of = self.node(node.args[0]).dtype
-        best, index = argmax_update(
-            Ref(f"best{k}"), old, given[0], given[1], given[2], of
-        )
-        return [
-            Let(f"new{k}", "int64", index),
-            Set(f"best{k}", best),
-            Set(f"acc{k}", Ref(f"new{k}")),
-        ]
-
-    def scan(self, k: int) -> list[Stmt]:
-        value = cast(Ref(f"acc{k}"), self.kept(k), self.node(k).dtype)
-        return [*self.update(k), Let(f"v{k}", self.node(k).dtype, value)]
-
-    def finish(self, k: int) -> list[Stmt]:
-        node = self.node(k)
-        value = cast(Ref(f"acc{k}"), self.kept(k), node.dtype)
-        last: list[Stmt] = [Let(f"v{k}", node.dtype, value)]
-        return [*self.join_block(k, node), *last] if self.block_rows else last
-
-    def join_block(self, k: int, node: Any) -> list[Stmt]:
-        """Every thread ends with the block's result; a fixed tree."""
-        name, dtype = f"acc{k}", node.dtype
-        prim, memory = JOIN[node.kind], f"shared{k}"
-
-        def offset(name: str) -> Expr:
-            return Offset(axis(name))
-
-        first = Apply("eq", (offset("lane"), Num(0, "int64")), "int64", "bool")
-        used = Apply("lt", (offset("lane"), Num(WARPS, "int64")), "int64", "bool")
-        rest = affine.divide(axis("lane"), WARPS, {"lane": 32})[1]
-        parts = Apply(
-            "select",
-            (used, At(memory, rest), identity(node.kind, dtype)),
-            dtype,
-            dtype,
-        )
-        return [
-            Array(memory, dtype, WARPS, "shared"),
-            WarpReduce(prim, name, dtype),
-            If(first, (Put(memory, axis("warp"), Ref(name)),)),
-            Barrier(),
-            Set(name, parts),
-            WarpReduce(prim, name, dtype),
-            Barrier(),
-        ]
-
-
-class _Lanes(_Rows):
-    """A block takes 32 rows, a lane each; beyond the last, lanes do its work again and
-    store nothing."""
-
-    def places(self) -> list[Stmt]:
-        count = product(a.extent for a in self.nest.rows)
-        number = affine.add(affine.scale(axis("r"), LANES), axis("lane"))
-        ends = (Offset(number), Offset(constant(count)))
-        last = Offset(constant(dims.sub(count, 1)))
-        return [
-            Let("inside", "bool", Apply("lt", ends, "int64", "bool")),
-            Let("row", "int64", Apply("min", (ends[0], last), "int64", "int64")),
-            *unravel([a.name for a in self.nest.rows], self.nest, "row"),
-        ]
-
-    def chosen(self) -> Expr:
-        return Apply("and", (_is_first("warp"), Ref("inside")), "bool", "bool")
-
-    def loops(self, body: Sequence[Stmt]) -> Stmt:
-        guarded = [If(Ref("inside"), (s,)) if isinstance(s, Put) else s for s in body]
-        last = self.nest.columns[-1]
-        stop = constant(last.extent)
-        shared = Loop(last.name, axis("warp"), stop, tuple(guarded), step=WARPS)
-        names = [a.name for a in self.nest.columns[:-1]]
-        return column_loops(self.nest, [shared], names)
-
-    def join_block(self, k: int, node: Any) -> list[Stmt]:
-        """Every thread ends with its row's result, the warps' in order."""
-        name, memory = f"acc{k}", f"shared{k}"
-        own = affine.add(affine.scale(axis("warp"), LANES), axis("lane"))
-        found: list[Stmt] = [
-            Array(memory, node.dtype, WARPS * LANES, "shared"),
-            Put(memory, own, Ref(name)),
-            Barrier(),
-        ]
-        for w in range(WARPS):
-            part = At(memory, affine.add(axis("lane"), constant(w * LANES)))
-            value = part if w == 0 else join(node.kind, Ref(name), part, node.dtype)
-            found.append(Set(name, value))
-        return [*found, Barrier()]
-
-
-def _is_first(name: str) -> Expr:
-    ends = (Offset(axis(name)), Num(0, "int64"))
-    return Apply("eq", ends, "int64", "bool")
-
-
-def _scoped(nest: Nest, body: Sequence[Stmt], names: Sequence[str]) -> Stmt:
-    """The loops over the columns; with none, a scope of its own."""
-    if names:
-        return column_loops(nest, body, names)
-    return If(Num(True, "bool"), tuple(body))

@@ -45,6 +45,7 @@ ACROSS = SIDE // EACH
 DEEP = 16  # terms in shared memory at once
 PITCH = SIDE + 1  # from one term to the next there: in other banks
 THREADS = ACROSS * ACROSS
+RESIDENT = 2  # blocks at once; for more, sums would be spilled
 FEW = 64  # results; fewer are left to a thread or block each
 
 
@@ -100,7 +101,8 @@ class _Tiles:
             (*shared, loop),
             product(a.extent for a in order),
             block=THREADS,
-            block_rows=True,
+            team=THREADS,
+            resident=RESIDENT,
         )
 
     @property
@@ -131,10 +133,10 @@ class _Tiles:
             affine.add(block, place),
             affine.add(axis("first_term"), term),
         )
-        inside = _both(_below(at_place, count), _below(at_term, self.found.terms))
+        inside = both(below(at_place, count), below(at_term, self.found.terms))
         values: list[Stmt] = [
-            Let("place", "int64", Offset(at_place)),
-            Let("term", "int64", Offset(at_term)),
+            Let("place", "index", Offset(at_place)),
+            Let("term", "index", Offset(at_term)),
             *unravel([a.name for a in side], nest, "place"),
             *unravel([a.name for a in columns], nest, "term"),
             *Emitter(nest).lets(closure(nest, [node], ())),
@@ -160,12 +162,12 @@ class _Tiles:
             affine.add(affine.scale(axis(f"{side}_block"), SIDE), place)
             for side, place in (("high", row), ("wide", column))
         ]
-        inside = _both(_below(places[0], self.high), _below(places[1], self.wide))
+        inside = both(below(places[0], self.high), below(places[1], self.wide))
         place = affine.add(affine.scale(axis("i"), EACH), axis("j"))
         have: dict[int, Expr] = {found.dot: At("sums", place)}
         body: list[Stmt] = [
-            Let("row", "int64", Offset(places[0])),
-            Let("column", "int64", Offset(places[1])),
+            Let("row", "index", Offset(places[0])),
+            Let("column", "index", Offset(places[1])),
             *unravel([a.name for a in found.high], nest, "row"),
             *unravel([a.name for a in found.wide], nest, "column"),
             *row_stores(nest, Passes(nest), have),
@@ -181,10 +183,12 @@ def _each(var: str, count: int, body: Sequence[Stmt]) -> Stmt:
     return Loop(var, affine.ZERO, constant(count), tuple(body))
 
 
-def _below(value: Affine, bound: Dim) -> Expr:
+def below(value: Affine, bound: Dim) -> Expr:
+    """Whether value < bound."""
     ends = (Offset(value), Offset(constant(bound)))
     return Apply("lt", ends, "int64", "bool")
 
 
-def _both(a: Expr, b: Expr) -> Expr:
+def both(a: Expr, b: Expr) -> Expr:
+    """Whether both hold."""
     return Apply("and", (a, b), "bool", "bool")

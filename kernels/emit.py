@@ -250,9 +250,9 @@ def unravel(names: Sequence[str], nest: Nest, flat: str) -> list[Stmt]:
     bounds = {flat: product(extents[n] for n in names)}
     for name in reversed(names[1:]):
         rest, place = affine.divide(rest, extents[name], bounds)
-        found.append(Let(name, "int64", Offset(place)))
+        found.append(Let(name, "index", Offset(place)))
     if names:
-        found.append(Let(names[0], "int64", Offset(rest)))
+        found.append(Let(names[0], "index", Offset(rest)))
     return list(reversed(found))
 
 

@@ -69,7 +69,7 @@ Expr: TypeAlias = "Ref | Num | At | Offset | Apply | Guarded"
 
 @dataclass(frozen=True)
 class Let:
-    """A constant variable."""
+    """A constant variable; its dtype may be "index", as wide as indices are."""
 
     name: str
     dtype: str
@@ -122,7 +122,8 @@ class Loop:
 
     kind: "serial"; "lanes" (iterations independent but for `combine`: variables
     with the primitive that joins the lanes' copies); "threads" (shared out over the
-    block's threads); "rows" (shared out over the launch).
+    block's threads); "rows" (shared out over the launch). `unroll`: how many
+    iterations CUDA's text has one behind the other.
     """
 
     var: str
@@ -133,6 +134,19 @@ class Loop:
     step: int = 1
     limit: Affine | None = None
     combine: tuple[tuple[str, str, str], ...] = ()
+    unroll: int = 0
+
+
+@dataclass(frozen=True)
+class Move:
+    """to[0..count) = source[0..count), as one access to memory (CUDA): both places
+    (name, first element) are multiples of `count` elements, which have 16 bytes or
+    less."""
+
+    dtype: str
+    count: int
+    to: tuple[str, Affine]
+    source: tuple[str, Affine]
 
 
 @dataclass(frozen=True)
@@ -202,16 +216,18 @@ class Barrier:
 
 
 Stmt: TypeAlias = (
-    "Let | Var | Set | Array | Put | Loop | If | Turn | Dot | Outer | WarpReduce"
-    " | Barrier"
+    "Let | Var | Set | Array | Put | Move | Loop | If | Turn | Dot | Outer"
+    " | WarpReduce | Barrier"
 )
 
 
 @dataclass(frozen=True)
 class Kernel:
     """`rows`: how many iterations the "rows" loop has; `grain`: the least worth
-    a thread of its own; `scratch`: bytes a thread; `block`: CUDA threads a block,
-    `block_rows`: whether a CUDA block (not a thread) takes a row."""
+    a thread of its own; `scratch`: bytes a thread; `block`: CUDA threads a block, of
+    which `team` take a row together: 1, a warp's 32, or all; `resident`: how many
+    blocks registers are to be left for; `narrow`: whether all indices fit in 32 bits.
+    """
 
     name: str
     inputs: tuple[TensorType, ...]
@@ -221,7 +237,9 @@ class Kernel:
     grain: Dim = 1
     scratch: Dim = 0
     block: int = 0
-    block_rows: bool = False
+    team: int = 1
+    resident: int = 0
+    narrow: bool = False
 
     @property
     def dots(self) -> bool:

@@ -140,6 +140,11 @@ class Nest:
         """Whether the columns are walked one by one: for an argmax or a scan."""
         return any(isinstance(n, Scan) or _is_argmax(n) for n in self.nodes)
 
+    @property
+    def reduces(self) -> bool:
+        """Whether there is a reduction or scan, of no column axes even."""
+        return any(isinstance(n, (Reduce, Scan)) for n in self.nodes)
+
     @cached_property
     def per_element(self) -> tuple[bool, ...]:
         """For each node, whether it depends on a column axis."""

@@ -30,6 +30,7 @@ from pirol.kernels.kernel import (
     Kernel,
     Let,
     Loop,
+    Move,
     Num,
     Offset,
     Outer,
@@ -126,24 +127,26 @@ class _Renderer:
         ]
         given += [f"long long {p}" for p in self.params.values()]
         given.append("long long rows")
-        head = f'extern "C" __global__ void __launch_bounds__({self.kernel.block})'
+        kernel = self.kernel
+        limits = (
+            f"{kernel.block}, {kernel.resident}" if kernel.resident else kernel.block
+        )
+        head = f'extern "C" __global__ void __launch_bounds__({limits})'
         return [
-            f"{head} {self.kernel.name}({', '.join(given)}) {{",
+            f"{head} {kernel.name}({', '.join(given)}) {{",
             *self.thread_names(),
         ]
 
     def thread_names(self) -> list[str]:
-        if self.kernel.block_rows:
-            return [
-                "  const long long thread = threadIdx.x;",
-                "  const long long lane = thread % 32, warp = thread / 32;",
-                "  const long long begin = blockIdx.x, stride = gridDim.x;",
-                "  (void)thread, (void)lane, (void)warp;",
-            ]
+        """What names a thread, and the rows that it takes with its team."""
+        index, team = self.type("index"), self.kernel.team
+        rows = self.kernel.block // team
         return [
-            "  const long long stride = (long long)gridDim.x * blockDim.x;",
-            "  const long long begin =",
-            "      (long long)blockIdx.x * blockDim.x + threadIdx.x;",
+            f"  const {index} thread = threadIdx.x, lane = thread % 32;",
+            f"  const {index} warp = thread / 32, each = {rows};",
+            f"  const {index} begin = blockIdx.x * each + thread / {team};",
+            f"  const {index} stride = gridDim.x * each;",
+            "  (void)lane, (void)warp;",
         ]
 
     def buffers(self) -> list[tuple[str, TensorType, str]]:
@@ -151,6 +154,8 @@ class _Renderer:
         return found + [(f"out{k}", t, "") for k, t in enumerate(self.kernel.outputs)]
 
     def type(self, dtype: str) -> str:
+        if dtype == "index":
+            dtype = "int32" if self.kernel.narrow else "int64"
         return self.target.types[dtype]
 
     def block(self, body: Sequence[Stmt], depth: int) -> list[str]:
@@ -167,6 +172,9 @@ class _Renderer:
                 return [f"{pad}{name} = {self.expr(value)};"]
             case Put(buffer, index, value):
                 return [f"{pad}{buffer}[{self.index(index)}] = {self.expr(value)};"]
+            case Move(dtype, count, to, source):
+                ends = ", ".join(self.place(*end)[0] for end in (to, source))
+                return [f"{pad}pr_move_{BITS[dtype] // 8 * count}({ends});"]
             case Array():
                 return [pad + self.array(stmt)]
             case If(condition, body):
@@ -210,11 +218,13 @@ class _Renderer:
                 f"{kind} *{self.target.restrict} {array.name} = "
                 f"({kind} *)((char *)scratch + {offset});"
             )
-        shared = "__shared__ " if array.scope == "shared" else ""
-        return f"{shared}{kind} {array.name}[{array.length}];"
+        scope = "__shared__ " if array.scope == "shared" else ""
+        if self.target is CUDA and not scope:
+            scope = "__align__(16) "
+        return f"{scope}{kind} {array.name}[{array.length}];"
 
     def loop(self, loop: Loop, depth: int) -> list[str]:
-        pad, kind, var = "  " * depth, self.type("int64"), loop.var
+        pad, kind, var = "  " * depth, self.type("index"), loop.var
         start, stop, step = (
             self.index(loop.start),
             self.index(loop.stop),
@@ -238,7 +248,9 @@ class _Renderer:
         return [*lines, head, *self.block(loop.body, depth + 1), pad + "}"]
 
     def pragmas(self, loop: Loop) -> list[str]:
-        if loop.kind != "lanes" or self.target is not CPU:
+        if self.target is CUDA:
+            return [f"#pragma unroll {loop.unroll}"] if loop.unroll > 1 else []
+        if loop.kind != "lanes":
             return []
         joined = ""
         for name, kind, dtype in loop.combine:

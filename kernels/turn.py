@@ -14,7 +14,7 @@ from pirol.kernels import affine
 from pirol.kernels.affine import Affine, axis, constant
 from pirol.kernels.emit import Emitter, closure, unravel
 from pirol.kernels.kernel import Array, At, Kernel, Loop, Put, Stmt, Turn
-from pirol.kernels.nest import Axis, Load, Nest, Reduce, Scan, Store
+from pirol.kernels.nest import Axis, Load, Nest, Store
 
 HIGH, WIDE = 16, 64  # a block: elements of one axis, and of the axis of the lanes
 LEAST = 8  # a static axis shorter than this is not worth turning
@@ -140,37 +140,37 @@ def turned(nest: Nest) -> Turned | None:
     Where most accesses run along the axis that they are turned from, the lanes run
     along that one: then fewer have to be turned, and what is read is read in order.
     """
-    totals = any(isinstance(n, (Reduce, Scan)) for n in nest.nodes)
-    if totals or len(nest.rows) < 2:
+    if nest.reduces or len(nest.rows) < 2:
         return None
     inner = nest.rows[-1]
     straight = all(s.index.coefficient(inner.name) == 1 for s in nest.stores)
-    if not straight or not _long(inner):
+    if not straight or not is_long(inner):
         return None
     found: dict[str, list[int]] = {}
     for along in nest.rows[:-1]:
-        found[along.name] = _read_along(nest, along, inner)
+        found[along.name] = read_along(nest, along, inner)
     best = max(found, key=lambda name: len(found[name]))
     if not found[best]:
         return None
     along = next(a for a in nest.rows if a.name == best)
-    others = _read_along(nest, inner, along)
+    others = read_along(nest, inner, along)
     steps = all(s.index.plain(best) for s in nest.stores)
     if steps and len(found[best]) >= len(others) + len(nest.stores):
         return Turned(nest, along, inner, tuple(others), True)
     return Turned(nest, inner, along, tuple(found[best]), False)
 
 
-def _long(of: Axis) -> bool:
+def is_long(of: Axis) -> bool:
+    """Whether an axis is worth turning."""
     return not isinstance(of.extent, int) or of.extent >= LEAST
 
 
-def _read_along(nest: Nest, along: Axis, across: Axis) -> list[int]:
+def read_along(nest: Nest, along: Axis, across: Axis) -> list[int]:
     """The loads that are contiguous along one axis and step on the other."""
     return [
         k
         for k, node in enumerate(nest.nodes)
-        if _long(along) and isinstance(node, Load) and _reads(node, along, across)
+        if is_long(along) and isinstance(node, Load) and _reads(node, along, across)
     ]
 
 

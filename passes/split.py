@@ -15,8 +15,9 @@ from pirol.prim import Builder
 from pirol.prim.builder import rewritten
 from pirol.prim.reduce import highest, lowest
 
-BLOCKS = 512  # that a reduction should keep busy
-FEW = 128  # results; where there are more, they are shared out
+BLOCKS = 512  # that a reduction along memory should keep busy; across, twice as many
+FEW = 128  # blocks; where there are more, they are shared out
+LANES = 32  # results that a block has where memory runs along them
 LONG = 1 << 14  # terms that are worth a second kernel
 
 
@@ -26,28 +27,34 @@ def split_reductions(graph: Graph) -> Graph:
     return rewritten(graph, _halves)
 
 
-def _axis(op: Op) -> int | None:
-    """The axis to cut, the longest of those reduced, if that pays."""
+def _axis(op: Op) -> tuple[int, int] | None:
+    """The axis to cut, the longest of those reduced, and how many slices, if that
+    pays."""
     if op.name not in IDENTITY:
         return None
     shape, axes = op.operands[0].shape, op.attrs["axes"]
     kept = product(d for k, d in enumerate(shape) if k not in axes)
     terms = product(shape[k] for k in axes)
-    few = isinstance(kept, int) and 0 < kept < FEW
-    if not few or (isinstance(terms, int) and terms < LONG):
+    if not isinstance(kept, int) or (isinstance(terms, int) and terms < LONG):
+        return None
+    across = len(shape) - 1 not in axes
+    blocks, wanted = -(-kept // LANES), 2 * BLOCKS
+    if not across or kept < LANES:
+        blocks, wanted = kept, BLOCKS
+    if not 0 < blocks < FEW:
         return None
     lengths = {k: d if isinstance(d, int) else LONG for k, d in enumerate(shape)}
     longest: int = max(axes, key=lengths.__getitem__)
-    return longest
+    return longest, wanted // blocks
 
 
 def _halves(b: Builder, op: Op) -> Value | None:
     """The op in two steps, if that pays."""
-    axis = _axis(op)
-    if axis is None:
+    found = _axis(op)
+    if found is None:
         return None
+    axis, slices = found
     x, axes = op.operands[0], op.attrs["axes"]
-    slices = BLOCKS // int(product(op.result.shape))
     each = dims.ceildiv(x.shape[axis], slices)
     cut = _cut(b, op, axis, dims.mul(slices, each), (slices, each))
     reduce = getattr(b, op.name)

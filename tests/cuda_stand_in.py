@@ -20,7 +20,7 @@ from pirol.kernels import nvrtc
 from pirol.kernels.build import cache_folder
 
 SOURCE = Path(__file__).parent / "cusim" / "driver.c"
-NAMES = re.compile(r"__launch_bounds__\(\d+\)\s+(\w+)\(")
+NAMES = re.compile(r"__launch_bounds__\([\d, ]+\)\s+(\w+)\(")
 COPIES = tuple(f"pirol_copy_{size}" for size in (1, 2, 4, 8))
 
 

@@ -150,6 +150,7 @@ class Strided:
 
 
 VIEWS: tuple[Callable[[Any], Any], ...] = (
+    lambda w: w.reshape(-1)[1:141].reshape(14, 10),  # in line, beside 16 bytes
     lambda w: w[::2, ::3],
     lambda w: w[3::-1, 5:9],
     lambda w: w[:6, :4].T,
@@ -249,7 +250,9 @@ def test_a_kernels_fault_is_told(
     monkeypatch.setenv("PIROL_CACHE_DIR", str(tmp_path / "cache"))
     before = cuda_build.together
     monkeypatch.setattr(
-        cuda_build, "together", lambda s: before(s).replace("out0[", "out0[70 + ")
+        cuda_build,
+        "together",
+        lambda s: before(s).replace("out0 + unit", "out0 + 80 + unit"),
     )
     run = pirol.load(tmp_path / "f", device="cuda")
     with pytest.raises(RuntimeError, match="LAUNCH_FAILED.*out-of-bounds"):

@@ -44,7 +44,7 @@ def rows(name: str) -> Case:
 
 def softmax() -> Case:
     s = Sketch()
-    x = s.input(shape_of("n", 64), "float32")
+    x = s.input(shape_of("n", 2048), "float32")
     top = s.broadcast(s.reduce("reduce_max", x, (1,)), x.sizes, (0,))
     return s.case([s.apply("exp", s.apply("sub", x, top))])
 
@@ -64,6 +64,12 @@ def padded() -> Case:
 def transposed() -> Case:
     s = Sketch()
     x = s.input(shape_of("n", 5), "float32")
+    return s.case([s.apply("neg", s.transpose(x, (1, 0)))])
+
+
+def turned() -> Case:
+    s = Sketch()
+    x = s.input(shape_of("n", 150), "float32")
     return s.case([s.apply("neg", s.transpose(x, (1, 0)))])
 
 
@@ -184,9 +190,22 @@ CUDA_FAULTS = [
     Fault(
         "a column too many",
         lambda: rows("reduce_sum"),
-        longer(1),
+        text(r"first < \(40\)", "first < (41)"),
         "out-of-bounds|are wrong",
-        "kernel",
+    ),
+    Fault(
+        "a vector beyond the end",
+        lambda: pointwise("neg"),
+        text(r"4 \+ 4\) <= d0", "4 + 3) <= d0"),
+        "out-of-bounds",
+        n=99,
+    ),
+    Fault(
+        "a vector beside its place",
+        lambda: pointwise("neg"),
+        text(r"in0 \+ unit \* 4", "in0 + unit * 4 + 1"),
+        "misaligned",
+        n=99,
     ),
     Fault("NaN lost in max", lambda: rows("reduce_max"), NO_NAN, WRONG),
     Fault(
@@ -196,6 +215,20 @@ CUDA_FAULTS = [
         WRONG,
         "kernel",
         data=negative,
+    ),
+    Fault(
+        "a tile's barriers left out",
+        turned,
+        without(Barrier),
+        "uninitialised",
+        "kernel",
+    ),
+    Fault(
+        "a tile's last barrier left out",
+        turned,
+        text(r"__syncthreads\(\);(?=\s*\}\s*\}\s*$)", ""),
+        "race",
+        n=300,
     ),
     Fault("barriers left out", softmax, without(Barrier), "uninitialised", "kernel"),
     Fault(
@@ -231,11 +264,12 @@ CUDA_FAULTS = [
         lambda: rows("reduce_sum"),
         text(r"r \+= stride", "r += 2 * stride"),
         "never written",
+        n=60,
     ),
     Fault(
         "blocks that share rows",
         lambda: pointwise("neg"),
-        text(r"blockIdx\.x \* blockDim\.x \+", "", 1),
+        text(r"blockIdx\.x \* each \+", "", 1),
         "race|raced",
         n=300,
     ),

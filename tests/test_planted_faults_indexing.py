@@ -344,7 +344,7 @@ CUDA_FAULTS = [
     Fault(
         "reversed and one off",
         reversed_line,
-        text(r"i0 \* -1 \+ d0\]", "i0 * -1 + d0 - 1]"),
+        text(r"i0 \* -1 \+ d1\]", "i0 * -1 + d1 - 1]"),
         "out-of-bounds",
     ),
     Fault(
@@ -363,7 +363,7 @@ CUDA_FAULTS = [
     Fault(
         "int8 kept as int",
         wrapped,
-        text(r"const signed char v1 = .*;", "const int v1 = v0 + v0;"),
+        text(r"const signed char v1 = \(\(signed char\)(.*)\);", r"const int v1 = \1;"),
         WRONG,
         n=60,
         data=extremes,

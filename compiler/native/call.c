@@ -138,6 +138,11 @@ static Verdict check_type(Plan *plan, int index, const DLTensor *tensor) {
     return PASSED;
 }
 
+/* CUDA kernels load and store VECTOR bytes at once, from where buffers begin. */
+static bool in_place(const Home *home, const void *data) {
+    return !on_cuda(home) || (uintptr_t)data % VECTOR == 0;
+}
+
 static Verdict read_input(Call *call, int index, PyObject *object) {
     Plan *plan = call->plan;
     Input *input = &call->inputs[index];
@@ -148,7 +153,8 @@ static Verdict read_input(Call *call, int index, PyObject *object) {
     if (verdict != PASSED) return verdict;
     input->object = Py_NewRef(object);
     input->data = input->flat_data = tensor.data;
-    input->contiguous = is_contiguous(tensor.rank, tensor.shape, tensor.strides);
+    input->contiguous = is_contiguous(tensor.rank, tensor.shape, tensor.strides) &&
+                        in_place(&plan->home, tensor.data);
     if (plan->n_written) note_span(input, &tensor);
     if (!plan->inputs[index].written) return PASSED;
     keep_strides(input, &tensor);

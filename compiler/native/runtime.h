@@ -16,7 +16,8 @@
 
 #include "dlpack.h"
 
-enum { MAX_RANK = 16, MAX_LAYOUTS = 64, MAX_SPARES = 64, ALIGNMENT = 64 };
+enum { MAX_RANK = 16, MAX_LAYOUTS = 64, MAX_SPARES = 64 };
+enum { ALIGNMENT = 64, VECTOR = 16 }; /* bytes; VECTOR: an access of a CUDA kernel */
 
 static inline size_t aligned(size_t bytes) {
     return (bytes + ALIGNMENT - 1) & ~(size_t)(ALIGNMENT - 1);

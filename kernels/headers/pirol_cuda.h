@@ -101,3 +101,13 @@ PR_BITS(long long, double, i64)
   }
 PR_OUTER(float, f32, fmaf)
 PR_OUTER(double, f64, fma)
+
+// Memory in one access; both ends are multiples of its size.
+#define PR_MOVE(N, T)                                                          \
+  PR_DEVICE void pr_move_##N(void *to, const void *from) {                     \
+    *(T *)to = *(const T *)from;                                               \
+  }
+PR_MOVE(2, unsigned short)
+PR_MOVE(4, unsigned)
+PR_MOVE(8, uint2)
+PR_MOVE(16, uint4)

@@ -1,0 +1,247 @@
+"""Schedule for reductions along memory on CUDA: a row's elements stay in registers.
+
+A row is a warp's, or a block's. Each thread takes its elements 16 bytes at a time and
+holds what more than one pass over the row needs; rows too long for that are read again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pirol.compiler.dims import product
+from pirol.compiler.ir import BITS
+from pirol.kernels import affine
+from pirol.kernels.affine import Affine, axis, constant
+from pirol.kernels.cuda_contract import below
+from pirol.kernels.cuda_rows import BLOCK, LANES, Rows, is_first
+from pirol.kernels.cuda_vector import BYTES, Wide, kept, wide
+from pirol.kernels.emit import Passes, closure, column_loops
+from pirol.kernels.kernel import (
+    Array,
+    At,
+    Expr,
+    If,
+    Kernel,
+    Let,
+    Loop,
+    Offset,
+    Put,
+    Ref,
+    Stmt,
+    WarpReduce,
+)
+from pirol.kernels.nest import Load, Nest, Scalar, Store
+from pirol.prim import PRIMS
+
+LEAST, MOST = 32, 64  # registers that are held: what is aimed at, and the most
+THREADS = 512  # of a block whose row is too long to be held
+TEAM = 1024  # the most threads of one that holds it
+BUSY = 1 << 16  # threads that keep a device busy
+AHEAD = 4  # accesses of a long row one behind the other
+
+
+def held(nest: Nest) -> Kernel | None:
+    """The kernel of a nest whose last column axis has a known extent."""
+    last = nest.columns[-1]
+    if not isinstance(last.extent, int):
+        return None
+    found = wide(nest, last, most=min(BYTES, max(1, last.extent // LANES)))
+    if found is None:
+        found = Wide(nest, last.name, 1, (), ())
+    hold, words = _hold(nest) if len(nest.columns) == 1 else ({}, 0)
+    team = _team(nest, last.extent, found.width, max(words, 1))
+    if team is None:
+        hold, team = {}, THREADS
+    return _Held(nest, True, team // LANES, found, hold, team).kernel()
+
+
+def _hold(nest: Nest) -> tuple[dict[int, int], int]:
+    """The nodes to hold, with the pass that computes each; 32-bit registers at once
+    for an element."""
+    passes = Passes(nest)
+    first: dict[int, int] = {}
+    last: dict[int, int] = {}
+    for p in range(len(passes.passes)):
+        targets = passes.targets(p)
+        fresh = closure(nest, targets, first)
+        read = {a for k in fresh for a in nest.arguments(nest.nodes[k])}
+        last |= {k: p for k in read.union(targets) if k in first}
+        for k in fresh:
+            if nest.per_element[k] and _worth(nest.nodes[k]):
+                first[k] = p
+    hold = {k: p for k, p in first.items() if last.get(k, p) > p}
+    live = [
+        sum(BITS[nest.nodes[k].dtype] for k in hold if hold[k] <= p < last[k])
+        for p in range(len(passes.passes))
+    ]
+    return hold, -(-max(live, default=0) // 32)
+
+
+def _worth(node: Any) -> bool:
+    """Whether it costs more to compute again than to hold."""
+    return isinstance(node, Load) or (
+        isinstance(node, Scalar) and PRIMS[node.prim].costly
+    )
+
+
+def _team(nest: Nest, extent: int, width: int, words: int) -> int | None:
+    """How many threads a row gets, so that each can hold its elements."""
+
+    def own(team: int) -> int:
+        return -(-extent // (team * width)) * width
+
+    team = LANES
+    while team < TEAM and own(team) * words > LEAST:
+        team *= 2
+    if own(team) * words > MOST:
+        return None
+    rows = product(a.extent for a in nest.rows)
+    while (
+        isinstance(rows, int)
+        and rows * team < BUSY
+        and team < BLOCK
+        and own(team) > width
+    ):
+        team *= 2
+    return team
+
+
+@dataclass
+class _Held(Rows):
+    """warps: of a team."""
+
+    wide: Wide = None  # type: ignore[assignment]
+    hold: dict[int, int] = None  # type: ignore[assignment]
+    team: int = LANES
+
+    def kernel(self) -> Kernel:
+        whole = super().kernel()
+        block = BLOCK if self.team == LANES else self.team
+        return Kernel(
+            whole.name,
+            whole.inputs,
+            whole.outputs,
+            whole.body,
+            whole.rows,
+            block=block,
+            team=self.team,
+        )
+
+    @property
+    def own(self) -> str:
+        """What numbers a thread in its team."""
+        return "lane" if self.team == LANES else "thread"
+
+    @property
+    def extent(self) -> int:
+        """A row's elements along the last column axis."""
+        extent = self.nest.columns[-1].extent
+        assert isinstance(extent, int)
+        return extent
+
+    @property
+    def turns(self) -> int:
+        """How many times a thread takes `width` elements."""
+        return -(-self.extent // (self.team * self.wide.width))
+
+    def chosen(self) -> Expr | None:
+        return is_first(self.own)
+
+    def body(self) -> list[Stmt]:
+        length = self.turns * self.wide.width
+        nodes = self.nest.nodes
+        arrays = [Array(f"h{k}", nodes[k].dtype, length, "local") for k in self.hold]
+        return [*arrays, *super().body()]
+
+    def one_pass(self, p: int) -> list[Stmt]:
+        reduces, stores = self.passes.passes[p]
+        targets = self.passes.targets(p)
+        emitter = self.emitter
+        found = emitter.row_level(targets)
+        for k in reduces:
+            found += self.start(k)
+        stops = [*emitter.done, *emitter.have]
+        needed = closure(self.nest, targets, stops)
+        fetched = [k for k in self.wide.loads if k in needed]
+        base = [k for k in self.wide.base() if k in needed]
+        emitter.have |= {k: self.fetched(k) for k in fetched}
+        rest = [k for k in needed if k not in fetched and k not in base]
+        lets = emitter.lets(rest)
+        one: list[Stmt] = [Let(self.wide.along, "index", Offset(self.place)), *lets]
+        one += [Put(f"h{k}", self.slot, Ref(f"v{k}")) for k in rest if k in self.hold]
+        for k in reduces:
+            one += self.update(k)
+        apart = [s for s in stores if s in self.wide.stores]
+        one += [self.put(s, apart) for s in stores]
+        found.append(self.turn(base, fetched, one, apart))
+        for k in reduces:
+            found += self.finish(k)
+        for k in fetched:
+            if k not in self.hold:
+                del emitter.have[k]
+        emitter.have |= {k: At(f"h{k}", self.slot) for k in self.hold if k in needed}
+        emitter.done.update(reduces)
+        return found
+
+    @property
+    def place(self) -> Affine:
+        """An element's place on the last column axis."""
+        return affine.add(axis("first"), axis("e"))
+
+    @property
+    def slot(self) -> Affine:
+        """An element's place in an array of those that are held."""
+        return affine.add(affine.scale(axis("k"), self.wide.width), axis("e"))
+
+    def fetched(self, k: int) -> Expr:
+        """A load's element in the array that it was fetched to."""
+        return At(f"h{k}", self.slot) if k in self.hold else At(f"x{k}", axis("e"))
+
+    def put(self, store: Store, apart: Sequence[Store]) -> Stmt:
+        """A store of an element, or into the array of what is stored at once."""
+        if store in apart:
+            return Put(kept(store), axis("e"), self.emitter.ref(store.node))
+        return self.emitter.put(store)
+
+    def turn(
+        self,
+        base: Sequence[int],
+        fetched: Sequence[int],
+        one: Sequence[Stmt],
+        apart: Sequence[Store],
+    ) -> Stmt:
+        """The loops over a thread's elements, `width` of them at a time."""
+        width, first = self.wide.width, axis("first")
+        plain = [k for k in fetched if k not in self.hold]
+        start = affine.scale(axis("k"), width)
+        several: list[Stmt] = [*self.emitter.lets(base)]
+        several += self.wide.arrays(plain, apart)
+        for k in fetched:
+            array, to = (f"h{k}", start) if k in self.hold else (f"x{k}", affine.ZERO)
+            several.append(self.wide.fetch(k, array, to, first))
+        several.append(
+            Loop("e", affine.ZERO, constant(width), tuple(one), unroll=width)
+        )
+        several += [self.wide.put(s, first) for s in apart]
+        every = affine.add(
+            affine.scale(axis("k"), self.team * width),
+            affine.scale(axis(self.own), width),
+        )
+        body: list[Stmt] = [Let("first", "index", Offset(every))]
+        if self.extent % (self.team * width):
+            body.append(If(below(first, self.extent), tuple(several)))
+        else:
+            body += several
+        ahead = self.turns if self.hold or self.turns <= MOST else AHEAD
+        turns = constant(self.turns)
+        loop = Loop("k", affine.ZERO, turns, tuple(body), unroll=ahead)
+        names = [a.name for a in self.nest.columns[:-1]]
+        return column_loops(self.nest, [loop], names)
+
+    def join_block(self, k: int, node: Any) -> list[Stmt]:
+        joined = super().join_block(k, node)
+        if self.team > LANES:
+            return joined
+        return [s for s in joined if isinstance(s, WarpReduce)][:1]
