@@ -142,7 +142,9 @@ def on_cuda(graph: Graph, device: int) -> Compiled:
     def codes(plan: Plan) -> tuple[Code, ...]:
         return compile_cuda(generate(plan, CUDA), arch)
 
-    library = any(native.open_blas(name, device) for name in cublas.libraries())
+    some = any(op.name == "dot_general" for op in graph.walk())
+    names = cublas.libraries() if some else []
+    library = any(native.open_blas(name, device) for name in names)
     kind = "cuda+cublas" if library else "cuda"
     target = f"{kind}:{arch} NVRTC {nvrtc.version()}"
     ready = _ready(graph, target, ".cubin", codes)

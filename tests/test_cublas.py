@@ -17,7 +17,7 @@ from cuda_stand_in import Device, Library, built, device, driver, library
 from test_export import SPEC, data, exported
 
 import pirol
-from pirol.compiler import runtime
+from pirol.compiler import loaded, runtime
 from pirol.compiler.ir import Graph, TensorType
 from pirol.kernels import cublas
 from pirol.kernels.cublas import NAMES
@@ -223,6 +223,27 @@ def test_where_libraries_are_looked_for(
     found = LIBRARIES()
     assert [Path(p).name for p in found] == [*NAMES, *NAMES]
     assert found[2] == str(tmp_path / "nvidia" / "cu13" / "lib" / NAMES[0])
+
+
+def test_plans_are_kept_on_disk(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = [data(*shape) / 3 for shape in ((40, 24), (24, 24), (24,), (24, 24))]
+    exported(residual, tmp_path / "f", *given)
+    first = pirol.load(tmp_path / "f", device="cuda")(*given)
+    monkeypatch.setattr(loaded, "lower", None)
+    before = library.count("products")
+    again = pirol.load(tmp_path / "f", device="cuda")(*given)
+    assert library.count("products") == before + 2
+    np.testing.assert_array_equal(first, again)
+
+
+def test_programs_without_products_look_for_no_library(
+    device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported(F.softmax, tmp_path / "f", data(4, 5))
+    monkeypatch.setattr(cublas, "libraries", None)
+    assert pirol.load(tmp_path / "f", device="cuda")(data(4, 5)).shape == (4, 5)
 
 
 def any_size(x: Any, y: Any) -> Any:
