@@ -44,6 +44,12 @@ Write = tuple[Literal["write"], int, int]
 # buffer of a bool scalar, what to say where it is false
 Check = tuple[Literal["check"], int, str]
 
+# Whether it is turned, from one row to the next, from one of the batch to the next.
+Matrix = tuple[bool, Dim, Dim]
+# buffers of x, y, the row that is added (-1: none) and the result; how many products,
+# rows, columns and terms; how x and y lie
+Product = tuple[Literal["product"], tuple[int, int, int, int], Dims, Matrix, Matrix]
+
 class Spec(TypedDict):
     slots: int
     inputs: Sequence[Input]
@@ -53,7 +59,7 @@ class Spec(TypedDict):
     written: Sequence[int]
     buffers: Sequence[Buffer]
     lifetimes: Sequence[tuple[int, int]]
-    steps: Sequence[Launch | Opaque | Bind | Write | Check]
+    steps: Sequence[Launch | Product | Opaque | Bind | Write | Check]
     outputs: Sequence[int]
     keep: NotRequired[object]  # held while the plan lives: what owns the kernels
     arrays: NotRequired[bool]  # takes and makes Arrays, not Paddle's tensors
@@ -97,6 +103,7 @@ class Module:
     def function(self, name: str) -> int: ...
 
 def open_cuda(library: str) -> None: ...
+def open_blas(library: str, device: int) -> bool: ...
 def cuda_arch(device: int) -> str: ...
 def init(dlpack_capsule: object) -> None: ...
 def open_threads(library: str) -> bool: ...

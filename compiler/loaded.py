@@ -27,7 +27,7 @@ from pirol.compiler.runtime import (
     threads,
 )
 from pirol.compiler.stored import Ready
-from pirol.kernels import nvrtc
+from pirol.kernels import cublas, nvrtc
 from pirol.kernels.cuda_build import build_cubin, image_of
 from pirol.kernels.render import CUDA
 from pirol.passes.plan import Plan
@@ -134,14 +134,19 @@ def on_cpu(graph: Graph) -> Compiled:
 
 
 def on_cuda(graph: Graph, device: int) -> Compiled:
-    """The same on a CUDA device, its kernels one cubin."""
+    """The same on a CUDA device, its kernels one cubin; large products of matrices are
+    cuBLASLt's where it is found."""
     native = start()
     arch = native.cuda_arch(device)
 
     def codes(plan: Plan) -> tuple[Code, ...]:
         return compile_cuda(generate(plan, CUDA), arch)
 
-    target = f"cuda:{arch} NVRTC {nvrtc.version()}"
+    some = any(op.name == "dot_general" for op in graph.walk())
+    names = cublas.libraries() if some else []
+    library = any(native.open_blas(name, device) for name in names)
+    kind = "cuda+cublas" if library else "cuda"
+    target = f"{kind}:{arch} NVRTC {nvrtc.version()}"
     ready = _ready(graph, target, ".cubin", codes)
     key = ready.codes[0].key if ready.codes else build_cubin({}, arch)
     module = native.Module(image_of(key), device)

@@ -23,6 +23,7 @@ from pirol.passes.conv_grads import conv_grads
 from pirol.passes.decompose import decompose
 from pirol.passes.fuse import Refused, fuse
 from pirol.passes.plan import Plan, plan
+from pirol.passes.products import products
 from pirol.passes.split import split_reductions
 from pirol.passes.windows import windows
 from pirol.prim import Facts
@@ -50,7 +51,7 @@ def lower(
     target: str = "cpu",
 ) -> Lowered:
     """Run the passes on a graph as captured, or as decomposed and exported ("calls"),
-    for a target, "cpu" or "cuda"; `hints` are the first call's sizes.
+    for a target, a key of FOR; `hints` are the first call's sizes.
 
     The user's `own` passes run on primitives ("flat"), before those are fused; one with
     the attribute `level = "calls"` runs while composite ops are still calls.
@@ -82,7 +83,7 @@ class Run:
         return graph
 
 
-PASSES = 11  # at most, but for the user's own
+PASSES = 12  # at most, but for the user's own
 
 
 def flatten(graph: Graph, facts: Facts, run: Run, level: str = "pir") -> Graph:
@@ -131,6 +132,10 @@ def finish(graph: Graph, run: Run, target: str = "cpu") -> Lowered:
 FOR: dict[str, tuple[tuple[str, Pass, str], ...]] = {
     "cpu": (),
     "cuda": (("split", split_reductions, "flat"),),
+    "cuda+cublas": (
+        ("split", split_reductions, "flat"),
+        ("products", products, "flat"),
+    ),
 }
 
 

@@ -34,10 +34,12 @@ from pirol.passes.plan import (
     Launch,
     Opaque,
     Plan,
+    Product,
     Read,
     Step,
     Write,
 )
+from pirol.passes.products import Side, matrix, sides
 
 OPCODES = {
     "const": 0,
@@ -311,6 +313,8 @@ class _Assembler:
                 sizes = [self.encode(d) for d in k.params]
                 numbers = [self.encode(d) for d in (k.rows, k.grain, k.scratch)]
                 return ("launch", address, [*inputs, *outputs], sizes, *numbers)
+            case Product(op, inputs, output):
+                return self.product(op, inputs, output)
             case Opaque(op, inputs, outputs):
                 call = self.caller(op)
                 fresh = op.title in NEVER_ALIAS
@@ -321,6 +325,21 @@ class _Assembler:
                 return ("check", source, message)
             case Write(source, index):
                 return ("write", source, index)
+
+    def product(self, op: Op, inputs: Sequence[int], output: int) -> tuple[Any, ...]:
+        """Buffers; how many products, rows, columns and terms; how operands lie."""
+        x, y = sides(op)
+        sizes = (y.count(y.batch), x.count(x.free), y.count(y.free), x.count(x.summed))
+        row = inputs[2] if len(inputs) > 2 else -1
+        buffers = (*inputs[:2], row, output)
+        lies = (self.matrix(x), self.matrix(y))
+        return ("product", buffers, [self.encode(d) for d in sizes], *lies)
+
+    def matrix(self, side: Side) -> tuple[bool, int, int]:
+        found = matrix(side)
+        if found is None:
+            raise Unsupported(f"a product of {side.value.type}, which is no matrices")
+        return found.turned, self.encode(found.pitch), self.encode(found.batch)
 
     def read(self, read: Read) -> tuple[int, int, Any, bool]:
         """The slot that is set, or (number,)."""

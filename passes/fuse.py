@@ -197,7 +197,7 @@ class _Fuser:
 
 def _own_step(op: Op) -> tuple[str, str]:
     if op.name in PRIMS:
-        return "effect", f"{op.name} is a step of its own"
+        return PRIMS[op.name].kind, f"{op.name} is a step of its own"
     return "library", f"{op.title} is run by Paddle"
 
 

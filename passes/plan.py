@@ -38,6 +38,15 @@ class Launch:
 
 
 @dataclass(frozen=True)
+class Product:
+    """Let cuBLASLt multiply matrices: two inputs, and perhaps a row to add to each."""
+
+    op: Op
+    inputs: tuple[int, ...]
+    output: int
+
+
+@dataclass(frozen=True)
 class Opaque:
     """Let Paddle run an op, or a primitive; an output of -1 is dropped."""
 
@@ -82,7 +91,7 @@ class Check:
     message: str
 
 
-Step = Launch | Opaque | Bind | Write | Check
+Step = Launch | Product | Opaque | Bind | Write | Check
 
 
 @dataclass(frozen=True)
@@ -139,6 +148,9 @@ class _Planner:
     def add(self, op: Op) -> None:
         if op.name == "group":
             self.group(op)
+        elif op.name == "product":
+            inputs = tuple(self.ids[v] for v in op.operands)
+            self.steps.append(Product(op, inputs, self.made(op.result)))
         elif op.name == "check":
             step = Check(self.ids[op.operands[0]], op.attrs["message"])
             self.steps.append(step)
@@ -164,11 +176,11 @@ class _Planner:
             self.buffer(op.result, "alias", self.ids[op.operands[0]])
             return
         inputs = tuple(self.ids[v] for v in op.operands)
-        outputs = tuple(
-            self.buffer(r, "output" if r in self.returned else "arena")
-            for r in op.results
-        )
-        self.steps.append(Launch(op, inputs, outputs))
+        self.steps.append(Launch(op, inputs, tuple(map(self.made, op.results))))
+
+    def made(self, value: Value) -> int:
+        """A buffer for what a step makes in memory of ours."""
+        return self.buffer(value, "output" if value in self.returned else "arena")
 
     def is_view(self, op: Op) -> bool:
         """A reshape of memory that may be shared: no kernel is needed."""
@@ -262,6 +274,8 @@ def _touched(step: Step) -> tuple[int, ...]:
     match step:
         case Launch(_, inputs, outputs) | Opaque(_, inputs, outputs):
             return (*inputs, *(n for n in outputs if n >= 0))
+        case Product(_, inputs, output):
+            return (*inputs, output)
         case Bind(reads):
             return tuple(r.source for r in reads)
         case Write(source, _) | Check(source, _):

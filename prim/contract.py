@@ -1,4 +1,5 @@
-"""Contractions: dot_general, and convolution in three forms closed under VJP."""
+"""Contractions: dot_general, and convolution in three forms closed under VJP; and
+product, a dot_general that is a step of its own."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pirol.compiler.dims import equal
+from pirol.compiler.dims import equal, same_shape
 from pirol.compiler.ir import COMPLEX, FLOATS, INTS, TensorType
 from pirol.prim.prim import Attrs, Prim, define, require
 from pirol.prim.window import window_extent, window_offsets
@@ -77,6 +78,40 @@ def _restore(b: Any, grad: Any, batch: Any, free: Any, summed: Any) -> Any:
 
 
 define(Prim("dot_general", "contract", _infer_dot, _dot, _dot_vjp))
+
+
+# For cuBLASLt: x without batch dims serves the whole batch, and a third operand is
+# added to each row.
+
+
+def _serving(y: Sequence[Any], attrs: Attrs) -> tuple[tuple[Any, ...], Attrs]:
+    """The batch dims that x lacks, and the attributes for an x that has them first."""
+    lead = () if attrs["x_batch"] else tuple(y[i] for i in attrs["y_batch"])
+    if not lead:
+        return lead, attrs
+    summed = tuple(k + len(lead) for k in attrs["x_sum"])
+    return lead, {**attrs, "x_batch": tuple(range(len(lead))), "x_sum": summed}
+
+
+def _infer_product(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
+    x, y, *rows = types
+    lead, given = _serving(y.shape, attrs)
+    found = _infer_dot([TensorType((*lead, *x.shape), x.dtype), y], given)
+    wide = [y.shape[k] for k in _free(y.rank, attrs["y_batch"], attrs["y_sum"])]
+    ok = len(rows) <= 1 and x.dtype in ("float32", "float64")
+    ok = ok and all(
+        r.rank == 1 and r.dtype == x.dtype and same_shape(r.shape, wide) for r in rows
+    )
+    require(ok, "product", types, "two matrices of floats, and a row as wide")
+    return found
+
+
+def _product(x: Any, y: Any, *rows: Any, **attrs: Any) -> Any:
+    lead, given = _serving(np.shape(y), attrs)
+    return sum(rows, _dot(np.broadcast_to(x, (*lead, *np.shape(x))), y, **given))
+
+
+define(Prim("product", "library", _infer_product, _product))
 
 
 def _conv_shape(x: TensorType, w: TensorType, attrs: Attrs) -> TensorType:

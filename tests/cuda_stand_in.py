@@ -16,27 +16,52 @@ import pytest
 from cuda_simulator_build import build_kernels, build_runtime, load_runtime, wrap
 
 from pirol.compiler import _native, loaded
-from pirol.kernels import nvrtc
+from pirol.kernels import cublas, nvrtc
 from pirol.kernels.build import cache_folder
 
-SOURCE = Path(__file__).parent / "cusim" / "driver.c"
+SOURCES = Path(__file__).parent / "cusim"
 NAMES = re.compile(r"__launch_bounds__\([\d, ]+\)\s+(\w+)\(")
 COPIES = tuple(f"pirol_copy_{size}" for size in (1, 2, 4, 8))
 
 
 @functools.cache
-def driver() -> str:
-    """The path of the stand-in driver, built once."""
-    digest = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]
-    target = cache_folder() / "cusim" / f"libcuda-{digest}.so"
+def built(name: str) -> str:
+    """The path of a library of cusim/, built once."""
+    source = SOURCES / f"{name}.c"
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
+    target = cache_folder() / "cusim" / f"lib{name}-{digest}.so"
     target.parent.mkdir(mode=0o700, exist_ok=True)
     if not target.exists():
         with tempfile.TemporaryDirectory(dir=target.parent) as work:
             made = Path(work) / target.name
-            command = ["gcc", "-O1", "-Wall", "-shared", "-fPIC", str(SOURCE)]
+            command = ["gcc", "-O2", "-Wall", "-shared", "-fPIC", str(source)]
             subprocess.run([*command, "-o", str(made), "-ldl"], check=True)
             made.replace(target)
     return str(target)
+
+
+def driver() -> str:
+    """The path of the stand-in driver."""
+    return built("driver")
+
+
+class Library:
+    """What the stand-in for cuBLASLt counts."""
+
+    def __init__(self) -> None:
+        self.path = built("cublaslt")
+        self.library = ctypes.CDLL(self.path)
+        assert self.library.stand_in_driver(driver().encode())
+
+    def count(self, what: str) -> int:
+        """How many "products" so far, how many of them "with_row" or "batched", how
+        often it was "asked" for the best way; descriptors that are still "described".
+        """
+        return int(getattr(self.library, f"stand_in_{what}")())
+
+    def refuse(self, on: bool) -> None:
+        """Whether to know no way for any product."""
+        self.library.stand_in_refuse(ctypes.c_long(on))
 
 
 class Device:
@@ -93,5 +118,14 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Device:
     monkeypatch.setattr(nvrtc, "compile_cubin", found.compile)
     # Its images are none for a GPU, and must not be found by their keys.
     monkeypatch.setattr(nvrtc, "version", lambda: "stand-in")
+    monkeypatch.setattr(cublas, "libraries", list)
     _native.open_cuda(driver())
+    return found
+
+
+@pytest.fixture
+def library(device: Device, monkeypatch: pytest.MonkeyPatch) -> Library:
+    """The stand-in for cuBLASLt, which programs loaded on the device find."""
+    found = Library()
+    monkeypatch.setattr(cublas, "libraries", lambda: [found.path])
     return found

@@ -87,6 +87,17 @@ def close(found: Any, expected: Any) -> None:
         assert found == expected
 
 
+def test_unknown_sizes_that_must_be_equal(tmp_path: Path) -> None:
+    spec = [SPEC([None, None], name="x"), SPEC([None, None], name="y")]
+    given = data(5, 6), data(6, 7)
+    run, expected = exported(paddle.matmul, tmp_path / "f", *given, input_spec=spec)
+    close(run(*given), expected)
+    x, y = data(3, 2), data(2, 4)
+    np.testing.assert_allclose(run(x, y), x @ y, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="input y: extent 3 at axis 0, expected 2"):
+        run(x, data(3, 4))
+
+
 def test_a_layer_with_nested_outputs_at_many_sizes(tmp_path: Path) -> None:
     net = Net()
     net.eval()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from pirol.compiler.archive import Archive, Source
 from pirol.compiler.capture.options import Options
 from pirol.compiler.capture.saved import plain_name
 from pirol.compiler.capture.seam import Slot
+from pirol.compiler.dims import equal, substitute, symbols_of
 from pirol.compiler.errors import PirolError, message
-from pirol.compiler.ir import COMPUTED, Graph, Op
+from pirol.compiler.ir import COMPUTED, Graph, Guard, Op
 from pirol.compiler.pipeline import lower
+from pirol.prim import Facts
 
 NATIVE = ("group", "check", "bind")
 NEXT = "export a part of the program without them"
@@ -34,9 +37,23 @@ def archive(options: Options, targets: tuple[str, ...]) -> Archive:
     left = [op for op in lowered.stages["fuse"].ops if op.name not in NATIVE]
     if left:
         raise PirolError(_refused(left))
-    graph = lowered.stages["canonicalize"]
+    graph = _closed(lowered.stages["canonicalize"])
     sources, weights = _sources(layer, graph, state.program.inputs)
     return Archive(graph, sources, _form(layer), weights, targets)
+
+
+def _closed(graph: Graph) -> Graph:
+    """The graph with guards on what its inputs show: their types hold the facts that
+    stand for other symbols."""
+    shown = symbols_of(*(d for v in graph.inputs for d in v.shape))
+    facts = Facts(guards=list(graph.guards)).substitution()
+    known = {name: dim for name, dim in facts.items() if name not in shown}
+    guards = [
+        Guard(g.kind, substitute(g.a, known), substitute(g.b, known))
+        for g in graph.guards
+    ]
+    told = [g for g in guards if g.kind != "eq" or equal(g.a, g.b) is not True]
+    return replace(graph, guards=tuple(told))
 
 
 def _refused(ops: list[Op]) -> str:

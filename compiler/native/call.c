@@ -75,6 +75,7 @@ static void call_free(Call *call) {
         release_region(call, &call->regions[i]);
         layout_release(call->layouts[i]);
     }
+    if (call->workspace.data) cuda_release(call->workspace.data, call->home.stream);
     block_give(plan->pool, call->scratch);
     PyMem_RawFree(call);
     Py_DECREF(plan);

@@ -363,12 +363,42 @@ static int check_check(Check *check, const CheckStep *step) {
     return 0;
 }
 
+static int check_factor(Check *check, int *id, const TensorSpec *type) {
+    BufferSpec *buffer = &check->plan->buffers[*id];
+    if (use_buffer(check, *id)) return -1;
+    if (buffer->type.code != DL_FLOAT || buffer->type.bits != type->bits)
+        return fail("steps[%d]: buffer %d is not of the product's type", check->step,
+                    *id);
+    *id = buffer->root;
+    check->plan->buffers[*id].read_flat = true;
+    return 0;
+}
+
+static int check_product(Check *check, ProductStep *step) {
+    const Plan *plan = check->plan;
+    const TensorSpec *type = &plan->buffers[step->out].type;
+    const Dim sizes[] = {step->batch,       step->rows,       step->columns,
+                         step->terms,       step->left_pitch, step->left_batch,
+                         step->right_pitch, step->right_batch};
+    if (!on_cuda(&plan->home) || (type->bits != 32 && type->bits != 64))
+        return fail("steps[%d]: no library multiplies these", check->step);
+    for (int i = 0; i < 8; i++)
+        if (need_dim(check, sizes[i], "steps", check->step)) return -1;
+    if (step->added >= 0 && check_factor(check, &step->added, type)) return -1;
+    return check_factor(check, &step->left, type) ||
+                   check_factor(check, &step->right, type) ||
+                   check_factor(check, &step->out, type)
+               ? -1
+               : 0;
+}
+
 static int check_step(Check *check, Step *step) {
     switch (step->kind) {
         case LAUNCH: return check_launch(check, &step->launch);
         case OPAQUE: return check_opaque(check, &step->opaque);
         case BIND: return check_bind(check, &step->bind);
         case WRITE: return check_write(check, &step->write);
+        case PRODUCT: return check_product(check, &step->product);
         default: return check_check(check, &step->check);
     }
 }

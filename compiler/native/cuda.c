@@ -25,6 +25,7 @@ static struct {
     int (*to_host)(void *, Address, size_t, void *);
     int (*to_device)(Address, const void *, size_t, void *);
     int (*within)(Address, Address, size_t, void *);
+    int (*fill)(Address, unsigned char, size_t, void *);
     int (*wait)(void *);
     int (*error)(int, const char **);
 } cu;
@@ -54,6 +55,7 @@ static const struct {
     {"cuMemcpyDtoHAsync_v2", (void **)&cu.to_host},
     {"cuMemcpyHtoDAsync_v2", (void **)&cu.to_device},
     {"cuMemcpyDtoDAsync_v2", (void **)&cu.within},
+    {"cuMemsetD8Async", (void **)&cu.fill},
     {"cuStreamSynchronize", (void **)&cu.wait},
     {"cuGetErrorName", (void **)&cu.error},
 };
@@ -137,6 +139,10 @@ int cuda_read(void *to, const void *from, size_t bytes, void *stream) {
 int cuda_fill(void *to, const void *from, size_t bytes, void *stream) {
     int code = bytes ? cu.to_device((Address)to, from, bytes, stream) : 0;
     return code ? code : cu.wait(stream);
+}
+
+int cuda_zero(void *to, size_t bytes, void *stream) {
+    return bytes ? cu.fill((Address)to, 0, bytes, stream) : 0;
 }
 
 int cuda_wait(void *stream) {

@@ -45,6 +45,8 @@ static PyMethodDef functions[] = {
     {"open_threads", open_threads, METH_O,
      "Share out launches over the threads of an OpenMP library; was it found?"},
     {"open_cuda", open_cuda, METH_O, "Take the CUDA driver, a library."},
+    {"open_blas", blas_open, METH_VARARGS,
+     "open_blas(library, device): may cuBLASLt be used there?"},
     {"cuda_arch", cuda_arch, METH_O, "The architecture of a CUDA device, sm_90."},
     {"set_threads", set_threads, METH_O, "How many threads a launch may use."},
     {"get_threads", get_threads, METH_NOARGS, "How many threads a launch may use."},

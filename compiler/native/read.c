@@ -296,20 +296,52 @@ static int read_check(Plan *plan, Where where, PyObject *object, CheckStep *step
     return read_int(where, items[1], "buffer", 0, plan->n_buffers, &step->source);
 }
 
+/* object: whether it is turned, its pitch, from one of the batch to the next */
+static int read_matrix(Plan *plan, Where where, PyObject *object, bool *turned,
+                       Dim *pitch, Dim *batch) {
+    PyObject **items = read_tuple(where, object, 3);
+    if (!items) return -1;
+    if (!PyBool_Check(items[0])) return fail_object(where, "a bool", items[0]);
+    *turned = items[0] == Py_True;
+    if (read_dim(plan, where, items[1], pitch)) return -1;
+    return read_dim(plan, where, items[2], batch);
+}
+
+static int read_product(Plan *plan, Where where, PyObject *object, ProductStep *step) {
+    int *const buffers[] = {&step->left, &step->right, &step->added, &step->out};
+    Dim *const sizes[] = {&step->batch, &step->rows, &step->columns, &step->terms};
+    PyObject **items = read_tuple(where, object, 5), **given;
+    if (!items || !(given = read_tuple(where, items[1], 4))) return -1;
+    for (int i = 0; i < 4; i++)
+        if (read_int(where, given[i], "buffer", i == 2 ? -1 : 0, plan->n_buffers,
+                     buffers[i]))
+            return -1;
+    if (!(given = read_tuple(where, items[2], 4))) return -1;
+    for (int i = 0; i < 4; i++)
+        if (read_dim(plan, where, given[i], sizes[i])) return -1;
+    if (read_matrix(plan, where, items[3], &step->left_turned, &step->left_pitch,
+                    &step->left_batch))
+        return -1;
+    return read_matrix(plan, where, items[4], &step->right_turned, &step->right_pitch,
+                       &step->right_batch);
+}
+
 static int read_step(Plan *plan, Where where, PyObject *object) {
-    static const char *const names[] = {"launch", "opaque", "bind", "write", "check"};
+    static const char *const names[] = {"launch", "opaque", "bind",
+                                        "write",  "check",  "product"};
     Step *step = &plan->steps[where.index];
     int count, kind;
     PyObject **items = read_items(where, object, &count);
     if (!items) return -1;
     if (!count) return fail(where, "an empty step");
-    if (read_kind(where, items[0], names, 5, &kind)) return -1;
+    if (read_kind(where, items[0], names, 6, &kind)) return -1;
     step->kind = (StepKind)kind;
     switch (step->kind) {
         case LAUNCH: return read_launch(plan, where, object, &step->launch);
         case OPAQUE: return read_opaque(plan, where, object, &step->opaque);
         case BIND: return read_bind(plan, where, object, &step->bind);
         case WRITE: return read_write(plan, where, object, &step->write);
+        case PRODUCT: return read_product(plan, where, object, &step->product);
         default: return read_check(plan, where, object, &step->check);
     }
 }

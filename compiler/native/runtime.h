@@ -99,6 +99,7 @@ void cuda_release(void *data, void *stream);
 int cuda_copy(void *to, const void *from, size_t bytes, void *stream);
 int cuda_read(void *to, const void *from, size_t bytes, void *stream); /* waits */
 int cuda_fill(void *to, const void *from, size_t bytes, void *stream); /* waits */
+int cuda_zero(void *to, size_t bytes, void *stream);
 int cuda_wait(void *stream);
 int cuda_launch(const void *function, int64_t blocks, int threads, void **parameters,
                 void *stream);
@@ -106,6 +107,39 @@ int cuda_copy_strided(const void *const *kernels, int rank, const int64_t *shape
                       size_t item, char *to, const int64_t *to_strides,
                       const char *from, const int64_t *from_strides, void *stream);
 PyObject *cuda_arch(PyObject *self, PyObject *device);
+
+/* ---- blas.c: products of matrices by cuBLASLt ---- */
+
+/* Element [b, place, term] lies at b * batch + place * pitch + term; where it is
+   turned, at b * batch + term * pitch + place. */
+typedef struct {
+    const void *data;
+    bool turned;
+    int64_t pitch, batch;
+} Matrix;
+
+/* out[b, row, column] = sum of left[b, row, term] right[b, column, term], and of
+   added[column] where that is not null; of floats of so many bits; no size is 0. */
+typedef struct {
+    int bits;
+    int64_t batch, rows, columns, terms;
+    Matrix left, right;
+    const void *added;
+    void *out;
+} Multiply;
+
+/* Memory that only one step at a time uses, of a call's stream. */
+typedef struct {
+    void *data;
+    size_t bytes;
+} Workspace;
+
+enum { BLAS_NO_MEMORY = -1 };
+
+PyObject *blas_open(PyObject *self, PyObject *args);
+/* A status of the library, or BLAS_NO_MEMORY; in the context of the device. */
+int blas_multiply(const Multiply *multiply, const Home *home, Workspace *space);
+int blas_raise(int status);
 
 /* ---- the plan ---- */
 
@@ -186,7 +220,7 @@ typedef struct {
     int stage; /* where both are known */
 } Guard;
 
-typedef enum { LAUNCH, OPAQUE, BIND, WRITE, CHECK } StepKind;
+typedef enum { LAUNCH, OPAQUE, BIND, WRITE, CHECK, PRODUCT } StepKind;
 
 /* On CUDA the kernel is a CUfunction, `grain` the threads of a block and `scratch` the
    rows that a block takes. */
@@ -227,6 +261,14 @@ typedef struct {
     PyObject *message;
 } CheckStep;
 
+/* Buffers: after checking, the roots. */
+typedef struct {
+    int left, right, added, out; /* added: -1, none */
+    Dim batch, rows, columns, terms;
+    bool left_turned, right_turned;
+    Dim left_pitch, right_pitch, left_batch, right_batch;
+} ProductStep;
+
 typedef struct {
     StepKind kind;
     union {
@@ -235,6 +277,7 @@ typedef struct {
         BindStep bind;
         WriteStep write;
         CheckStep check;
+        ProductStep product;
     };
 } Step;
 
@@ -371,7 +414,8 @@ typedef struct {
     Region *regions;
     Block *scratch;
     Home home;
-    int code; /* of CUDA, where a step failed */
+    Workspace workspace;
+    int code; /* of CUDA or the library, where a step failed */
     int stage;
     bool missed; /* on its way: the sizes are none that the plan was made for */
     int64_t number;

@@ -1,9 +1,10 @@
-/* The steps of a call. Launches, writes and checks in a row run without the GIL. */
+/* The steps of a call. Launches, products, writes and checks in a row run without the
+   GIL. */
 #include <string.h>
 
 #include "runtime.h"
 
-typedef enum { DONE, NO_MEMORY, SIZES_DIFFER, FALSE_CHECK, CUDA_FAILED } Status;
+typedef enum { DONE, NO_MEMORY, SIZES_DIFFER, FALSE_CHECK, CUDA_FAILED, BLAS_FAILED } Status;
 
 static Status cuda_done(Call *call, int code) {
     call->code = code;
@@ -104,10 +105,52 @@ static Status run_check(Call *call, const CheckStep *check) {
     return status != DONE || ok ? status : FALSE_CHECK;
 }
 
+static Matrix matrix_at(const Call *call, int buffer, bool turned, Dim pitch,
+                        Dim batch) {
+    return (Matrix){call->buffers[buffer].data, turned, dim_value(pitch, call->slots),
+                    dim_value(batch, call->slots)};
+}
+
+/* A product of no terms: zeros, or the same row everywhere. */
+static Status write_nothing(Call *call, const Multiply *of) {
+    const Home *home = &call->home;
+    const int64_t shape[] = {of->batch * of->rows, of->columns}, repeat[] = {0, 1};
+    size_t item = (size_t)of->bits / 8, items = (size_t)(shape[0] * shape[1]);
+    if (!of->added)
+        return cuda_done(call, cuda_zero(of->out, items * item, home->stream));
+    return cuda_done(call,
+                     cuda_copy_strided(home->copies, 2, shape, item, of->out, NULL,
+                                       of->added, repeat, home->stream));
+}
+
+static Status run_product(Call *call, const ProductStep *step) {
+    const int64_t *slots = call->slots;
+    Multiply of = {
+        .bits = call->plan->buffers[step->out].type.bits,
+        .batch = dim_value(step->batch, slots),
+        .rows = dim_value(step->rows, slots),
+        .columns = dim_value(step->columns, slots),
+        .terms = dim_value(step->terms, slots),
+        .left = matrix_at(call, step->left, step->left_turned, step->left_pitch,
+                          step->left_batch),
+        .right = matrix_at(call, step->right, step->right_turned, step->right_pitch,
+                           step->right_batch),
+        .added = step->added < 0 ? NULL : call->buffers[step->added].data,
+        .out = call->buffers[step->out].data,
+    };
+    if (!of.batch || !of.rows || !of.columns) return DONE;
+    if (!of.terms) return write_nothing(call, &of);
+    call->code = blas_multiply(&of, &call->home, &call->workspace);
+    if (call->code == BLAS_NO_MEMORY) return NO_MEMORY;
+    return call->code ? BLAS_FAILED : DONE;
+}
+
 static int raise(const Call *call, Status status, int step) {
     if (status == DONE) return 0;
     if (status == CUDA_FAILED)
         cuda_raise(call->code);
+    else if (status == BLAS_FAILED)
+        blas_raise(call->code);
     else if (status == NO_MEMORY)
         PyErr_NoMemory();
     else if (status == FALSE_CHECK)
@@ -120,7 +163,7 @@ static int raise(const Call *call, Status status, int step) {
 }
 
 static bool is_native(StepKind kind) {
-    return kind == LAUNCH || kind == WRITE || kind == CHECK;
+    return kind == LAUNCH || kind == WRITE || kind == CHECK || kind == PRODUCT;
 }
 
 /* The tensors that steps [begin, end) are the first to use. */
@@ -147,6 +190,7 @@ static Status run_one(Call *call, const Step *step) {
     switch (step->kind) {
         case LAUNCH: return run_launch(call, &step->launch);
         case CHECK: return run_check(call, &step->check);
+        case PRODUCT: return run_product(call, &step->product);
         default: return run_write(call, &step->write);
     }
 }

@@ -102,6 +102,12 @@ int cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, void *stream) {
     if (place_of((char *)from, bytes) < 0) return INVALID;
     return cuMemcpyHtoDAsync_v2(to, (char *)from, bytes, stream);
 }
+int cuMemsetD8Async(Address to, unsigned char value, size_t bytes, void *stream) {
+    (void)stream;
+    if (!current || place_of((char *)to, bytes) < 0) return INVALID;
+    memset((char *)to, value, bytes);
+    return 0;
+}
 int cuStreamSynchronize(void *stream) {
     (void)stream;
     waits++;
@@ -159,6 +165,9 @@ int cuGetErrorName(int code, const char **name) {
 
 // ---- for tests ----
 
+int stand_in_holds(const void *data, size_t bytes) {
+    return current && place_of(data, bytes) >= 0;
+}
 long stand_in_launches(void) { return launches; }
 long stand_in_waits(void) { return waits; }
 long stand_in_live(void) { return n_live; }

@@ -19,6 +19,15 @@ def nop(*_):
 ARENA = [("arena", 0, *F32, [4])]
 TWO = [("opaque", 0, *F32, [slot(0)]), ("alias", 0, *F32, [4])]
 SEE = ("opaque", nop, [], [0], "see", False)
+CUDA = dict(arrays=True, cuda=(0, 1, 1, 1, 1))
+MIXED = dict(buffers=[*ARENA, ("output", 0, *I64, [4])], lifetimes=[(0, 0)] * 2)
+LIES = (False, 2, 0)
+
+
+def product(buffers=(0, 0, -1, 0), left=LIES, right=LIES):
+    return [("product", buffers, [1, 2, 2, 2], left, right)]
+
+
 BAD_SPECS = {
     "unknown key": dict(stepz=[]),
     "stands for no slot": dict(inputs=[(*F32, [slot(0)])]),
@@ -75,6 +84,17 @@ BAD_SPECS = {
     "an empty step": dict(steps=[()]),
     "expected a bool": dict(steps=[("opaque", nop, [], [], "f", 1)]),
     "expected a callable": dict(steps=[("opaque", 5, [], [], "f", False)]),
+    "no library multiplies these": dict(buffers=ARENA, steps=product()),
+    "buffer 1 is not of the product's type": MIXED
+    | CUDA
+    | dict(steps=product((0, 1, -1, 0))),
+    r"buffer -1 is not in \[0": dict(buffers=ARENA, steps=product((0, -1, -1, 0))),
+    r"buffer -2 is not in \[-1": dict(buffers=ARENA, steps=product((0, 0, -2, 0))),
+    "expected 3 items, got 1": dict(buffers=ARENA, steps=product(right=(True,))),
+    "expected a bool, got a int": dict(buffers=ARENA, steps=product(left=(1, 2, 0))),
+    "slot 1 is read before": MIXED
+    | CUDA
+    | dict(slots=2, steps=product(right=(True, slot(1), 0))),
     "8, 16, 32": dict(inputs=[(2, 24, [])]),
     "too many dims": dict(inputs=[(2, 32, [1] * 17)]),
     "expected a list": dict(inputs=7),

@@ -1,0 +1,199 @@
+"""products: large products of matrices, for a library to run, as steps of their own.
+
+dot_general(x, y) -> product(x, y), of operands that lie in memory as rows at one
+distance; y that repeats for the whole batch has none, and x's batch is more rows. With
+a row that is added to each, it is product(x, y, row). What else is fused around a
+product otherwise is kernels before and after it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pirol.compiler import dims
+from pirol.compiler.dims import Dim, product
+from pirol.compiler.ir import Graph, Op, Value, prune
+from pirol.prim import Builder
+from pirol.prim.builder import rewritten
+
+LEAST = 16  # rows, columns, terms
+WORTH = 1 << 24  # operations that pay for a step and memory around it
+UNKNOWN = 1024  # what a size counts as that is not known
+FLOATS = ("float32", "float64")
+
+
+@dataclass(frozen=True)
+class Side:
+    """An operand: a value, its axes that are the batch and those that are summed."""
+
+    value: Value
+    batch: tuple[int, ...]
+    summed: tuple[int, ...]
+
+    @property
+    def free(self) -> tuple[int, ...]:
+        """The other axes, in order."""
+        taken = (*self.batch, *self.summed)
+        return tuple(k for k in range(self.value.type.rank) if k not in taken)
+
+    def count(self, axes: tuple[int, ...]) -> Dim:
+        """How many places there are along axes."""
+        return product(self.value.shape[k] for k in axes)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """How an operand lies: [b, place, term] at b * batch + place * pitch + term; where
+    it is turned, at b * batch + term * pitch + place."""
+
+    turned: bool
+    pitch: Dim
+    batch: Dim
+
+
+def matrix(side: Side) -> Matrix | None:
+    """How the operand lies, if it is matrices of rows at one distance."""
+    shape = side.value.shape
+    steps = dims.strides(shape)
+    axes = [k for k, d in enumerate(shape) if dims.equal(d, 1) is not True]
+    batch, free, summed = (
+        [axes.index(k) for k in group if k in axes]
+        for group in (side.batch, side.free, side.summed)
+    )
+    if not free or not summed or not all(map(_in_a_row, (batch, free, summed))):
+        return None
+    last = [steps[axes[group[-1]]] if group else 0 for group in (batch, free, summed)]
+    if batch and batch[-1] == len(axes) - 1:
+        return None
+    turned = free[-1] == len(axes) - 1
+    return Matrix(turned, last[2 if turned else 1], last[0])
+
+
+def _in_a_row(places: list[int]) -> bool:
+    return not places or places == [*range(places[0], places[0] + len(places))]
+
+
+def products(graph: Graph) -> Graph:
+    """The graph with `product` for each dot_general that is worth it."""
+    users, results = graph.users(), set(graph.results)
+    lone: set[Value] = set()  # products that one op reads, and nobody else
+
+    def rule(b: Builder, op: Op) -> Value | None:
+        if op.name == "add":
+            return _with_row(b, op, lone)
+        made = _product(b, op) if op.name == "dot_general" else None
+        if made is not None and len(users[op.result]) == 1 and op.result not in results:
+            lone.add(made)
+        return made
+
+    return prune(rewritten(graph, rule))
+
+
+def _product(b: Builder, op: Op) -> Value | None:
+    if op.result.dtype not in FLOATS:
+        return None
+    x, y = sides(op)
+    y = _lying(b, y)
+    if x.batch and not y.batch:
+        if [*x.batch, *x.free] != sorted((*x.batch, *x.free)):
+            return None
+        x = Side(x.value, (), x.summed)
+    if not _pays(x, y):
+        return None
+    x = _lying(b, x)
+    made: Value = b.product(
+        x.value,
+        y.value,
+        x_batch=x.batch,
+        y_batch=y.batch,
+        x_sum=x.summed,
+        y_sum=y.summed,
+    )
+    return made
+
+
+def sides(op: Op) -> tuple[Side, Side]:
+    """The operands of a dot_general or product, x's summed axes in order."""
+    x, y, *_ = op.operands
+    pairs = sorted(zip(op.attrs["x_sum"], op.attrs["y_sum"]))
+    return (
+        Side(x, tuple(op.attrs["x_batch"]), tuple(k for k, _ in pairs)),
+        Side(y, tuple(op.attrs["y_batch"]), tuple(k for _, k in pairs)),
+    )
+
+
+def _pays(x: Side, y: Side) -> bool:
+    """Whether there are enough rows, columns and terms, and of all together."""
+    sizes = (x.count(x.free), y.count(y.free), x.count(x.summed), y.count(y.batch))
+    guess = dict.fromkeys(dims.symbols_of(*sizes), UNKNOWN)
+    *matrix, batch = (dims.evaluate(n, guess) for n in sizes)
+    return min(matrix) >= LEAST and 2 * math.prod(matrix) * batch >= WORTH
+
+
+def _lying(b: Builder, side: Side) -> Side:
+    """The operand as it lies in memory: the farthest of the values that it is a view of
+    that is matrices, or a transposed copy of it."""
+    fitting = [s for s in _seen_through(b, side) if matrix(s) is not None]
+    if fitting:
+        return fitting[-1]
+    perm = (*side.batch, *side.free, *side.summed)
+    ends = len(side.batch), len(perm) - len(side.summed)
+    turned = b.transpose(side.value, perm=perm)
+    return Side(turned, tuple(range(ends[0])), tuple(range(ends[1], len(perm))))
+
+
+def _seen_through(b: Builder, side: Side | None) -> Iterator[Side]:
+    """The operand, and what it is a transposed or repeated view of."""
+    while side is not None:
+        yield side
+        source = b.producers.get(side.value)
+        if source is None or source.name not in ("transpose", "broadcast"):
+            return
+        look = _unturned if source.name == "transpose" else _unrepeated
+        side = look(b, source, side)
+
+
+def _unturned(b: Builder, source: Op, side: Side) -> Side | None:
+    """transpose(x) as x, if the free axes keep their order."""
+    perm = source.attrs["perm"]
+    batch, free, summed = (
+        tuple(perm[k] for k in group) for group in (side.batch, side.free, side.summed)
+    )
+    return Side(source.operands[0], batch, summed) if [*free] == sorted(free) else None
+
+
+def _unrepeated(b: Builder, source: Op, side: Side) -> Side | None:
+    """broadcast(x) as x, if it repeats for the batch, all of it, and nothing else."""
+    x, shape, at = source.operands[0], side.value.shape, source.attrs["dims"]
+    kept = [k for d, k in zip(x.shape, at) if dims.equal(d, shape[k]) is True]
+    if not side.batch or {*range(len(shape))} - {*kept} != {*side.batch}:
+        return None
+    if len(kept) < x.type.rank:
+        x = b.reshape(x, shape=tuple(shape[k] for k in kept))
+    return Side(x, (), tuple(map(kept.index, side.summed)))
+
+
+def _with_row(b: Builder, op: Op, lone: set[Value]) -> Value | None:
+    """product(x, y) + a row -> product(x, y, row)"""
+    for whole, added in (op.operands, op.operands[::-1]):
+        source, spread = b.producers.get(whole), b.producers.get(added)
+        if whole not in lone or source is None or spread is None:
+            continue
+        if len(source.operands) == 2 and _is_row(source, spread):
+            row = spread.operands[0]
+            made: Value = b.product(*source.operands, row, **source.attrs)
+            return made
+    return None
+
+
+def _is_row(source: Op, spread: Op) -> bool:
+    """Whether a value is one row for each of a product's, which has no batch."""
+    y = sides(source)[1]
+    if spread.name != "broadcast" or y.batch or len(y.free) != 1:
+        return False
+    row, shape = spread.operands[0], source.result.shape
+    wide = row.type.rank == 1 and dims.equal(row.shape[0], shape[-1]) is True
+    last = tuple(spread.attrs["dims"]) == (len(shape) - 1,)
+    return wide and last and row.dtype == "float32"
