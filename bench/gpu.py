@@ -65,6 +65,8 @@ class Torch:
     def __init__(self) -> None:
         import torch
 
+        # float32 throughout, as the others have it.
+        torch.backends.cudnn.allow_tf32 = False
         self.torch = torch
         self.name = torch.cuda.get_device_name()
 
@@ -211,6 +213,7 @@ def side(name: str, folder: Path, workload: Workload) -> tuple[Call, Call]:
         os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
         import jax
 
+        jax.config.update("jax_default_matmul_precision", "highest")
         run = jax.jit(load_function(path, "jax"))
         return run, lambda tensors: list(map(jax.dlpack.from_dlpack, tensors))
     import torch

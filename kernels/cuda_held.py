@@ -47,7 +47,8 @@ def held(nest: Nest) -> Kernel | None:
     last = nest.columns[-1]
     if not isinstance(last.extent, int):
         return None
-    found = wide(nest, last, most=min(BYTES, max(1, last.extent // LANES)))
+    each = max(1, last.extent // LANES)
+    found = wide(nest, last, most=min(BYTES, 1 << (each.bit_length() - 1)))
     if found is None:
         found = Wide(nest, last.name, 1, (), ())
     hold, words = _hold(nest) if len(nest.columns) == 1 else ({}, 0)
