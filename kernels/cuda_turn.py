@@ -14,7 +14,7 @@ from pirol.compiler.dims import Dim, product
 from pirol.compiler.ir import BITS
 from pirol.kernels import affine
 from pirol.kernels.affine import Affine, axis, constant
-from pirol.kernels.cuda_contract import below, both
+from pirol.kernels.cuda_contract import below
 from pirol.kernels.cuda_rows import BLOCK
 from pirol.kernels.emit import Emitter, closure, unravel
 from pirol.kernels.kernel import (
@@ -35,6 +35,7 @@ from pirol.kernels.turn import is_long, read_along
 
 SIDES = (64, 32)  # elements of a tile's side, the first for which there is room
 ROOM = 48 * 1024  # bytes of shared memory
+NEAR = 32  # tiles along
 
 
 def turned(nest: Nest) -> Kernel | None:
@@ -57,28 +58,34 @@ def _kernel(
     nest: Nest, inner: Axis, along: Axis, loads: Sequence[int], side: int
 ) -> Kernel:
     outer = [a for a in nest.rows if a not in (inner, along)]
-    blocks = [
-        Axis(name, dims.ceildiv(of.extent, side), False)
-        for name, of in (("high", along), ("wide", inner))
-    ]
+    high, wide = (dims.ceildiv(a.extent, side) for a in (along, inner))
+    near = _near(high)
+    blocks = (
+        Axis("far", dims.floordiv(high, near), False),
+        Axis("wide", wide, False),
+        Axis("near", near, False),
+    )
     axes = (*outer, *blocks)
     body = unravel([a.name for a in axes], replace(nest, axes=axes), "r")
-    down, across = affine.divide(axis("item"), side, {"item": side * side})
+    corner = affine.add(affine.scale(axis("far"), near), axis("near"))
+    turns = side * side // BLOCK
+    item = affine.add(affine.scale(axis("k"), BLOCK), axis("thread"))
+    down, across = affine.divide(item, side, {"k": turns, "thread": BLOCK})
 
     def each(high: Affine, wide: Affine, stmts: Sequence[Stmt]) -> Stmt:
-        """Statements for a tile's elements; the item's parts are its place."""
-        ends = ((along, "high", high), (inner, "wide", wide))
-        lets, conditions = [], []
+        """Statements for a tile's elements, each at a place along and across."""
+        ends = ((along, corner, high), (inner, axis("wide"), wide))
+        lets, inside = [], []
         for of, block, place in ends:
-            at = affine.add(affine.scale(axis(block), side), place)
+            at = affine.add(affine.scale(block, side), place)
             lets.append(Let(of.name, "index", Offset(at)))
-            if not _multiple(of.extent, side):
-                conditions.append(below(axis(of.name), of.extent))
-        inside = both(*conditions) if len(conditions) == 2 else (*conditions, None)[0]
-        work = tuple(stmts) if inside is None else (If(inside, tuple(stmts)),)
-        stop = constant(side * side)
+            if not (isinstance(of.extent, int) and of.extent % side == 0):
+                inside.append(below(axis(of.name), of.extent))
+        work = tuple(stmts)
+        for condition in inside:
+            work = (If(condition, work),)
         loop = (*lets, *work)
-        return Loop("item", affine.ZERO, stop, loop, kind="threads", unroll=16)
+        return Loop("k", affine.ZERO, constant(turns), loop, unroll=turns)
 
     def slot(high: Affine, wide: Affine) -> Affine:
         return affine.add(affine.scale(wide, side + 1), high)
@@ -105,5 +112,10 @@ def _kernel(
     return replace(kernel, block=BLOCK, team=BLOCK)
 
 
-def _multiple(value: Dim, of: int) -> bool:
-    return isinstance(value, int) and value % of == 0
+def _near(high: Dim) -> int:
+    """How many tiles along are worked on together: what they read lies in line, so
+    that pages of memory are opened once for all."""
+    near = NEAR if isinstance(high, int) else 1
+    while near > 1 and high % near:
+        near //= 2
+    return near
