@@ -45,9 +45,7 @@ class Program:
     input_names: in the order of the positions.
     """
 
-    def __init__(
-        self, archive: Archive, device: int = -1, graphs: bool = True
-    ) -> None:
+    def __init__(self, archive: Archive, device: int = -1, graphs: bool = True) -> None:
         native = start()
         self.device = device  # of CUDA; -1: the CPU
         self.form = archive.form

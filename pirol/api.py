@@ -180,9 +180,7 @@ def export(
     write(path, archive(_options("export", compiled), targets))
 
 
-def load(
-    path: str | os.PathLike[str], device: str = "cpu", graphs: bool = True
-) -> Any:
+def load(path: str | os.PathLike[str], device: str = "cpu", graphs: bool = True) -> Any:
     """Compile an exported program on this machine; Paddle is not needed.
 
     Args:

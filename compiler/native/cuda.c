@@ -184,11 +184,14 @@ void *cuda_allocate(size_t bytes, void *stream) {
     return cu.allocate(&address, bytes ? bytes : 1, stream) ? NULL : (void *)address;
 }
 
-/* Where the stream is gone, all that may use the memory is waited for. */
+/* Others' streams may be gone by now; then all work of the device is waited for. */
+static bool is_gone(int code) {
+    return code == INVALID_HANDLE || code == CONTEXT_IS_DESTROYED;
+}
+
 void cuda_release(void *data, void *stream) {
     int code = cu.release((Address)data, stream);
-    if (code != INVALID_HANDLE && code != CONTEXT_IS_DESTROYED) return;
-    if (!cu.finish()) cu.free((Address)data);
+    if (is_gone(code) && !cu.finish()) cu.free((Address)data);
 }
 
 int cuda_copy(void *to, const void *from, size_t bytes, void *stream) {
@@ -207,7 +210,8 @@ int cuda_fill(void *to, const void *from, size_t bytes, void *stream) {
 }
 
 int cuda_wait(void *stream) {
-    return cu.wait(stream);
+    int code = cu.wait(stream);
+    return is_gone(code) ? cu.finish() : code;
 }
 
 /* ---- kernels ---- */

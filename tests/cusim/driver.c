@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { MOST = 1 << 16, DEVICES = 2, MARGIN = 256 };
 
@@ -24,7 +25,8 @@ static Memory live[MOST], kept[MOST];
 static int n_live, n_kept;
 static void *contexts[DEVICES], *capturing;
 static uint64_t thresholds[DEVICES];
-static bool skipping, fresh;
+bool skipping;
+static bool fresh;
 static size_t limit = (size_t)1 << 32, used;
 static char finding[512];
 
@@ -67,12 +69,14 @@ int cuCtxSynchronize(void) { return current ? 0 : INVALID; }
 
 static bool is_captured(void *stream) { return stream && stream == capturing; }
 int cuStreamIsCapturing(void *stream, int *status) {
+    if (!skipping) usleep(50);  // so that what other threads change meanwhile would be seen
     *status = is_captured(stream);
     return current ? 0 : INVALID;
 }
 int cuStreamSynchronize(void *stream) {
     __atomic_add_fetch(&counts.waits, 1, __ATOMIC_RELAXED);
     if (is_captured(stream)) return CAPTURE_UNSUPPORTED;
+    if (stream == GONE_STREAM) return INVALID_HANDLE;
     return current ? 0 : INVALID;
 }
 

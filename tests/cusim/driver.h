@@ -30,6 +30,7 @@ typedef struct {
 } Counts;
 
 extern Counts counts;
+extern bool skipping;  // kernels are counted and not run
 extern pthread_mutex_t lock;
 
 // The value of an expression, with the lock held.
