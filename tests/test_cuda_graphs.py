@@ -19,6 +19,7 @@ from test_cuda_device import Strided, back, on_device
 from test_export import data, exported
 
 import pirol
+from pirol.bench import loaded as timed
 from pirol.compiler import _native
 
 __all__ = ["device", "tidy"]  # fixtures
@@ -375,3 +376,19 @@ def test_arrays_wait_for_the_stream_that_made_them(
     assert _native.Array(found) is found and device.waits == before + 1
     del found
     assert device.counts.freed_on == OTHER
+
+
+def test_both_ways_are_timed(
+    device: Device, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded_steps(tmp_path)
+    before = device.replayed
+    timed.main(
+        [str(tmp_path / "f"), "--device", "cuda", "--rounds", "2", "--size", "3"]
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [
+        "cuda, launches",
+        "cuda, graphs",
+    ]
+    assert device.replayed > before

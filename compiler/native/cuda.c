@@ -44,6 +44,7 @@ typedef struct {
 static struct {
     bool ready;
     int (*capturing)(void *, int *);
+    int (*exchange)(int *);
     int (*create)(void **, unsigned);
     int (*add)(void **, void *, void *const *, size_t, const NodeParams *);
     int (*instantiate)(void **, void *, unsigned long long);
@@ -53,7 +54,8 @@ static struct {
 } graphs;
 
 enum { MAX_DEVICES = 64, MAJOR = 75, MINOR = 76, BLOCK = 256 };
-enum { RELEASE_THRESHOLD = 4, INVALID_HANDLE = 400, CONTEXT_IS_DESTROYED = 709 };
+enum { RELEASE_THRESHOLD = 4, RELAXED = 2 };
+enum { INVALID_HANDLE = 400, CONTEXT_IS_DESTROYED = 709 };
 
 static void *contexts[MAX_DEVICES]; /* under the GIL */
 
@@ -89,6 +91,7 @@ static const Named functions[] = {
 
 static const Named graph_functions[] = {
     {"cuStreamIsCapturing", (void **)&graphs.capturing},
+    {"cuThreadExchangeStreamCaptureMode", (void **)&graphs.exchange},
     {"cuGraphCreate", (void **)&graphs.create},
     {"cuGraphAddKernelNode_v2", (void **)&graphs.add},
     {"cuGraphInstantiateWithFlags", (void **)&graphs.instantiate},
@@ -243,8 +246,13 @@ int cuda_graph_add(CudaGraph *graph, const CudaLaunch *launch) {
     return graphs.add(&graph->last, graph->handle, &before, before != NULL, &params);
 }
 
+/* It takes memory, which must not disturb what other threads capture meanwhile. */
 int cuda_graph_instantiate(const CudaGraph *graph, void **exec) {
-    return graphs.instantiate(exec, graph->handle, 0);
+    int mode = RELAXED;
+    graphs.exchange(&mode);
+    int code = graphs.instantiate(exec, graph->handle, 0);
+    graphs.exchange(&mode);
+    return code;
 }
 
 void cuda_graph_drop(CudaGraph *graph) {

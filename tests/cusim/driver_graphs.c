@@ -89,8 +89,17 @@ int cuGraphAddKernelNode_v2(void **node, void *graph, void *const *before, size_
 
 // ---- what is instantiated ----
 
+static _Thread_local int mode;  // 0: global
+int cuThreadExchangeStreamCaptureMode(int *value) {
+    int before = mode;
+    if (*value < 0 || *value > 2) return LOCKED(refuse());
+    mode = *value;
+    *value = before;
+    return 0;
+}
 static int instantiate(void **exec, Graph *graph, unsigned long long flags) {
     if (place_of(graph) < 0 || graph->runnable || flags) return refuse();
+    if (mode != 2) return refuse();
     if (failing == 1) return OUT_OF_MEMORY;
     *exec = make(graph->last, true);
     return 0;
@@ -117,6 +126,7 @@ static int finish(Graph *exec) {
 int cuGraphLaunch(void *exec, void *stream) {
     int captured;
     int cuStreamIsCapturing(void *, int *);
+    if (mode) return LOCKED(refuse());
     if (cuStreamIsCapturing(stream, &captured) || captured || !in_context())
         return LOCKED(refuse());
     if (!LOCKED(begin(exec))) return INVALID;
