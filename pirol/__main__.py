@@ -1,4 +1,4 @@
-"""The command line: `python -m pirol bench graphnet|peers|demo|calls|loaded|complex|..`."""
+"""The command line: `python -m pirol bench graphnet|peers|demo|calls|loaded|..`."""
 
 from __future__ import annotations
 

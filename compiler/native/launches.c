@@ -44,11 +44,14 @@ int runs_find(Plan *plan) {
 
 /* ---- words: of each launch blocks, threads, and the parameters ---- */
 
-static void pack(const Call *call, const Run *run, int64_t *word) {
+/* Gives how many of the launches have any rows. */
+static int pack(const Call *call, const Run *run, int64_t *word) {
     const int64_t *slots = call->slots;
+    int count = 0;
     for (int step = run->begin; step < run->end; step++) {
         const LaunchStep *launch = &call->plan->steps[step].launch;
         int64_t rows = dim_value(launch->rows, slots);
+        count += rows > 0;
         *word++ = blocks_of(rows, dim_value(launch->scratch, slots));
         *word++ = dim_value(launch->grain, slots);
         for (int i = 0; i < launch->buffers.count; i++)
@@ -57,6 +60,7 @@ static void pack(const Call *call, const Run *run, int64_t *word) {
             *word++ = dim_value(launch->dims.at[i], slots);
         *word++ = rows;
     }
+    return count;
 }
 
 /* The launch whose words these are; gives those of the next. */
@@ -129,19 +133,16 @@ static void graph_free(Graph *graph) {
     PyMem_RawFree(graph->words);
 }
 
-/* Null with code 0: too few launches are left. */
 static int instantiate(Call *call, const Run *run, void **exec) {
     CudaGraph graph = {0};
     int64_t *words = call->words;
-    int code = 0, count = 0;
+    int code = 0;
     CudaLaunch launch;
     for (int step = run->begin; step < run->end && !code; step++) {
         words = unpack(call, step, words, &launch);
-        if (!launch.blocks) continue;
-        code = cuda_graph_add(&graph, &launch);
-        count++;
+        if (launch.blocks) code = cuda_graph_add(&graph, &launch);
     }
-    if (!code && count >= FEWEST) code = cuda_graph_instantiate(&graph, exec);
+    if (!code) code = cuda_graph_instantiate(&graph, exec);
     cuda_graph_drop(&graph);
     return code;
 }
@@ -150,8 +151,8 @@ static Graph *build(Call *call, Run *run, uint64_t hash) {
     size_t bytes = (size_t)run->n_words * sizeof *call->words;
     Graph graph = {.hash = hash, .words = PyMem_RawMalloc(bytes)};
     run->built++;
-    if (!graph.words || instantiate(call, run, &graph.exec)) run->off = true;
-    if (!graph.exec) {
+    if (!graph.words || instantiate(call, run, &graph.exec)) {
+        run->off = true;
         PyMem_RawFree(graph.words);
         return NULL;
     }
@@ -179,8 +180,7 @@ static bool replay(Call *call, Run *run) {
 
 /* Profilers see each launch in its range, so there are no graphs then. */
 static bool try_replay(Call *call, Run *run) {
-    if (!call->plan->graphs || run->end - run->begin < FEWEST || ranges_wanted())
-        return false;
+    if (!call->plan->graphs || ranges_wanted()) return false;
     if (atomic_flag_test_and_set(&run->busy)) return false; /* in another thread */
     bool done = !run->off && replay(call, run);
     atomic_flag_clear(&run->busy);
@@ -188,8 +188,8 @@ static bool try_replay(Call *call, Run *run) {
 }
 
 int run_launches(Call *call, Run *run) {
-    pack(call, run, call->words);
-    return try_replay(call, run) ? 0 : launch_each(call, run);
+    bool several = pack(call, run, call->words) >= FEWEST;
+    return several && try_replay(call, run) ? 0 : launch_each(call, run);
 }
 
 void runs_clear(Plan *plan) {
