@@ -1,8 +1,8 @@
 /* Shared declarations of the plan runner.
 
    read.c and check.c turn a spec into a Plan, which never changes afterwards save
-   for its caches; call.c, steps.c and opaque.c run it. All that one run needs lies
-   in a Call, so that runs may nest and may overlap in time. */
+   for its caches; call.c, steps.c, launches.c and opaque.c run it. All that one run
+   needs lies in a Call, so that runs may nest and may overlap in time. */
 #ifndef PIROL_RUNTIME_H
 #define PIROL_RUNTIME_H
 
