@@ -25,8 +25,12 @@ Buffer = tuple[
 ]
 # void kernel(void *const *buffers, const int64_t *dims, int64_t begin, int64_t end,
 #             void *scratch): address, buffers, dims, rows, grain, scratch bytes.
-# On CUDA: a CUfunction, buffers, dims, rows, threads a block, rows a block takes.
-Launch = tuple[Literal["launch"], int, Sequence[int], Dims, Dim, Dim, Dim]
+# On CUDA: a CUfunction, buffers, dims, rows, threads a block, rows a block takes. Last
+# what profilers call it, which may be missing.
+Launch = (
+    tuple[Literal["launch"], int, Sequence[int], Dims, Dim, Dim, Dim]
+    | tuple[Literal["launch"], int, Sequence[int], Dims, Dim, Dim, Dim, str]
+)
 # callable, input buffers, result buffers (-1: not wanted), name, fresh: no result
 # shares memory with an operand, and no operand is kept (so their tensors serve again)
 Opaque = tuple[
@@ -65,11 +69,14 @@ class Spec(TypedDict):
     arrays: NotRequired[bool]  # takes and makes Arrays, not Paddle's tensors
     # Device, and the addresses of the kernels that copy items of 1, 2, 4 and 8 bytes.
     cuda: NotRequired[tuple[int, int, int, int, int] | None]
+    graphs: NotRequired[bool]  # replay launches that come again as CUDA graphs
 
 class Stats(TypedDict):
     calls: int
     layouts: int
     arena_bytes: int
+    graphs: int  # built so far
+    replays: int
 
 class Plan:
     def __new__(cls, spec: Spec | dict[str, Any]) -> Plan: ...
@@ -104,6 +111,7 @@ class Module:
 
 def open_cuda(library: str) -> None: ...
 def open_blas(library: str, device: int) -> bool: ...
+def open_profiler(library: str) -> bool: ...
 def cuda_arch(device: int) -> str: ...
 def init(dlpack_capsule: object) -> None: ...
 def open_threads(library: str) -> bool: ...

@@ -45,7 +45,7 @@ class Program:
     input_names: in the order of the positions.
     """
 
-    def __init__(self, archive: Archive, device: int = -1) -> None:
+    def __init__(self, archive: Archive, device: int = -1, graphs: bool = True) -> None:
         native = start()
         self.device = device  # of CUDA; -1: the CPU
         self.form = archive.form
@@ -55,9 +55,11 @@ class Program:
         self._array = native.Array
         if device >= 0:
             native.open_cuda(DRIVER)
+            native.open_profiler(os.environ.get("NVTX_INJECTION64_PATH", ""))
         self._weights = {k: self._placed(w) for k, w in archive.weights.items()}
         graph = archive.graph
-        self._compiled = on_cpu(graph) if device < 0 else on_cuda(graph, device)
+        graphs = graphs and os.environ.get("PIROL_CUDA_GRAPHS", "") != "0"
+        self._compiled = on_cpu(graph) if device < 0 else on_cuda(graph, device, graphs)
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
         """The outputs, nested as the exported function returned them.
@@ -133,9 +135,10 @@ def on_cpu(graph: Graph) -> Compiled:
     return assemble(ready.plan, graph, refuse, ready.codes, {"arrays": True})
 
 
-def on_cuda(graph: Graph, device: int) -> Compiled:
+def on_cuda(graph: Graph, device: int, graphs: bool) -> Compiled:
     """The same on a CUDA device, its kernels one cubin; large products of matrices are
-    cuBLASLt's where it is found."""
+    cuBLASLt's where it is found. `graphs`: launches that come again are replayed as
+    CUDA graphs."""
     native = start()
     arch = native.cuda_arch(device)
 
@@ -153,7 +156,7 @@ def on_cuda(graph: Graph, device: int) -> Compiled:
     kernels = [(code, module.function(code.name)) for code in ready.codes]
     copies = (module.function(f"pirol_copy_{size}") for size in (1, 2, 4, 8))
     home = {"arrays": True, "cuda": (device, *copies), "keep": module}
-    return connect(ready.plan, graph, refuse, kernels, home)
+    return connect(ready.plan, graph, refuse, kernels, home | {"graphs": graphs})
 
 
 def _ready(

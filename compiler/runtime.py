@@ -88,6 +88,7 @@ class Compiled:
     spec: dict[str, Any]
     run: Callable[[Sequence[Any]], list[Any] | None]
     run_on: Callable[[Sequence[Any], int], list[Any] | None]
+    stats: Callable[[], Mapping[str, int]]
     miss: Callable[[], str]
     learned: Callable[[], dict[str, int]]
 
@@ -194,7 +195,8 @@ def connect(
     def learned() -> dict[str, int]:
         return _learned(plan, original, made.slots, native.learned())
 
-    return Compiled(plan, spec, native.run, native.run_on, native.miss, learned)
+    runs = (native.run, native.run_on, native.stats, native.miss)
+    return Compiled(plan, spec, *runs, learned)
 
 
 def _learned(
@@ -308,11 +310,12 @@ class _Assembler:
 
     def step(self, step: Step, kernels: Any, binds: list[Bind]) -> tuple[Any, ...]:
         match step:
-            case Launch(_, inputs, outputs):
+            case Launch(op, inputs, outputs):
                 k, address = next(kernels)
                 sizes = [self.encode(d) for d in k.params]
                 numbers = [self.encode(d) for d in (k.rows, k.grain, k.scratch)]
-                return ("launch", address, [*inputs, *outputs], sizes, *numbers)
+                label = f"{k.name} {op.line}".rstrip()
+                return ("launch", address, [*inputs, *outputs], sizes, *numbers, label)
             case Product(op, inputs, output):
                 return self.product(op, inputs, output)
             case Opaque(op, inputs, outputs):

@@ -1,4 +1,4 @@
-"""The command line: `python -m pirol bench graphnet|peers|demo|calls|complex|..`."""
+"""The command line: `python -m pirol bench graphnet|peers|demo|calls|loaded|..`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ BENCHES = {
     "peers": "pirol.bench.peers",
     "demo": "pirol.bench.demo",
     "calls": "pirol.bench.calls",
+    "loaded": "pirol.bench.loaded",
     "complex": "pirol.bench.complex_table",
     "gpu": "pirol.bench.gpu",
     "training": "pirol.bench.training",

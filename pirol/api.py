@@ -180,13 +180,15 @@ def export(
     write(path, archive(_options("export", compiled), targets))
 
 
-def load(path: str | os.PathLike[str], device: str = "cpu") -> Any:
+def load(path: str | os.PathLike[str], device: str = "cpu", graphs: bool = True) -> Any:
     """Compile an exported program on this machine; Paddle is not needed.
 
     Args:
         path: a file that `export` wrote.
         device: where it runs: "cpu", or "cuda", "cuda:1", which needs a CUDA driver and
             NVRTC (`pip install pirol[cuda]`).
+        graphs: on CUDA, replay launches that come again, with the same memory and
+            sizes, as one CUDA graph; PIROL_CUDA_GRAPHS=0 in the environment forbids it.
 
     Returns:
         A callable of tensors that have `__dlpack__` (NumPy, torch, jax, ..), by
@@ -207,7 +209,7 @@ def load(path: str | os.PathLike[str], device: str = "cpu") -> Any:
     if chosen is None:
         raise PirolError(f"load: got device {device!r}, expected cpu, cuda or cuda:N")
     number = -1 if device == "cpu" else int(chosen.group(1) or 0)
-    return Program(read(path), number)
+    return Program(read(path), number, graphs)
 
 
 def _options(asked: str, compiled: Any) -> Any:

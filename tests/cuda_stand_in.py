@@ -6,11 +6,14 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 import hashlib
 import re
 import subprocess
 import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cuda_simulator_build import build_kernels, build_runtime, load_runtime, wrap
@@ -19,37 +22,61 @@ from pirol.compiler import _native, loaded
 from pirol.kernels import cublas, nvrtc
 from pirol.kernels.build import cache_folder
 
-SOURCES = Path(__file__).parent / "cusim"
+FOLDER = Path(__file__).parent / "cusim"
+SOURCES = [FOLDER / f"driver{name}" for name in (".c", "_graphs.c", ".h")]
+FLAGS = ("-O1", "-Wall", "-shared", "-fPIC", "-pthread")
 NAMES = re.compile(r"__launch_bounds__\([\d, ]+\)\s+(\w+)\(")
 COPIES = tuple(f"pirol_copy_{size}" for size in (1, 2, 4, 8))
 
 
 @functools.cache
-def built(name: str) -> str:
-    """The path of a library of cusim/, built once."""
-    source = SOURCES / f"{name}.c"
-    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
-    target = cache_folder() / "cusim" / f"lib{name}-{digest}.so"
+def driver(*flags: str) -> str:
+    """The path of the stand-in driver, built once; -DNO_GRAPHS: one that is old."""
+    return str(built("libcuda", SOURCES, flags))
+
+
+@functools.cache
+def cublaslt() -> str:
+    """The path of the stand-in for cuBLASLt, built once."""
+    return str(built("libcublaslt", [FOLDER / "cublaslt.c"]))
+
+
+def built(name: str, sources: Sequence[Path], flags: Sequence[str] = ()) -> Path:
+    """A shared library of C files; headers only count for its key."""
+    texts = b"".join(path.read_bytes() for path in sources) + repr(flags).encode()
+    digest = hashlib.sha256(texts).hexdigest()[:16]
+    target = cache_folder() / "cusim" / f"{name}-{digest}.so"
     target.parent.mkdir(mode=0o700, exist_ok=True)
     if not target.exists():
         with tempfile.TemporaryDirectory(dir=target.parent) as work:
             made = Path(work) / target.name
-            command = ["gcc", "-O2", "-Wall", "-shared", "-fPIC", str(source)]
-            subprocess.run([*command, "-o", str(made), "-ldl"], check=True)
+            files = [str(path) for path in sources if path.suffix == ".c"]
+            command = ["gcc", *FLAGS, *flags, *files, "-o", str(made), "-ldl"]
+            subprocess.run(command, check=True)
             made.replace(target)
-    return str(target)
+    return target
 
 
-def driver() -> str:
-    """The path of the stand-in driver."""
-    return built("driver")
+class Counts(ctypes.Structure):
+    """As in cusim/driver.h."""
+
+    _fields_ = (
+        ("launches", ctypes.c_long),
+        ("waits", ctypes.c_long),
+        ("depth", ctypes.c_long),
+        ("captured", ctypes.c_long),
+        ("graphs", ctypes.c_long),
+        ("replayed", ctypes.c_long),
+        ("refused", ctypes.c_long),
+        ("freed_on", ctypes.c_void_p),
+    )
 
 
 class Library:
     """What the stand-in for cuBLASLt counts."""
 
     def __init__(self) -> None:
-        self.path = built("cublaslt")
+        self.path = cublaslt()
         self.library = ctypes.CDLL(self.path)
         assert self.library.stand_in_driver(driver().encode())
 
@@ -67,19 +94,27 @@ class Library:
 class Device:
     """What the stand-in driver counts, and the texts that kernels were built from."""
 
-    def __init__(self) -> None:
-        self.library = ctypes.CDLL(driver())
+    def __init__(self, path: str) -> None:
+        self.library = ctypes.CDLL(path)
+        self.library.stand_in_counts.restype = ctypes.POINTER(Counts)
+        self.library.stand_in_threshold.restype = ctypes.c_uint64
+        self.counts = self.library.stand_in_counts().contents
         self.texts: list[str] = []
 
     @property
     def launches(self) -> int:
-        """Kernels launched so far."""
-        return int(self.library.stand_in_launches())
+        """Kernels run so far, those of graphs too."""
+        return int(self.counts.launches)
+
+    @property
+    def replayed(self) -> int:
+        """Graphs launched so far."""
+        return int(self.counts.replayed)
 
     @property
     def waits(self) -> int:
         """Times that a stream was waited for."""
-        return int(self.library.stand_in_waits())
+        return int(self.counts.waits)
 
     @property
     def live(self) -> int:
@@ -89,7 +124,23 @@ class Device:
     @property
     def depth(self) -> int:
         """Contexts pushed and not popped."""
-        return int(self.library.stand_in_depth())
+        return int(self.counts.depth)
+
+    def threshold(self, device: int) -> int:
+        """Bytes that the device's pool keeps."""
+        return int(self.library.stand_in_threshold(device))
+
+    def capture(self, stream: int) -> None:
+        """From now on this stream is being captured; 0: none is."""
+        self.library.stand_in_capture(ctypes.c_void_p(stream))
+
+    def fresh(self, on: bool) -> None:
+        """Whether every allocation has another address."""
+        self.library.stand_in_fresh(ctypes.c_bool(on))
+
+    def fail(self, what: str) -> None:
+        """From now on this of graphs fails: "instantiate" or "launch"; "": nothing."""
+        self.library.stand_in_fail(["", "instantiate", "launch"].index(what))
 
     def limit(self, size: int) -> None:
         """How many bytes there are."""
@@ -110,17 +161,35 @@ class Device:
 COMPILE = nvrtc.compile_cubin
 
 
+def stand_in(path: str, set: Callable[[object, str, Any], object]) -> Device:
+    """The device, with `pirol.load(.., device="cuda")` leading to it."""
+    found = Device(path)
+    set(loaded, "DRIVER", path)
+    set(nvrtc, "compile_cubin", found.compile)
+    # Its images are none for a GPU, and must not be found by their keys.
+    set(nvrtc, "version", lambda: "stand-in")
+    set(cublas, "libraries", list)
+    return found
+
+
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Device:
-    """The stand-in device, with `pirol.load(.., device="cuda")` leading to it."""
-    found = Device()
-    monkeypatch.setattr(loaded, "DRIVER", driver())
-    monkeypatch.setattr(nvrtc, "compile_cubin", found.compile)
-    # Its images are none for a GPU, and must not be found by their keys.
-    monkeypatch.setattr(nvrtc, "version", lambda: "stand-in")
-    monkeypatch.setattr(cublas, "libraries", list)
+    """The stand-in device, of this process for good."""
+    found = stand_in(driver(), monkeypatch.setattr)
     _native.open_cuda(driver())
     return found
+
+
+@pytest.fixture(autouse=True)
+def tidy(device: Device) -> Iterator[None]:
+    """Each test gives back what it took, leaves no context behind, breaks no rule."""
+    gc.collect()
+    before = device.live
+    yield
+    gc.collect()
+    counts = device.counts
+    assert (device.live, counts.depth, counts.graphs) == (before, 0, 0)
+    assert counts.refused == 0
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import numpy as np
 import paddle
 import pytest
 from cuda_simulator_build import has_compiler
-from cuda_stand_in import Device, Library, built, device, driver, library
+from cuda_stand_in import Device, Library, cublaslt, device, driver, library
 from test_export import SPEC, data, exported
 
 import pirol
@@ -206,7 +206,7 @@ def test_libraries_that_cannot_be_used() -> None:
         "_native.open_cuda(sys.argv[1])\n"
         "print([_native.open_blas(name, 1) for name in sys.argv[2:]])\n"
     )
-    names = ("libno.so", "libm.so.6", built("cublaslt"))
+    names = ("libno.so", "libm.so.6", cublaslt())
     command = [sys.executable, "-c", code, driver(), *names]
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
     assert ran.stdout == "[False, False, False]\n"

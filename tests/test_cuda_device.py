@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -14,14 +13,14 @@ import numpy as np
 import paddle
 import pytest
 from cuda_simulator_build import has_compiler
-from cuda_stand_in import COMPILE, Device, device, driver
+from cuda_stand_in import COMPILE, Device, device, driver, tidy
 from test_export import Net, close, data, exported
 
 import pirol
 from pirol.compiler import _native, loaded
 from pirol.kernels import cuda_build, nvrtc
 
-__all__ = ["device"]  # a fixture
+__all__ = ["device", "tidy"]  # fixtures
 pytestmark = [
     pytest.mark.full,
     pytest.mark.skipif(not has_compiler(), reason="the simulator needs g++"),
@@ -29,16 +28,6 @@ pytestmark = [
 VERSION = nvrtc.version
 SPEC = paddle.static.InputSpec
 rng = np.random.default_rng(5)
-
-
-@pytest.fixture(autouse=True)
-def _tidy(device: Device) -> Any:
-    """Each test gives back what it took, and leaves no context behind."""
-    gc.collect()
-    before = device.live
-    yield
-    gc.collect()
-    assert (device.live, device.depth) == (before, 0)
 
 
 def moved(x: Any, y: Any) -> Any:
@@ -263,11 +252,13 @@ def test_results_wait_for_their_stream(device: Device, tmp_path: Path) -> None:
     exported(doubled, tmp_path / "f", data(40))
     run = pirol.load(tmp_path / "f", device="cuda")
     (found,) = run._compiled.run_on([on_device(data(40))], 77)
-    for stream, waits in ((77, 0), (-1, 0), (1, 1), (None, 1), (5, 1)):
+    for stream, waits in ((77, 0), (-1, 0), (1, 1), (None, 0), (5, 1), (5, 0)):
         before = device.waits
         found.__dlpack__(stream=stream)
         assert device.waits - before == waits, stream
     assert found.__dlpack_device__() == (2, 0) and found.shape == (40,)
+    found = None
+    assert device.counts.freed_on == 5  # what is done there comes first
 
 
 def test_cubins_are_kept_on_disk(

@@ -27,7 +27,7 @@ typedef struct {
     PyObject *base;                             /* whose memory it is, or: */
     void *managed;                              /* what was imported, or: */
     void *memory;                               /* its own */
-    void *stream;                               /* that CUDA memory is ordered by */
+    void *stream; /* that last had to do with its CUDA memory; of a base its own */
     void (*deleter)(void *self);                /* of `managed` */
     bool read_only;
 } Array;
@@ -40,9 +40,7 @@ static void release(Array *array) {
     if (!array->memory) return;
     if (!is_cuda(array)) {
         free(array->memory);
-    } else if (cuda_enter(array->view.device.id)) {
-        PyErr_Clear();
-    } else {
+    } else if (cuda_reenter(array->view.device.id)) {
         cuda_release(array->memory, array->stream);
         cuda_leave();
     }
@@ -128,10 +126,42 @@ PyObject *array_over(PyObject *base, const TensorSpec *type, const int64_t *shap
     if (!array) return NULL;
     array->view.data = ((Array *)base)->view.data;
     array->view.device = ((Array *)base)->view.device;
-    array->stream = ((Array *)base)->stream;
     array->read_only = ((Array *)base)->read_only;
     array->base = Py_NewRef(base);
     return (PyObject *)array;
+}
+
+/* ---- streams: the default one is 1 to DLPack, null to the driver ---- */
+
+static Array *owner(Array *array) {
+    while (array->base) array = (Array *)array->base;
+    return array;
+}
+
+/* The stream that a number of DLPack's, or none, stands for; false: an exception. */
+static bool read_stream(PyObject *number, void **stream) {
+    unsigned long long given = number && number != Py_None
+                                   ? PyLong_AsUnsignedLongLongMask(number)
+                                   : 1;
+    *stream = given == 1 ? NULL : (void *)(size_t)given;
+    return !PyErr_Occurred();
+}
+
+/* Work on this stream must find that of others done, and the memory is freed in its
+   order from now on. DLPack's -1 asks for none of that. */
+static int hand_over(Array *array, PyObject *number) {
+    void *stream;
+    array = owner(array);
+    if (!read_stream(number, &stream)) return -1;
+    if (stream == (void *)-1 || stream == array->stream) return 0;
+    if (cuda_enter(array->view.device.id)) return -1;
+    int code;
+    Py_BEGIN_ALLOW_THREADS;
+    code = cuda_wait(array->stream);
+    Py_END_ALLOW_THREADS;
+    cuda_leave();
+    if (!code) array->stream = stream;
+    return cuda_raise(code);
 }
 
 /* ---- importing ---- */
@@ -204,10 +234,15 @@ static PyObject *array_make(PyTypeObject *type, PyObject *args, PyObject *kwargs
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O|O:Array", names, &object,
                                      &stream))
         return NULL;
-    if (is_array(object)) return Py_NewRef(object);
-    PyObject *capsule = capsule_of(object, stream == Py_None ? NULL : stream);
+    bool ordered = stream != Py_None;
+    if (is_array(object)) {
+        bool moves = ordered && is_cuda((Array *)object);
+        return moves && hand_over((Array *)object, stream) ? NULL : Py_NewRef(object);
+    }
+    PyObject *capsule = capsule_of(object, ordered ? stream : NULL);
     Array *array = capsule ? import(capsule) : NULL;
     Py_XDECREF(capsule);
+    if (array && ordered && !read_stream(stream, &array->stream)) Py_CLEAR(array);
     return (PyObject *)array;
 }
 
@@ -266,26 +301,6 @@ static PyObject *export_managed(Array *array) {
     return capsule;
 }
 
-/* Work on another stream must find this one's done; -1 asks for none of that. The
-   default stream is 1 to DLPack, null to the driver. */
-static int synchronize(Array *array, PyObject *stream) {
-    unsigned long long wanted = 1;
-    if (stream && stream != Py_None) {
-        long long given = PyLong_AsLongLong(stream);
-        if (given == -1) {
-            if (!PyErr_Occurred()) return 0;
-            PyErr_Clear();
-        }
-        wanted = PyLong_AsUnsignedLongLongMask(stream);
-        if (PyErr_Occurred()) return -1;
-    }
-    if (wanted == (array->stream ? (size_t)array->stream : 1)) return 0;
-    if (cuda_enter(array->view.device.id)) return -1;
-    int code = cuda_wait(array->stream);
-    cuda_leave();
-    return cuda_raise(code);
-}
-
 static PyObject *array_dlpack(PyObject *self, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"stream", "max_version", "dl_device", "copy", NULL};
     PyObject *stream = NULL, *device = NULL, *copy = Py_None, *version = Py_None;
@@ -300,7 +315,7 @@ static PyObject *array_dlpack(PyObject *self, PyObject *args, PyObject *kwargs) 
     if (version != Py_None && !PyArg_ParseTuple(version, "II", &major, &minor))
         return NULL;
     Array *array = (Array *)self;
-    if (is_cuda(array) && synchronize(array, stream)) return NULL;
+    if (is_cuda(array) && hand_over(array, stream)) return NULL;
     return major >= 1 ? export_versioned(array) : export_managed(array);
 }
 
@@ -345,7 +360,8 @@ static Array *moved(Array *from, Home *home) {
         for (int i = 0; i < view->rank; i++) bytes *= (size_t)view->shape[i];
         code = on_cuda(home)
                    ? cuda_fill(to->memory, view->data, bytes, home->stream)
-                   : cuda_read(to->memory, view->data, bytes, from->stream);
+                   : cuda_read(to->memory, view->data, bytes,
+                               owner(from)->stream);
     }
     cuda_leave();
     if (to && cuda_raise(code)) Py_CLEAR(to);

@@ -23,6 +23,7 @@ static size_t lay_out(const Plan *plan, Call *call, char *memory) {
     call->regions = cut(memory, &at, plan->n_stages, sizeof(Region));
     call->pointers = cut(memory, &at, plan->max_launch_buffers, sizeof(void *));
     call->dims = cut(memory, &at, plan->max_launch_dims, sizeof(int64_t));
+    call->words = cut(memory, &at, plan->max_words, sizeof(int64_t));
     call->parameters = cut(memory, &at, parameters, sizeof(void *));
     call->arguments = cut(memory, &at, plan->max_arguments + 1, sizeof(PyObject *));
     call->by_address = cut(memory, &at, addresses, sizeof(Input *));

@@ -28,17 +28,44 @@ static struct {
     int (*fill)(Address, unsigned char, size_t, void *);
     int (*wait)(void *);
     int (*error)(int, const char **);
+    int (*pool)(void **, int);
+    int (*set_pool)(void *, int, void *);
+    int (*finish)(void);
+    int (*free)(Address);
 } cu;
 
+typedef struct {
+    void *function;
+    unsigned grid[3], block[3], shared;
+    void **parameters, **extra;
+    void *kernel, *context;
+} NodeParams; /* CUDA_KERNEL_NODE_PARAMS_v2 */
+
+/* Of CUDA 12; an older driver does without. */
+static struct {
+    bool ready;
+    int (*capturing)(void *, int *);
+    int (*exchange)(int *);
+    int (*create)(void **, unsigned);
+    int (*add)(void **, void *, void *const *, size_t, const NodeParams *);
+    int (*instantiate)(void **, void *, unsigned long long);
+    int (*launch)(void *, void *);
+    int (*destroy)(void *);
+    int (*destroy_exec)(void *);
+} graphs;
+
 enum { MAX_DEVICES = 64, MAJOR = 75, MINOR = 76, BLOCK = 256 };
-static const int64_t MOST_BLOCKS = INT32_MAX;
+enum { RELEASE_THRESHOLD = 4, RELAXED = 2 };
+enum { INVALID_HANDLE = 400, CONTEXT_IS_DESTROYED = 709 };
 
 static void *contexts[MAX_DEVICES]; /* under the GIL */
 
-static const struct {
+typedef struct {
     const char *name;
     void **place;
-} functions[] = {
+} Named;
+
+static const Named functions[] = {
     {"cuInit", (void **)&cu.init},
     {"cuDeviceGetCount", (void **)&cu.count},
     {"cuDeviceGet", (void **)&cu.device},
@@ -58,6 +85,21 @@ static const struct {
     {"cuMemsetD8Async", (void **)&cu.fill},
     {"cuStreamSynchronize", (void **)&cu.wait},
     {"cuGetErrorName", (void **)&cu.error},
+    {"cuDeviceGetDefaultMemPool", (void **)&cu.pool},
+    {"cuMemPoolSetAttribute", (void **)&cu.set_pool},
+    {"cuCtxSynchronize", (void **)&cu.finish},
+    {"cuMemFree_v2", (void **)&cu.free},
+};
+
+static const Named graph_functions[] = {
+    {"cuStreamIsCapturing", (void **)&graphs.capturing},
+    {"cuThreadExchangeStreamCaptureMode", (void **)&graphs.exchange},
+    {"cuGraphCreate", (void **)&graphs.create},
+    {"cuGraphAddKernelNode_v2", (void **)&graphs.add},
+    {"cuGraphInstantiateWithFlags", (void **)&graphs.instantiate},
+    {"cuGraphLaunch", (void **)&graphs.launch},
+    {"cuGraphDestroy", (void **)&graphs.destroy},
+    {"cuGraphExecDestroy", (void **)&graphs.destroy_exec},
 };
 
 int cuda_raise(int code) {
@@ -68,6 +110,18 @@ int cuda_raise(int code) {
     return -1;
 }
 
+/* The name of one that is missing, or null. */
+static const char *find_all(void *handle, const Named *named, size_t count) {
+    const char *missing = NULL;
+    for (size_t i = 0; i < count; i++) {
+        *named[i].place = dlsym(handle, named[i].name);
+        if (!*named[i].place && !missing) missing = named[i].name;
+    }
+    return missing;
+}
+
+#define COUNT(array) (sizeof(array) / sizeof *(array))
+
 /* 0; else an exception says what is missing. */
 int cuda_open(const char *library) {
     if (cu.ready) return 0;
@@ -76,16 +130,24 @@ int cuda_open(const char *library) {
         PyErr_Format(PyExc_RuntimeError, "no CUDA driver: %s", dlerror());
         return -1;
     }
-    for (size_t i = 0; i < sizeof functions / sizeof *functions; i++) {
-        *functions[i].place = dlsym(handle, functions[i].name);
-        if (*functions[i].place) continue;
+    const char *missing = find_all(handle, functions, COUNT(functions));
+    if (missing) {
         PyErr_Format(PyExc_RuntimeError, "the CUDA driver %s has no %s; 11.2 is needed",
-                     library, functions[i].name);
+                     library, missing);
         return -1;
     }
+    graphs.ready = !find_all(handle, graph_functions, COUNT(graph_functions));
     if (cuda_raise(cu.init(0))) return -1;
     cu.ready = true;
     return 0;
+}
+
+/* What is freed stays with the process: mapping memory anew after each wait costs more
+   than most kernels. The driver still gives it up where other allocations need it. */
+static void keep_memory(int handle) {
+    uint64_t threshold = UINT64_MAX;
+    void *pool;
+    if (!cu.pool(&pool, handle)) cu.set_pool(pool, RELEASE_THRESHOLD, &threshold);
 }
 
 static int context_of(int device) {
@@ -100,14 +162,19 @@ static int context_of(int device) {
         return -1;
     }
     if (contexts[device]) return 0;
-    return cuda_raise(cu.device(&handle, device)) ||
-                   cuda_raise(cu.retain(&contexts[device], handle))
-               ? -1
-               : 0;
+    if (cuda_raise(cu.device(&handle, device)) ||
+        cuda_raise(cu.retain(&contexts[device], handle)))
+        return -1;
+    keep_memory(handle);
+    return 0;
 }
 
 int cuda_enter(int device) {
     return context_of(device) || cuda_raise(cu.push(contexts[device])) ? -1 : 0;
+}
+
+bool cuda_reenter(int device) {
+    return contexts[device] && !cu.push(contexts[device]);
 }
 
 void cuda_leave(void) {
@@ -122,8 +189,14 @@ void *cuda_allocate(size_t bytes, void *stream) {
     return cu.allocate(&address, bytes ? bytes : 1, stream) ? NULL : (void *)address;
 }
 
+/* Others' streams may be gone by now; then all work of the device is waited for. */
+static bool is_gone(int code) {
+    return code == INVALID_HANDLE || code == CONTEXT_IS_DESTROYED;
+}
+
 void cuda_release(void *data, void *stream) {
-    cu.release((Address)data, stream);
+    int code = cu.release((Address)data, stream);
+    if (is_gone(code) && !cu.finish()) cu.free((Address)data);
 }
 
 int cuda_copy(void *to, const void *from, size_t bytes, void *stream) {
@@ -146,16 +219,59 @@ int cuda_zero(void *to, size_t bytes, void *stream) {
 }
 
 int cuda_wait(void *stream) {
-    return cu.wait(stream);
+    int code = cu.wait(stream);
+    return is_gone(code) ? cu.finish() : code;
 }
 
 /* ---- kernels ---- */
 
-int cuda_launch(const void *function, int64_t blocks, int threads, void **parameters,
-                void *stream) {
-    if (blocks > MOST_BLOCKS) blocks = MOST_BLOCKS; /* kernels stride over the rest */
-    return cu.launch((void *)function, (unsigned)blocks, 1, 1, (unsigned)threads, 1, 1,
-                     0, stream, parameters, NULL);
+int cuda_launch(const CudaLaunch *launch, void *stream) {
+    return cu.launch(launch->function, launch->blocks, 1, 1, launch->threads, 1, 1, 0,
+                     stream, launch->parameters, NULL);
+}
+
+bool cuda_has_graphs(void) {
+    return graphs.ready;
+}
+
+/* Also where it cannot be told, as of the default stream while others are captured. */
+bool cuda_is_capturing(void *stream) {
+    int status = 0;
+    return graphs.capturing(stream, &status) || status;
+}
+
+int cuda_graph_add(CudaGraph *graph, const CudaLaunch *launch) {
+    int code = 0;
+    if (!graph->handle) code = graphs.create(&graph->handle, 0);
+    if (code) return code;
+    NodeParams params = {.function = launch->function,
+                         .grid = {launch->blocks, 1, 1},
+                         .block = {launch->threads, 1, 1},
+                         .parameters = launch->parameters};
+    void *before = graph->last;
+    return graphs.add(&graph->last, graph->handle, &before, before != NULL, &params);
+}
+
+/* It takes memory, which must not disturb what other threads capture meanwhile. */
+int cuda_graph_instantiate(const CudaGraph *graph, void **exec) {
+    int mode = RELAXED;
+    graphs.exchange(&mode);
+    int code = graphs.instantiate(exec, graph->handle, 0);
+    graphs.exchange(&mode);
+    return code;
+}
+
+void cuda_graph_drop(CudaGraph *graph) {
+    if (graph->handle) graphs.destroy(graph->handle);
+}
+
+int cuda_graph_launch(void *exec, void *stream) {
+    return graphs.launch(exec, stream);
+}
+
+/* Work that it does now is done all the same. */
+void cuda_graph_free(void *exec) {
+    graphs.destroy_exec(exec);
 }
 
 enum { AXES = 8 }; /* of pirol_copy.cu */
@@ -197,7 +313,8 @@ int cuda_copy_strided(const void *const *kernels, int rank, const int64_t *shape
     void *parameters[3 + 3 * AXES] = {&to, &from, &items};
     for (int i = 0; i < 3 * AXES; i++) parameters[3 + i] = &axes[i / AXES][i % AXES];
     const void *kernel = kernels[item == 1 ? 0 : item == 2 ? 1 : item == 4 ? 2 : 3];
-    return cuda_launch(kernel, (items + BLOCK - 1) / BLOCK, BLOCK, parameters, stream);
+    CudaLaunch launch = {(void *)kernel, blocks_of(items, BLOCK), BLOCK, parameters};
+    return cuda_launch(&launch, stream);
 }
 
 /* ---- the Python type Module ---- */
@@ -226,7 +343,7 @@ static PyObject *module_new(PyTypeObject *type, PyObject *args, PyObject *kwargs
 }
 
 static void module_dealloc(Module *self) {
-    if (self->module && !cu.push(contexts[self->device])) {
+    if (self->module && cuda_reenter(self->device)) {
         cu.unload(self->module);
         cuda_leave();
     }

@@ -24,6 +24,12 @@ static PyObject *open_cuda(PyObject *self, PyObject *library) {
     Py_RETURN_NONE;
 }
 
+static PyObject *open_profiler(PyObject *self, PyObject *library) {
+    (void)self;
+    const char *name = PyUnicode_AsUTF8(library);
+    return name ? PyBool_FromLong(ranges_open(name)) : NULL;
+}
+
 static PyObject *set_threads(PyObject *self, PyObject *object) {
     (void)self;
     long count = PyLong_AsLong(object);
@@ -47,6 +53,8 @@ static PyMethodDef functions[] = {
     {"open_cuda", open_cuda, METH_O, "Take the CUDA driver, a library."},
     {"open_blas", blas_open, METH_VARARGS,
      "open_blas(library, device): may cuBLASLt be used there?"},
+    {"open_profiler", open_profiler, METH_O,
+     "Name launches for the NVTX library of a profiler, or '' for none; is it there?"},
     {"cuda_arch", cuda_arch, METH_O, "The architecture of a CUDA device, sm_90."},
     {"set_threads", set_threads, METH_O, "How many threads a launch may use."},
     {"get_threads", get_threads, METH_NOARGS, "How many threads a launch may use."},

@@ -33,6 +33,7 @@ static int plan_clear(Plan *plan) {
         Py_CLEAR(step->opaque.callable);
         Py_CLEAR(step->opaque.name);
     }
+    runs_clear(plan);
     Py_CLEAR(plan->keep);
     spare_clear(plan);
     return 0;
@@ -56,7 +57,7 @@ static int plan_build(Plan *plan, PyObject *spec) {
         return -1;
     }
     plan->learned.stage = -1;
-    return read_spec(plan, spec) || check_plan(plan) ? -1 : 0;
+    return read_spec(plan, spec) || check_plan(plan) || runs_find(plan) ? -1 : 0;
 }
 
 static PyObject *plan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
@@ -125,9 +126,15 @@ static PyObject *learned(PyObject *self, PyObject *unused) {
 static PyObject *stats(PyObject *self, PyObject *unused) {
     (void)unused;
     Plan *plan = (Plan *)self;
-    return Py_BuildValue("{s:L,s:L,s:n}", "calls", (long long)plan->calls, "layouts",
-                         (long long)plan->layouts_computed, "arena_bytes",
-                         (Py_ssize_t)plan->arena_bytes);
+    long long built = 0, replays = 0;
+    for (int i = 0; i < plan->n_runs; i++) {
+        built += plan->runs[i].built;
+        replays += plan->runs[i].replays;
+    }
+    return Py_BuildValue("{s:L,s:L,s:n,s:L,s:L}", "calls", (long long)plan->calls,
+                         "layouts", (long long)plan->layouts_computed, "arena_bytes",
+                         (Py_ssize_t)plan->arena_bytes, "graphs", built, "replays",
+                         replays);
 }
 
 static PyMethodDef methods[] = {
@@ -136,7 +143,7 @@ static PyMethodDef methods[] = {
     {"miss", plan_miss, METH_NOARGS, "Why the last run that missed did so."},
     {"learned", learned, METH_NOARGS,
      "(slots, buffer, its shape): what the last run knew when it missed on its way."},
-    {"stats", stats, METH_NOARGS, "calls, layouts computed, arena_bytes of the last."},
+    {"stats", stats, METH_NOARGS, "calls, layouts computed, arena_bytes of the last, graphs built, replays."},
     {0},
 };
 

@@ -228,9 +228,25 @@ static int read_lifetime(Plan *plan, Where where, PyObject *object) {
 
 /* ---- steps ---- */
 
+static int read_label(Plan *plan, Where where, PyObject *object, const char **out) {
+    Py_ssize_t size;
+    const char *text = PyUnicode_Check(object) ? PyUnicode_AsUTF8AndSize(object, &size)
+                                               : NULL;
+    if (!text) return fail_object(where, "a label", object);
+    char *copy = plan_alloc(plan, (size_t)size + 1, 1);
+    if (!copy) return -1;
+    *out = memcpy(copy, text, (size_t)size);
+    return 0;
+}
+
+/* The label may be missing. */
 static int read_launch(Plan *plan, Where where, PyObject *object, LaunchStep *step) {
-    PyObject **items = read_tuple(where, object, 7);
+    int count;
+    PyObject **items = read_items(where, object, &count);
+    if (items && count != 8) items = read_tuple(where, object, 7);
     if (!items) return -1;
+    step->label = "launch";
+    if (count == 8 && read_label(plan, where, items[7], &step->label)) return -1;
     if (!PyLong_Check(items[1])) return fail_object(where, "an address", items[1]);
     *(void **)&step->kernel = PyLong_AsVoidPtr(items[1]);
     PyErr_Clear();
@@ -393,6 +409,7 @@ static int read_home(Plan *plan, PyObject *spec) {
     Home *home = &plan->home;
     home->arrays = PyDict_GetItemString(spec, "arrays") == Py_True;
     home->device = -1;
+    plan->graphs = PyDict_GetItemString(spec, "graphs") == Py_True && cuda_has_graphs();
     PyObject *cuda = PyDict_GetItemString(spec, "cuda");
     if (!cuda || cuda == Py_None) return 0;
     Where where = {"cuda", -1};
@@ -410,12 +427,12 @@ static int check_keys(PyObject *spec) {
     static const char *const keys[] = {"slots",     "inputs",  "contents", "segments",
                                        "guards",    "written", "buffers",  "lifetimes",
                                        "steps",     "outputs", "keep",     "arrays",
-                                       "cuda"};
+                                       "cuda",      "graphs"};
     PyObject *key, *value;
     Py_ssize_t at = 0;
     while (PyDict_Next(spec, &at, &key, &value)) {
         int i;
-        if (read_kind((Where){"spec", -1}, key, keys, 13, &i)) {
+        if (read_kind((Where){"spec", -1}, key, keys, 14, &i)) {
             PyErr_Format(PyExc_ValueError, "unknown key %R", key);
             return -1;
         }

@@ -1,8 +1,8 @@
 /* Shared declarations of the plan runner.
 
    read.c and check.c turn a spec into a Plan, which never changes afterwards save
-   for its caches; call.c, steps.c and opaque.c run it. All that one run needs lies
-   in a Call, so that runs may nest and may overlap in time. */
+   for its caches; call.c, steps.c, launches.c and opaque.c run it. All that one run
+   needs lies in a Call, so that runs may nest and may overlap in time. */
 #ifndef PIROL_RUNTIME_H
 #define PIROL_RUNTIME_H
 
@@ -88,11 +88,30 @@ static inline bool on_cuda(const Home *home) {
 
 enum { CUDA_TOO_MANY_AXES = -2 };
 
+typedef struct {
+    void *function; /* CUfunction */
+    unsigned blocks, threads;
+    void **parameters;
+} CudaLaunch;
+
+/* Launches one after the other; zeros are an empty one. */
+typedef struct {
+    void *handle, *last; /* last: node */
+} CudaGraph;
+
+/* Kernels stride over the rows that the most blocks do not take. */
+static inline unsigned blocks_of(int64_t rows, int64_t each) {
+    if (rows <= 0) return 0;
+    int64_t blocks = rows / each + (rows % each != 0);
+    return blocks < INT32_MAX ? (unsigned)blocks : INT32_MAX;
+}
+
 extern PyTypeObject ModuleType;
 
 int cuda_open(const char *library); /* this, cuda_enter, cuda_raise: -1, exception */
 int cuda_enter(int device);         /* its context is the thread's until cuda_leave */
 void cuda_leave(void);
+bool cuda_reenter(int device);      /* again, raising nothing: could it? */
 int cuda_raise(int code);
 void *cuda_allocate(size_t bytes, void *stream); /* null: out of memory */
 void cuda_release(void *data, void *stream);
@@ -101,8 +120,7 @@ int cuda_read(void *to, const void *from, size_t bytes, void *stream); /* waits 
 int cuda_fill(void *to, const void *from, size_t bytes, void *stream); /* waits */
 int cuda_zero(void *to, size_t bytes, void *stream);
 int cuda_wait(void *stream);
-int cuda_launch(const void *function, int64_t blocks, int threads, void **parameters,
-                void *stream);
+int cuda_launch(const CudaLaunch *launch, void *stream);
 int cuda_copy_strided(const void *const *kernels, int rank, const int64_t *shape,
                       size_t item, char *to, const int64_t *to_strides,
                       const char *from, const int64_t *from_strides, void *stream);
@@ -140,6 +158,24 @@ PyObject *blas_open(PyObject *self, PyObject *args);
 /* A status of the library, or BLAS_NO_MEMORY; in the context of the device. */
 int blas_multiply(const Multiply *multiply, const Home *home, Workspace *space);
 int blas_raise(int status);
+
+/* ---- graphs of launches ---- */
+
+/* Of what follows only if the driver has it, only within a context. */
+bool cuda_has_graphs(void);
+bool cuda_is_capturing(void *stream);
+int cuda_graph_add(CudaGraph *graph, const CudaLaunch *launch);
+int cuda_graph_instantiate(const CudaGraph *graph, void **exec);
+void cuda_graph_drop(CudaGraph *graph); /* what was made of it stays */
+int cuda_graph_launch(void *exec, void *stream);
+void cuda_graph_free(void *exec);
+
+/* ---- ranges.c: names for launches, where a profiler wants them ---- */
+
+bool ranges_open(const char *library); /* of the profiler's; "": none. Is it there? */
+bool ranges_wanted(void);
+void range_push(const char *name);
+void range_pop(void);
 
 /* ---- the plan ---- */
 
@@ -229,6 +265,8 @@ typedef struct {
     Ids buffers; /* after checking: the roots */
     Dims dims;
     Dim rows, grain, scratch;
+    const char *label; /* for profilers */
+    int run;           /* that it is in, on CUDA */
 } LaunchStep;
 
 typedef struct {
@@ -281,6 +319,27 @@ typedef struct {
     };
 } Step;
 
+enum { MAX_GRAPHS = 8, RECENT = 16 };
+
+typedef struct {
+    uint64_t hash;
+    int64_t *words; /* all that its launches were made from */
+    void *exec;
+} Graph;
+
+/* Launches in a row on CUDA. What follows `busy` is the thread's that has set it. */
+typedef struct {
+    int begin, end; /* steps */
+    int n_words;
+    atomic_flag busy;
+    bool off;                /* a graph failed: there are no more of them */
+    uint64_t recent[RECENT]; /* hashes of words that no graph was built for yet */
+    unsigned next_recent;
+    Graph graphs[MAX_GRAPHS]; /* most recently used first */
+    int n_graphs;
+    int64_t calls, built, replays;
+} Run;
+
 /* Extents and arena offsets of one stage's buffers for one set of slot values. */
 typedef struct {
     int holders; /* under the GIL */
@@ -323,6 +382,9 @@ typedef struct Plan {
     Groups stages;       /* buffers by stage */
     Groups makes, drops; /* tensors by first and last use */
     int n_extents, n_written_dims, max_launch_buffers, max_launch_dims, max_arguments;
+    Run *runs;
+    int n_runs, max_words;
+    bool graphs;
     PyObject *keep; /* what owns the kernels */
     Home home;      /* of its tensors; of Arrays no step is Python's */
     Pool *pool;
@@ -423,6 +485,7 @@ typedef struct {
     /* Room for the step at hand. */
     void **pointers;
     int64_t *dims;
+    int64_t *words;    /* of a run of CUDA launches */
     void **parameters; /* of a CUDA kernel */
     PyObject **arguments;
     Input **by_address; /* if the plan writes inputs */
@@ -434,6 +497,12 @@ int call_enter_stage(Call *call, int stage);
 PyObject *call_tensor(Call *call, int buffer, bool counted); /* a new reference */
 int run_steps(Call *call);
 int run_opaque(Call *call, int step);
+
+/* ---- launches.c: runs of them on CUDA, replayed as graphs where they come again ---- */
+
+int runs_find(Plan *plan);
+int run_launches(Call *call, Run *run); /* a code of CUDA's */
+void runs_clear(Plan *plan);
 
 /* ---- bind.c: numbers that only data tell, and the guards on all sizes ---- */
 

@@ -30,21 +30,6 @@ static Status give_scratch(Call *call, Job *job, int64_t bytes) {
     return DONE;
 }
 
-/* Pointers to the buffers' addresses, to the dims, to the count of rows. */
-static Status run_cuda(Call *call, const LaunchStep *launch, int64_t *rows) {
-    void **parameters = call->parameters;
-    for (int i = 0; i < launch->buffers.count; i++) *parameters++ = &call->pointers[i];
-    for (int i = 0; i < launch->dims.count; i++) *parameters++ = &call->dims[i];
-    *parameters = rows;
-    int64_t each = dim_value(launch->scratch, call->slots);
-    int threads = (int)dim_value(launch->grain, call->slots);
-    int64_t blocks = (*rows + each - 1) / each;
-    const void *function;
-    *(Kernel *)&function = launch->kernel;
-    return cuda_done(call, cuda_launch(function, blocks, threads, call->parameters,
-                                       call->home.stream));
-}
-
 static Status run_launch(Call *call, const LaunchStep *launch) {
     const int64_t *slots = call->slots;
     Job job = {.kernel = launch->kernel, .buffers = call->pointers, .dims = call->dims};
@@ -54,7 +39,6 @@ static Status run_launch(Call *call, const LaunchStep *launch) {
         call->pointers[i] = call->buffers[launch->buffers.at[i]].data;
     for (int i = 0; i < launch->dims.count; i++)
         call->dims[i] = dim_value(launch->dims.at[i], slots);
-    if (on_cuda(&call->home)) return run_cuda(call, launch, &job.rows);
     job.chunks = chunk_count(job.rows, dim_value(launch->grain, slots));
     Status status = give_scratch(call, &job, dim_value(launch->scratch, slots));
     if (status == DONE) run_job(&job);
@@ -186,7 +170,16 @@ static void drop_tensors(Call *call, int begin, int end) {
     }
 }
 
+/* Of launches on CUDA all in a row are one. */
+static int step_end(const Call *call, int at) {
+    const Step *step = &call->plan->steps[at];
+    bool run = step->kind == LAUNCH && on_cuda(&call->home);
+    return run ? call->plan->runs[step->launch.run].end : at + 1;
+}
+
 static Status run_one(Call *call, const Step *step) {
+    if (step->kind == LAUNCH && on_cuda(&call->home))
+        return cuda_done(call, run_launches(call, &call->plan->runs[step->launch.run]));
     switch (step->kind) {
         case LAUNCH: return run_launch(call, &step->launch);
         case CHECK: return run_check(call, &step->check);
@@ -199,7 +192,7 @@ static int run_native(Call *call, int begin, int end) {
     Status status = DONE;
     int step = begin;
     Py_BEGIN_ALLOW_THREADS;
-    for (; step < end; step++) {
+    for (; step < end; step = step_end(call, step)) {
         status = run_one(call, &call->plan->steps[step]);
         if (status != DONE) break;
     }
