@@ -137,7 +137,8 @@ def compile_cuda(kernels: Sequence[Built], arch: str) -> tuple[Code, ...]:
 
 def _cuda_code(k: Kernel, key: str) -> Code:
     """For a CUDA launch grain is the threads of a block, scratch the rows it takes."""
-    return Code(k.name, key, k.params, k.rows, k.block, k.block // k.team)
+    rows = k.block // k.team * k.turns
+    return Code(k.name, key, k.params, k.rows, k.block, rows)
 
 
 def assemble(

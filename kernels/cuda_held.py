@@ -7,7 +7,7 @@ holds what more than one pass over the row needs; rows too long for that are rea
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pirol.compiler.dims import product
@@ -35,7 +35,7 @@ from pirol.kernels.kernel import (
 from pirol.kernels.nest import Load, Nest, Scalar, Store
 from pirol.prim import PRIMS
 
-LEAST, MOST = 32, 64  # registers that are held: what is aimed at, and the most
+LEAST, MOST = 16, 64  # registers that are held: what is aimed at, and the most
 THREADS = 512  # of a block whose row is too long to be held
 TEAM = 1024  # the most threads of one that holds it
 BUSY = 1 << 16  # threads that keep a device busy
@@ -120,15 +120,7 @@ class _Held(Rows):
     def kernel(self) -> Kernel:
         whole = super().kernel()
         block = BLOCK if self.team == LANES else self.team
-        return Kernel(
-            whole.name,
-            whole.inputs,
-            whole.outputs,
-            whole.body,
-            whole.rows,
-            block=block,
-            team=self.team,
-        )
+        return replace(whole, block=block, team=self.team)
 
     @property
     def own(self) -> str:

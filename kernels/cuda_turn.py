@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pirol.compiler import dims
-from pirol.compiler.dims import Dim, product
+from pirol.compiler.dims import product
 from pirol.compiler.ir import BITS
 from pirol.kernels import affine
 from pirol.kernels.affine import Affine, axis, constant
@@ -35,7 +35,6 @@ from pirol.kernels.turn import is_long, read_along
 
 SIDES = (64, 32)  # elements of a tile's side, the first for which there is room
 ROOM = 48 * 1024  # bytes of shared memory
-NEAR = 32  # tiles along
 
 
 def turned(nest: Nest) -> Kernel | None:
@@ -58,26 +57,22 @@ def _kernel(
     nest: Nest, inner: Axis, along: Axis, loads: Sequence[int], side: int
 ) -> Kernel:
     outer = [a for a in nest.rows if a not in (inner, along)]
-    high, wide = (dims.ceildiv(a.extent, side) for a in (along, inner))
-    near = _near(high)
-    blocks = (
-        Axis("far", dims.floordiv(high, near), False),
-        Axis("wide", wide, False),
-        Axis("near", near, False),
-    )
+    blocks = [
+        Axis(name, dims.ceildiv(of.extent, side), False)
+        for name, of in (("high", along), ("wide", inner))
+    ]
     axes = (*outer, *blocks)
     body = unravel([a.name for a in axes], replace(nest, axes=axes), "r")
-    corner = affine.add(affine.scale(axis("far"), near), axis("near"))
     turns = side * side // BLOCK
     item = affine.add(affine.scale(axis("k"), BLOCK), axis("thread"))
     down, across = affine.divide(item, side, {"k": turns, "thread": BLOCK})
 
     def each(high: Affine, wide: Affine, stmts: Sequence[Stmt]) -> Stmt:
         """Statements for a tile's elements, each at a place along and across."""
-        ends = ((along, corner, high), (inner, axis("wide"), wide))
+        ends = ((along, "high", high), (inner, "wide", wide))
         lets, inside = [], []
         for of, block, place in ends:
-            at = affine.add(affine.scale(block, side), place)
+            at = affine.add(affine.scale(axis(block), side), place)
             lets.append(Let(of.name, "index", Offset(at)))
             if not (isinstance(of.extent, int) and of.extent % side == 0):
                 inside.append(below(axis(of.name), of.extent))
@@ -110,12 +105,3 @@ def _kernel(
     count = product(a.extent for a in axes)
     kernel = Kernel(nest.name, nest.inputs, nest.outputs, (*shared, loop), count)
     return replace(kernel, block=BLOCK, team=BLOCK)
-
-
-def _near(high: Dim) -> int:
-    """How many tiles along are worked on together: what they read lies in line, so
-    that pages of memory are opened once for all."""
-    near = NEAR if isinstance(high, int) else 1
-    while near > 1 and high % near:
-        near //= 2
-    return near

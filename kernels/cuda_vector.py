@@ -33,6 +33,7 @@ from pirol.kernels.kernel import (
 from pirol.kernels.nest import Axis, Load, Nest, Store
 
 BYTES = 16  # an access
+TURNS = 2  # accesses of a thread to each buffer, the loads one behind the other
 MOST = 48  # registers for what is loaded and stored in one access
 LONG = 2048  # statements; a longer text is not worth its compilation
 
@@ -154,9 +155,10 @@ def _kernel(found: Wide, last: Axis) -> Kernel:
         body.append(If(_compare("le", end, last.extent), tuple(whole)))
         rest = Loop(last.name, first, constant(last.extent), tuple(_each(nest)))
         body.append(If(_compare("gt", end, last.extent), (rest,)))
-    loop = Loop("r", axis("begin"), axis("end"), tuple(body), kind="rows")
+    loop = Loop("r", axis("begin"), axis("end"), tuple(body), "rows", unroll=TURNS)
     count = product(a.extent for a in axes)
-    return Kernel(nest.name, nest.inputs, nest.outputs, (loop,), count, block=BLOCK)
+    kernel = Kernel(nest.name, nest.inputs, nest.outputs, (loop,), count)
+    return replace(kernel, block=BLOCK, turns=TURNS)
 
 
 def _compare(prim: str, value: Affine, bound: Dim) -> Expr:

@@ -225,7 +225,8 @@ Stmt: TypeAlias = (
 class Kernel:
     """`rows`: how many iterations the "rows" loop has; `grain`: the least worth
     a thread of its own; `scratch`: bytes a thread; `block`: CUDA threads a block, of
-    which `team` take a row together: 1, a warp's 32, or all; `resident`: how many
+    which `team` take a row together: 1, a warp's 32, or all; `turns`: how many rows
+    are worth a team's start; `resident`: how many
     blocks registers are to be left for; `narrow`: whether all indices fit in 32 bits.
     """
 
@@ -238,6 +239,7 @@ class Kernel:
     scratch: Dim = 0
     block: int = 0
     team: int = 1
+    turns: int = 1
     resident: int = 0
     narrow: bool = False
 
