@@ -202,8 +202,13 @@ def _openmp() -> list[str]:
 def current_stream(like: Any, device: int) -> int:
     """The CUstream that work on the device is to be ordered by: torch's current one
     for its tensors, else the default stream."""
+    if device < 0:
+        return 0
+    stream = native_module().work_stream(like, device)
+    if stream is not None:
+        return int(stream)
     torch = sys.modules.get("torch")
-    if device < 0 or torch is None or not isinstance(like, torch.Tensor):
+    if torch is None or not isinstance(like, torch.Tensor):
         return 0
     return int(torch.cuda.current_stream(device).cuda_stream)
 
@@ -212,7 +217,13 @@ def importer(like: Any) -> Callable[[Any], Any]:
     """How an Array becomes a tensor of the library that `like` is from."""
     root = type(like).__module__.partition(".")[0]
     if root in ("torch", "cupy"):
-        return sys.modules[root].from_dlpack  # type: ignore[no-any-return]
+        library = sys.modules[root]
+
+        def back(array: Any) -> Any:
+            made = array.like(like)
+            return library.from_dlpack(array) if made is None else made
+
+        return back
     if root in ("jax", "jaxlib"):
         return sys.modules["jax"].dlpack.from_dlpack  # type: ignore[no-any-return]
     if root == "paddle":

@@ -17,7 +17,7 @@ from pirol.kernels.affine import Affine, axis, constant
 from pirol.kernels.cuda_contract import below
 from pirol.kernels.cuda_rows import BLOCK, LANES, Rows, is_first
 from pirol.kernels.cuda_vector import BYTES, Wide, kept, wide
-from pirol.kernels.emit import Passes, closure, column_loops
+from pirol.kernels.emit import JOIN, Passes, closure, column_loops
 from pirol.kernels.kernel import (
     Array,
     At,
@@ -55,7 +55,8 @@ def held(nest: Nest) -> Kernel | None:
     team = _team(nest, last.extent, found.width, max(words, 1))
     if team is None:
         hold, team = {}, THREADS
-    return _Held(nest, True, team // LANES, found, hold, team).kernel()
+    warps = team // LANES
+    return _Held(nest, True, warps, wide=found, hold=hold, team=team).kernel()
 
 
 def _hold(nest: Nest) -> tuple[dict[int, int], int]:
@@ -109,13 +110,14 @@ def _team(nest: Nest, extent: int, width: int, words: int) -> int | None:
     return team
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Held(Rows):
-    """warps: of a team."""
+    """hold: the nodes to hold, with the pass that computes each; team: threads of a
+    row, `warps` of them."""
 
-    wide: Wide = None  # type: ignore[assignment]
-    hold: dict[int, int] = None  # type: ignore[assignment]
-    team: int = LANES
+    wide: Wide
+    hold: dict[int, int]
+    team: int
 
     def kernel(self) -> Kernel:
         whole = super().kernel()
@@ -234,7 +236,6 @@ class _Held(Rows):
         return column_loops(self.nest, [loop], names)
 
     def join_block(self, k: int, node: Any) -> list[Stmt]:
-        joined = super().join_block(k, node)
         if self.team > LANES:
-            return joined
-        return [s for s in joined if isinstance(s, WarpReduce)][:1]
+            return super().join_block(k, node)
+        return [WarpReduce(JOIN[node.kind], f"acc{k}", node.dtype)]

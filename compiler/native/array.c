@@ -203,20 +203,23 @@ static Array *imported(const DLTensor *tensor, void *managed, void (*deleter)(vo
     return array;
 }
 
+static Array *import_versioned(Versioned *found) {
+    if (found->version.major != 1) {
+        PyErr_Format(PyExc_BufferError, "DLPack %u is not supported",
+                     found->version.major);
+        return NULL;
+    }
+    Array *array = imported(&found->tensor, found, found->deleter);
+    if (array) array->read_only = found->flags & READ_ONLY;
+    return array;
+}
+
 /* The capsule is spent once its tensor is ours. */
 static Array *import(PyObject *capsule) {
     Array *array = NULL;
     if (PyCapsule_IsValid(capsule, VERSIONED)) {
-        Versioned *found = PyCapsule_GetPointer(capsule, VERSIONED);
-        if (found->version.major != 1) {
-            PyErr_Format(PyExc_BufferError, "DLPack %u is not supported",
-                         found->version.major);
-            return NULL;
-        }
-        if ((array = imported(&found->tensor, found, found->deleter))) {
-            array->read_only = found->flags & READ_ONLY;
+        if ((array = import_versioned(PyCapsule_GetPointer(capsule, VERSIONED))))
             PyCapsule_SetName(capsule, "used_dltensor_versioned");
-        }
     } else if (PyCapsule_IsValid(capsule, MANAGED)) {
         Managed *found = PyCapsule_GetPointer(capsule, MANAGED);
         if ((array = imported(&found->tensor, found, found->deleter)))
@@ -224,6 +227,16 @@ static Array *import(PyObject *capsule) {
     } else {
         PyErr_SetString(PyExc_TypeError, "__dlpack__ gave no DLPack capsule");
     }
+    return array;
+}
+
+static void *const NO_STREAM = (void *)-1;
+
+/* By the exchange API of the tensor's library; null without an exception: not so. */
+static Array *taken(PyObject *object, void *stream) {
+    Versioned *found = (Versioned *)exchange_take(object, stream);
+    Array *array = found ? import_versioned(found) : NULL;
+    if (found && !array) found->deleter(found);
     return array;
 }
 
@@ -239,10 +252,14 @@ static PyObject *array_make(PyTypeObject *type, PyObject *args, PyObject *kwargs
         bool moves = ordered && is_cuda((Array *)object);
         return moves && hand_over((Array *)object, stream) ? NULL : Py_NewRef(object);
     }
-    PyObject *capsule = capsule_of(object, ordered ? stream : NULL);
-    Array *array = capsule ? import(capsule) : NULL;
+    void *wanted;
+    if (!read_stream(stream, &wanted)) return NULL;
+    Array *array = taken(object, ordered ? wanted : NO_STREAM);
+    if (!array && PyErr_Occurred()) return NULL;
+    PyObject *capsule = array ? NULL : capsule_of(object, ordered ? stream : NULL);
+    if (capsule) array = import(capsule);
     Py_XDECREF(capsule);
-    if (array && ordered && !read_stream(stream, &array->stream)) Py_CLEAR(array);
+    if (array && ordered) array->stream = wanted;
     return (PyObject *)array;
 }
 
@@ -276,15 +293,30 @@ static void drop_versioned(PyObject *capsule) {
         versioned_delete(PyCapsule_GetPointer(capsule, VERSIONED));
 }
 
-static PyObject *export_versioned(Array *array) {
+static Versioned *versioned(Array *array) {
     Versioned *made = malloc(sizeof *made);
-    if (!made) return PyErr_NoMemory();
-    *made = (Versioned){{1, 0}, array, versioned_delete,
+    if (!made) return (Versioned *)PyErr_NoMemory();
+    *made = (Versioned){{1, 0}, Py_NewRef(array), versioned_delete,
                         array->read_only ? READ_ONLY : 0, array->view};
-    PyObject *capsule = PyCapsule_New(made, VERSIONED, drop_versioned);
-    if (capsule) Py_INCREF(array);
-    if (!capsule) free(made);
+    return made;
+}
+
+static PyObject *export_versioned(Array *array) {
+    Versioned *made = versioned(array);
+    PyObject *capsule = made ? PyCapsule_New(made, VERSIONED, drop_versioned) : NULL;
+    if (made && !capsule) versioned_delete(made);
     return capsule;
+}
+
+static DLManaged *export_to_library(PyObject *array) {
+    return (DLManaged *)versioned((Array *)array);
+}
+
+static PyObject *array_like(PyObject *self, PyObject *tensor) {
+    Array *array = (Array *)self;
+    if (array->read_only) Py_RETURN_NONE;
+    return exchange_give(tensor, array->view.device, owner(array)->stream,
+                         export_to_library, self);
 }
 
 static PyObject *export_managed(Array *array) {
@@ -390,6 +422,9 @@ static PyObject *array_to(PyObject *self, PyObject *args) {
 static PyMethodDef methods[] = {
     {"to", array_to, METH_VARARGS,
      "to(device, stream=0): on a CUDA device, or (-1) the CPU; complete on return."},
+    {"like", array_like, METH_O,
+     "like(tensor): this memory as a tensor of the library that `tensor` is from, if "
+     "it has DLPack's exchange API and works on the same stream; else None."},
     {"__dlpack__", (PyCFunction)(void (*)(void))array_dlpack,
      METH_VARARGS | METH_KEYWORDS, "A DLPack capsule over the same memory."},
     {"__dlpack_device__", array_device, METH_NOARGS, "(device type, device number)."},

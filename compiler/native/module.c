@@ -55,6 +55,9 @@ static PyMethodDef functions[] = {
      "open_blas(library, device): may cuBLASLt be used there?"},
     {"open_profiler", open_profiler, METH_O,
      "Name launches for the NVTX library of a profiler, or '' for none; is it there?"},
+    {"work_stream", exchange_stream, METH_VARARGS,
+     "work_stream(tensor, device): the CUstream that its library's work on the device "
+     "is ordered by; None: the library does not say."},
     {"cuda_arch", cuda_arch, METH_O, "The architecture of a CUDA device, sm_90."},
     {"set_threads", set_threads, METH_O, "How many threads a launch may use."},
     {"get_threads", get_threads, METH_NOARGS, "How many threads a launch may use."},

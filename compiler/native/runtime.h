@@ -442,6 +442,17 @@ PyObject *array_new(const Home *home, const TensorSpec *type, const int64_t *sha
                     void **data);
 PyObject *array_over(PyObject *base, const TensorSpec *type, const int64_t *shape);
 
+/* ---- exchange.c: tensors of libraries that have DLPack's C exchange API ---- */
+
+/* The tensor, if nothing has to wait for the stream of its library; null without an
+   exception: __dlpack__ must be asked. */
+DLManaged *exchange_take(PyObject *object, const void *stream);
+/* What `export` gives as a tensor of the library that `like` is from; None: it must
+   ask for __dlpack__. */
+PyObject *exchange_give(PyObject *like, DLDevice device, const void *stream,
+                        DLManaged *(*export)(PyObject *array), PyObject *array);
+PyObject *exchange_stream(PyObject *self, PyObject *args);
+
 /* ---- one run of a plan ---- */
 
 typedef struct {
