@@ -1,9 +1,9 @@
 """Schedules for CUDA: Nest -> Kernel.
 
 In the order in which they are tried: sums at places that data name (scatter.py), tiles
-of contractions (cuda_contract.py), rows in registers and pointwise work, 16 bytes at a
-time (cuda_held.py, cuda_vector.py), transposes through shared memory (cuda_turn.py),
-and what takes elements one by one (cuda_rows.py).
+of contractions (cuda_contract.py), transposes through shared memory (cuda_turn.py); 16
+bytes at a time pointwise work (cuda_vector.py), rows in registers (cuda_held.py) and
+sums across memory (cuda_lanes.py); what takes elements one by one (cuda_rows.py).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pirol.compiler.dims import product
 from pirol.kernels import affine
 from pirol.kernels.cuda_contract import tiles
 from pirol.kernels.cuda_held import held
+from pirol.kernels.cuda_lanes import lanes
 from pirol.kernels.cuda_rows import BLOCK, LANES, Lanes, Rows
 from pirol.kernels.cuda_turn import turned
 from pirol.kernels.cuda_vector import vectors
@@ -48,7 +49,7 @@ def _schedule(nest: Nest) -> Kernel:
         return turned(nest) or vectors(nest) or Rows(nest, False).kernel()
     along = _rows_along_memory(nest)
     if along is not None:
-        return Lanes(along, True).kernel()
+        return lanes(along) or Lanes(along, True).kernel()
     return held(nest) or Rows(nest, True).kernel()
 
 

@@ -17,8 +17,12 @@ from pirol.prim.reduce import highest, lowest
 
 BLOCKS = 512  # that a reduction along memory should keep busy; across, twice as many
 FEW = 128  # blocks; where there are more, they are shared out
-LANES = 32  # results that a block has where memory runs along them
-LONG = 1 << 14  # terms that are worth a second kernel
+LANES, SIDE = (
+    32,
+    128,
+)  # results for a warp's lanes, and those that a block has where memory runs along them
+LONG = 1 << 14  # terms along memory that are worth a second kernel
+HIGH, LEAST = 1 << 10, 1 << 7  # the same across, and terms that a slice has
 
 
 def split_reductions(graph: Graph) -> Graph:
@@ -35,17 +39,20 @@ def _axis(op: Op) -> tuple[int, int] | None:
     shape, axes = op.operands[0].shape, op.attrs["axes"]
     kept = product(d for k, d in enumerate(shape) if k not in axes)
     terms = product(shape[k] for k in axes)
-    if not isinstance(kept, int) or (isinstance(terms, int) and terms < LONG):
+    if not isinstance(kept, int):
         return None
-    across = len(shape) - 1 not in axes
-    blocks, wanted = -(-kept // LANES), 2 * BLOCKS
-    if not across or kept < LANES:
-        blocks, wanted = kept, BLOCKS
-    if not 0 < blocks < FEW:
+    across = len(shape) - 1 not in axes and kept >= LANES
+    blocks, wanted, long = kept, BLOCKS, LONG
+    if across:
+        blocks, wanted, long = -(-kept // SIDE), 2 * BLOCKS, HIGH
+    if not 0 < blocks < FEW or (isinstance(terms, int) and terms < long):
         return None
+    slices = wanted // blocks
+    if across and isinstance(terms, int):
+        slices = min(slices, terms // LEAST)
     lengths = {k: d if isinstance(d, int) else LONG for k, d in enumerate(shape)}
     longest: int = max(axes, key=lengths.__getitem__)
-    return longest, wanted // blocks
+    return longest, min(slices, max(lengths[longest], 1))
 
 
 def _halves(b: Builder, op: Op) -> Value | None:
