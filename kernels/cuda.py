@@ -23,18 +23,12 @@ from pirol.kernels.nest import Load, Nest, index_of, plain_sums
 from pirol.kernels.scatter import scatter_by_threads
 
 FEW = 32  # a row of fewer elements is one thread's work
-LIGHT = 0  # nodes
-RESIDENT = 1024
 NARROW = 1 << 30  # what 32 bits hold, with room for what a schedule adds
 
 
 def schedule(nest: Nest) -> Kernel:
     """The CUDA kernel of a nest."""
-    kernel = _schedule(nest)
-    resident = kernel.resident
-    if not resident and len(nest.nodes) > LIGHT:
-        resident = RESIDENT // kernel.block
-    return replace(kernel, narrow=narrow(nest), resident=resident)
+    return replace(_schedule(nest), narrow=narrow(nest))
 
 
 def _schedule(nest: Nest) -> Kernel:

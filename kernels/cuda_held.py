@@ -38,6 +38,7 @@ from pirol.prim import PRIMS
 LEAST, MOST = 16, 64  # registers that are held: what is aimed at, and the most
 THREADS = 512  # of a block whose row is too long to be held
 TEAM = 1024  # the most threads of one that holds it
+RESIDENT = 1024  # threads at once, however many registers they hold
 BUSY = 1 << 16  # threads that keep a device busy
 AHEAD = 4  # accesses of a long row one behind the other
 
@@ -95,7 +96,7 @@ def _team(nest: Nest, extent: int, width: int, words: int) -> int | None:
         return -(-extent // (team * width)) * width
 
     team = LANES
-    while team < TEAM and own(team) * words > LEAST:
+    while team < TEAM and own(team) > width and own(team) * words > LEAST:
         team *= 2
     if own(team) * words > MOST:
         return None
@@ -122,7 +123,8 @@ class _Held(Rows):
     def kernel(self) -> Kernel:
         whole = super().kernel()
         block = BLOCK if self.team == LANES else self.team
-        return replace(whole, block=block, team=self.team)
+        resident = RESIDENT // block
+        return replace(whole, block=block, team=self.team, resident=resident)
 
     @property
     def own(self) -> str:

@@ -44,6 +44,7 @@ from pirol.kernels.kernel import (
 )
 from pirol.kernels.nest import Axis, Nest, Reduce
 
+RESIDENT = 2048  # threads at once: as many as there may be, for their loads
 AHEAD = 4  # elements whose loads come one behind the other
 
 
@@ -110,7 +111,7 @@ class _Lanes:
         loop = Loop("r", axis("begin"), axis("end"), tuple(body), kind="rows")
         count = product(a.extent for a in axes)
         kernel = Kernel(nest.name, nest.inputs, nest.outputs, (*shared, loop), count)
-        return replace(kernel, block=BLOCK, team=BLOCK)
+        return replace(kernel, block=BLOCK, team=BLOCK, resident=RESIDENT // BLOCK)
 
     @property
     def own(self) -> Affine:
