@@ -147,7 +147,8 @@ def on_cuda(graph: Graph, device: int, graphs: bool) -> Compiled:
 
     some = any(op.name == "dot_general" for op in graph.walk())
     names = cublas.libraries() if some else []
-    library = any(native.open_blas(name, device) for name in names)
+    tune = os.environ.get("PIROL_AUTOTUNE", "") != "0"
+    library = any(native.open_blas(name, device, tune) for name in names)
     kind = "cuda+cublas" if library else "cuda"
     target = f"{kind}:{arch} NVRTC {nvrtc.version()}"
     ready = _ready(graph, target, ".cubin", codes)

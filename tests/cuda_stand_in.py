@@ -82,7 +82,8 @@ class Library:
 
     def count(self, what: str) -> int:
         """How many "products" so far, how many of them "with_row" or "batched", how
-        often it was "asked" for the best way; descriptors that are still "described".
+        many by the "slow" way, how often it was "asked" for ways; descriptors that are
+        still "described".
         """
         return int(getattr(self.library, f"stand_in_{what}")())
 
@@ -197,4 +198,5 @@ def library(device: Device, monkeypatch: pytest.MonkeyPatch) -> Library:
     """The stand-in for cuBLASLt, which programs loaded on the device find."""
     found = Library()
     monkeypatch.setattr(cublas, "libraries", lambda: [found.path])
+    monkeypatch.setenv("PIROL_AUTOTUNE", "0")
     return found

@@ -204,7 +204,7 @@ def test_libraries_that_cannot_be_used() -> None:
     code = (
         "import sys\nfrom pirol.compiler import _native\n"
         "_native.open_cuda(sys.argv[1])\n"
-        "print([_native.open_blas(name, 1) for name in sys.argv[2:]])\n"
+        "print([_native.open_blas(name, 1, False) for name in sys.argv[2:]])\n"
     )
     names = ("libno.so", "libm.so.6", cublaslt())
     command = [sys.executable, "-c", code, driver(), *names]
@@ -289,6 +289,23 @@ def test_the_best_way_is_asked_for_once(library: Library, tmp_path: Path) -> Non
     for rows in range(3000, 1, -2):
         run(data(rows, 71), data(71, 73))
     assert library.count("described") - held <= 4 * 1024
+
+
+def test_the_fastest_way_is_kept(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, y = data(64, 512), data(512, 300)
+    exported(plain, tmp_path / "f", x, y)
+    expected = x.astype("float64") @ y
+    for tune in (False, True):
+        monkeypatch.setenv("PIROL_AUTOTUNE", str(int(tune)))
+        run = pirol.load(tmp_path / "f", device="cuda")
+        for _ in range(2):
+            near(run(x, y), expected)
+        slow, count = library.count("slow"), library.count("products")
+        near(run(x, y), expected)
+        assert library.count("products") == count + 1
+        assert library.count("slow") == slow + (not tune)
 
 
 def test_operands_of_the_device_at_any_place(library: Library, tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 /* cuBLASLt, found by dlopen: products of matrices on a CUDA device.
 
    It holds matrices by columns, so what is rows here is columns there: the transposed
-   result is computed, from the right operand and the left one. How a product is best
-   computed is asked once for each shape, and kept. */
+   result is computed, from the right operand and the left one. How a product may be
+   computed is asked once for each shape, the answers are timed, the fastest is kept. */
 #include <dlfcn.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -67,10 +67,11 @@ static const struct {
     {"cublasLtMatmul", (void **)&lt.multiply},
 };
 
-enum { MAX_DEVICES = 64, KEPT = 1024, MOST_ALIGNMENT = 256 };
+enum { MAX_DEVICES = 64, KEPT = 1024, MOST_ALIGNMENT = 256, ANSWERS = 8, RUNS = 3 };
 static const uint64_t WORKSPACE = 32 << 20;
 
 static void *handles[MAX_DEVICES];
+static bool tunes; /* whether answers are timed; else the first is taken */
 
 /* ---- the library ---- */
 
@@ -90,12 +91,13 @@ static bool open_library(const char *library) {
 PyObject *blas_open(PyObject *self, PyObject *args) {
     (void)self;
     const char *library;
-    int device;
-    if (!PyArg_ParseTuple(args, "si:open_blas", &library, &device)) return NULL;
+    int device, tune;
+    if (!PyArg_ParseTuple(args, "sip:open_blas", &library, &device, &tune)) return NULL;
     if (cuda_enter(device)) return NULL;
     bool found = open_library(library);
     if (found && !handles[device]) found = !lt.create(&handles[device]);
     lt.ready |= found;
+    tunes = tune;
     cuda_leave();
     return PyBool_FromLong(found);
 }
@@ -118,7 +120,9 @@ typedef struct {
 typedef struct {
     Key key;
     void *product, *a, *b, *out; /* descriptors */
-    Answer answer;
+    Answer answers[ANSWERS];
+    int count, chosen;
+    bool used, settled; /* settled: chosen for good */
 } Way;
 
 static Way *ways[KEPT]; /* by the key's hash; under the lock, as all below */
@@ -195,7 +199,7 @@ static int describe(Way *way, const Multiply *of) {
 
 static int ask(Way *way, void *preference) {
     static const int kinds[] = {ALIGN_A, ALIGN_B, ALIGN_C, ALIGN_D}, of[] = {0, 1, 2, 2};
-    int count = 0, status = lt.prefer_set(preference, MOST_WORKSPACE, &WORKSPACE,
+    int status = lt.prefer_set(preference, MOST_WORKSPACE, &WORKSPACE,
                                           sizeof WORKSPACE);
     for (int i = 0; i < 4 && !status; i++) {
         uint32_t bytes = (uint32_t)way->key.aligned[of[i]];
@@ -203,9 +207,9 @@ static int ask(Way *way, void *preference) {
     }
     if (!status)
         status = lt.ask(handles[way->key.device], way->product, way->a, way->b,
-                        way->out, way->out, preference, 1, &way->answer, &count);
-    if (!status && !count) status = NOT_SUPPORTED;
-    return status ? status : way->answer.status;
+                        way->out, way->out, preference, ANSWERS, way->answers, &way->count);
+    if (!status && !way->count) status = NOT_SUPPORTED;
+    return status ? status : way->answers[0].status;
 }
 
 static int make_way(Way *way, const Multiply *of) {
@@ -250,21 +254,63 @@ static int need_workspace(Workspace *space, size_t bytes, void *stream) {
     return space->data ? 0 : BLAS_NO_MEMORY;
 }
 
-static int multiply(const Multiply *of, const Home *home, Workspace *space) {
+typedef struct {
+    const Multiply *of;
+    const Way *way;
+    const Answer *answer;
+    const Home *home;
+    Workspace *space;
+} Trial;
+
+static int run_once(const Trial *run) {
     static const float one = 1, none = 0;
     static const double one64 = 1, none64 = 0;
+    const Multiply *of = run->of;
+    const Way *way = run->way;
     bool single = of->bits == 32;
+    return lt.multiply(handles[run->home->device], way->product,
+                       single ? (const void *)&one : &one64, of->right.data, way->a,
+                       of->left.data, way->b, single ? (const void *)&none : &none64,
+                       of->out, way->out, of->out, way->out, &run->answer->way,
+                       run->space->data, run->space->bytes, run->home->stream);
+}
+
+static int run_often(void *context) {
+    int status = 0;
+    for (int i = 0; i < RUNS && !status; i++) status = run_once(context);
+    return status;
+}
+
+/* The fastest answer; one that fails, or that there is no memory for, is left out. */
+static void settle(Way *way, Trial run) {
+    float best = -1;
+    way->settled = true;
+    for (int i = 0; i < way->count; i++) {
+        run.answer = &way->answers[i];
+        if (run.answer->status) continue;
+        if (need_workspace(run.space, run.answer->workspace, run.home->stream)) continue;
+        if (run_once(&run)) continue;
+        float time = cuda_timed(run.home->stream, run_often, &run);
+        if (time < 0 || (best >= 0 && time >= best)) continue;
+        best = time;
+        way->chosen = i;
+    }
+}
+
+static int multiply(const Multiply *of, const Home *home, Workspace *space) {
     Way *way;
     int status = find_way(of, home->device, &way);
-    if (!status) status = need_workspace(space, way->answer.workspace, home->stream);
     if (!status && of->added)
         status = lt.describe_set(way->product, BIAS, &of->added, sizeof of->added);
     if (status) return status;
-    return lt.multiply(handles[home->device], way->product,
-                       single ? (const void *)&one : &one64, of->right.data, way->a,
-                       of->left.data, way->b, single ? (const void *)&none : &none64,
-                       of->out, way->out, of->out, way->out, &way->answer.way,
-                       space->data, space->bytes, home->stream);
+    Trial run = {of, way, NULL, home, space};
+    bool again = way->used; /* a shape that comes once is not worth it */
+    way->used = true;
+    if (tunes && again && !way->settled && !cuda_is_capturing(home->stream))
+        settle(way, run);
+    run.answer = &way->answers[way->chosen];
+    status = need_workspace(space, run.answer->workspace, home->stream);
+    return status ? status : run_once(&run);
 }
 
 int blas_multiply(const Multiply *of, const Home *home, Workspace *space) {

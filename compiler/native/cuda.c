@@ -54,6 +54,16 @@ static struct {
     int (*destroy_exec)(void *);
 } graphs;
 
+/* Of every driver, but nothing that a program needs. */
+static struct {
+    bool ready;
+    int (*create)(void **, unsigned);
+    int (*record)(void *, void *);
+    int (*wait)(void *);
+    int (*elapsed)(float *, void *, void *);
+    int (*destroy)(void *);
+} events;
+
 enum { MAX_DEVICES = 64, MAJOR = 75, MINOR = 76, BLOCK = 256 };
 enum { RELEASE_THRESHOLD = 4, RELAXED = 2 };
 enum { INVALID_HANDLE = 400, CONTEXT_IS_DESTROYED = 709 };
@@ -102,6 +112,14 @@ static const Named graph_functions[] = {
     {"cuGraphExecDestroy", (void **)&graphs.destroy_exec},
 };
 
+static const Named event_functions[] = {
+    {"cuEventCreate", (void **)&events.create},
+    {"cuEventRecord", (void **)&events.record},
+    {"cuEventSynchronize", (void **)&events.wait},
+    {"cuEventElapsedTime", (void **)&events.elapsed},
+    {"cuEventDestroy_v2", (void **)&events.destroy},
+};
+
 int cuda_raise(int code) {
     const char *name = NULL;
     if (!code) return 0;
@@ -137,6 +155,7 @@ int cuda_open(const char *library) {
         return -1;
     }
     graphs.ready = !find_all(handle, graph_functions, COUNT(graph_functions));
+    events.ready = !find_all(handle, event_functions, COUNT(event_functions));
     if (cuda_raise(cu.init(0))) return -1;
     cu.ready = true;
     return 0;
@@ -223,6 +242,28 @@ int cuda_wait(void *stream) {
     return is_gone(code) ? cu.finish() : code;
 }
 
+/* ---- time ---- */
+
+static int time_it(void *stream, int (*run)(void *), void *context, void *const *ends,
+                   float *time) {
+    int code = events.record(ends[0], stream);
+    if (!code) code = run(context);
+    if (!code) code = events.record(ends[1], stream);
+    if (!code) code = events.wait(ends[1]);
+    return code ? code : events.elapsed(time, ends[0], ends[1]);
+}
+
+float cuda_timed(void *stream, int (*run)(void *), void *context) {
+    void *ends[2] = {NULL, NULL};
+    float time;
+    bool ready = events.ready && !events.create(&ends[0], 0) &&
+                 !events.create(&ends[1], 0);
+    if (!ready || time_it(stream, run, context, ends, &time)) time = -1;
+    for (int i = 0; i < 2; i++)
+        if (ends[i]) events.destroy(ends[i]);
+    return time;
+}
+
 /* ---- kernels ---- */
 
 int cuda_launch(const CudaLaunch *launch, void *stream) {
@@ -237,6 +278,7 @@ bool cuda_has_graphs(void) {
 /* Also where it cannot be told, as of the default stream while others are captured. */
 bool cuda_is_capturing(void *stream) {
     int status = 0;
+    if (!graphs.ready) return false;
     return graphs.capturing(stream, &status) || status;
 }
 

@@ -52,7 +52,7 @@ static PyMethodDef functions[] = {
      "Share out launches over the threads of an OpenMP library; was it found?"},
     {"open_cuda", open_cuda, METH_O, "Take the CUDA driver, a library."},
     {"open_blas", blas_open, METH_VARARGS,
-     "open_blas(library, device): may cuBLASLt be used there?"},
+     "open_blas(library, device, tune): may cuBLASLt be used there? tune: time ways."},
     {"open_profiler", open_profiler, METH_O,
      "Name launches for the NVTX library of a profiler, or '' for none; is it there?"},
     {"work_stream", exchange_stream, METH_VARARGS,

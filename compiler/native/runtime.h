@@ -120,6 +120,8 @@ int cuda_read(void *to, const void *from, size_t bytes, void *stream); /* waits 
 int cuda_fill(void *to, const void *from, size_t bytes, void *stream); /* waits */
 int cuda_zero(void *to, size_t bytes, void *stream);
 int cuda_wait(void *stream);
+/* Milliseconds of the stream's work that `run` gives it; -1: it failed, or is not known. */
+float cuda_timed(void *stream, int (*run)(void *), void *context);
 int cuda_launch(const CudaLaunch *launch, void *stream);
 int cuda_copy_strided(const void *const *kernels, int rank, const int64_t *shape,
                       size_t item, char *to, const int64_t *to_strides,
