@@ -10,7 +10,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { MOST = 1 << 16, DEVICES = 2, MARGIN = 256 };
@@ -81,22 +80,22 @@ int cuStreamSynchronize(void *stream) {
     return current ? 0 : INVALID;
 }
 
-// ---- events: work is done when it is given, so they are times ----
+// ---- events: of a clock that only stand_in_spend moves ----
 
+static float now;
+void stand_in_spend(float time) { now += time; }
 int cuEventCreate(void **event, unsigned flags) {
-    *event = flags ? NULL : calloc(1, sizeof(struct timespec));
+    *event = flags ? NULL : calloc(1, sizeof now);
     return current && *event ? 0 : INVALID;
 }
-int cuEventRecord(void *event, void *stream) {
+int cuEventRecord(float *event, void *stream) {
     if (is_captured(stream)) return CAPTURE_UNSUPPORTED;
-    return current ? clock_gettime(CLOCK_MONOTONIC, event) : INVALID;
+    *event = now;
+    return current ? 0 : INVALID;
 }
 int cuEventSynchronize(void *event) { return event ? 0 : INVALID; }
-int cuEventElapsedTime(float *time, const struct timespec *from,
-                       const struct timespec *to) {
-    *time = (float)(1e3 * (double)(to->tv_sec - from->tv_sec) +
-                    1e-6 * (double)(to->tv_nsec - from->tv_nsec));
-    return 0;
+int cuEventElapsedTime(float *time, const float *from, const float *to) {
+    return *time = *to - *from, 0;
 }
 int cuEventDestroy_v2(void *event) { return free(event), 0; }
 
