@@ -40,14 +40,24 @@ SIDES = ("pirol", "torch", "compile", "autotune", "jax")
 Call = Callable[..., Any]
 
 
-def export(workload: Workload, folder: Path) -> None:
-    """NAME.pirol, NAME.py and NAME.json of a workload."""
-    path = workload.save(folder)
-    run = pirol.to_static(load_function(path, "paddle"), strict=True)
+def export(workload: Workload, folder: Path, open_sizes: bool = False) -> None:
+    """NAME.pirol, NAME.py and NAME.json of a workload; `open_sizes`: the program takes
+    any first dim of what has the shape of the workload."""
     import paddle
 
+    path, inputs = workload.save(folder), workload.inputs()
+    spec = None
+    if open_sizes:
+        spec = [
+            paddle.static.InputSpec([None, *x.shape[1:]], workload.dtype)
+            if x.shape == workload.shape
+            else paddle.static.InputSpec(x.shape, workload.dtype)
+            for x in inputs
+        ]
+    function = load_function(path, "paddle")
+    run = pirol.to_static(function, input_spec=spec, strict=True)
     with paddle.no_grad():
-        run(*map(paddle.to_tensor, workload.inputs()))
+        run(*map(paddle.to_tensor, inputs))
     pirol.export(run, str(folder / f"{workload.name}.pirol"), target="cuda:sm_90")
     (folder / f"{workload.name}.json").write_text(json.dumps(asdict(workload)) + "\n")
 
@@ -305,13 +315,14 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("folder", type=Path, help="where the programs are, or are to be")
     add("--export", action="store_true", help="write the programs; needs Paddle")
     add("--scale", type=int, default=1, help="divide the first dims by this (1)")
+    add("--open", action="store_true", help="programs for any first dim")
     add("--sides", default=",".join(SIDES), help="names, with commas (all)")
     add("--workloads", help="names, with commas (all)")
     add("--json", type=Path, help="write all figures to this file")
     return parser.parse_args(arguments)
 
 
-def run(chosen: argparse.Namespace) -> list[Row]:
+def run(chosen: argparse.Namespace, names: Sequence[str] | None) -> list[Row]:
     """Print the table as it grows."""
     sides = chosen.sides.split(",")
     gpu = device()
@@ -321,7 +332,6 @@ def run(chosen: argparse.Namespace) -> list[Row]:
     print(f"{gpu.name}; a copy of 256 MiB moves {copy / 1e12:.2f} TB/s; times in us")
     heads = "".join(f"{name:>10}" for name in sides)
     print(f"{'workload':<20}{heads}{'/ best':>9}{'of copy':>8}{'host us':>9}")
-    names = chosen.workloads.split(",") if chosen.workloads else None
     rows = []
     for path in sorted(chosen.folder.glob("*.json")):
         if names is not None and path.stem not in names:
@@ -338,14 +348,18 @@ def run(chosen: argparse.Namespace) -> list[Row]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 1 where a result is wrong."""
     chosen = options(arguments)
+    names = chosen.workloads.split(",") if chosen.workloads else None
     if chosen.export:
         chosen.folder.mkdir(parents=True, exist_ok=True)
         for workload in SUITES["gpu"]:
+            if names is not None and workload.name not in names:
+                continue
             first, *others = workload.shape
             shape = (max(1, first // chosen.scale), *others)
-            export(replace(workload, shape=shape), chosen.folder)
+            small = replace(workload, shape=shape)
+            export(small, chosen.folder, chosen.open)
         return 0
-    rows = run(chosen)
+    rows = run(chosen, names)
     if chosen.json:
         found = [asdict(r) | {"ratio": r.ratio()} for r in rows]
         chosen.json.write_text(json.dumps(found, indent=1) + "\n")

@@ -44,7 +44,7 @@ def _schedule(nest: Nest) -> Kernel:
     along = _rows_along_memory(nest)
     if along is not None:
         return lanes(along) or Lanes(along, True).kernel()
-    return held(nest) or Rows(nest, True).kernel()
+    return held(nest)
 
 
 def narrow(nest: Nest) -> bool:

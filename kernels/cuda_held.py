@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pirol.compiler.dims import product
+from pirol.compiler import dims
+from pirol.compiler.dims import Dim, product
 from pirol.compiler.ir import BITS
 from pirol.kernels import affine
 from pirol.kernels.affine import Affine, axis, constant
 from pirol.kernels.cuda_contract import below
 from pirol.kernels.cuda_rows import BLOCK, LANES, Rows, is_first
-from pirol.kernels.cuda_vector import BYTES, Wide, kept, wide
+from pirol.kernels.cuda_vector import Wide, kept, wide
 from pirol.kernels.emit import JOIN, Passes, closure, column_loops
 from pirol.kernels.kernel import (
     Array,
@@ -36,28 +37,33 @@ from pirol.kernels.nest import Load, Nest, Scalar, Store
 from pirol.prim import PRIMS
 
 LEAST, MOST = 16, 64  # registers that are held: what is aimed at, and the most
-THREADS = 512  # of a block whose row is too long to be held
+THREADS = 512  # of a row that is too long to be held; BLOCK: of unknown length
 TEAM = 1024  # the most threads of one that holds it
 RESIDENT = 1024  # threads at once, however many registers they hold
+MUCH = 16  # elements of a thread, where it is not known
 BUSY = 1 << 16  # threads that keep a device busy
 AHEAD = 4  # accesses of a long row one behind the other
 
 
-def held(nest: Nest) -> Kernel | None:
-    """The kernel of a nest whose last column axis has a known extent."""
+def held(nest: Nest) -> Kernel:
+    """The kernel of a nest with column axes."""
     last = nest.columns[-1]
-    if not isinstance(last.extent, int):
-        return None
-    each = max(1, last.extent // LANES)
-    found = wide(nest, last, most=min(BYTES, 1 << (each.bit_length() - 1)))
+    each = MUCH if not isinstance(last.extent, int) else last.extent // LANES
+    found = wide(nest, last, most=1 << (max(each, 1).bit_length() - 1))
     if found is None:
         found = Wide(nest, last.name, 1, (), ())
-    hold, words = _hold(nest) if len(nest.columns) == 1 else ({}, 0)
-    team = _team(nest, last.extent, found.width, max(words, 1))
-    if team is None:
-        hold, team = {}, THREADS
+    hold, team = _shared(nest, last.extent, found.width)
     warps = team // LANES
     return _Held(nest, True, warps, wide=found, hold=hold, team=team).kernel()
+
+
+def _shared(nest: Nest, extent: Dim, width: int) -> tuple[dict[int, int], int]:
+    """The nodes to hold, with the pass that computes each, and a row's threads."""
+    if not isinstance(extent, int):
+        return {}, BLOCK
+    hold, words = _hold(nest) if len(nest.columns) == 1 else ({}, 0)
+    team = _team(nest, extent, width, max(words, 1))
+    return ({}, THREADS) if team is None else (hold, team)
 
 
 def _hold(nest: Nest) -> tuple[dict[int, int], int]:
@@ -132,22 +138,20 @@ class _Held(Rows):
         return "lane" if self.team == LANES else "thread"
 
     @property
-    def extent(self) -> int:
+    def extent(self) -> Dim:
         """A row's elements along the last column axis."""
-        extent = self.nest.columns[-1].extent
-        assert isinstance(extent, int)
-        return extent
+        return self.nest.columns[-1].extent
 
     @property
-    def turns(self) -> int:
+    def turns(self) -> Dim:
         """How many times a thread takes `width` elements."""
-        return -(-self.extent // (self.team * self.wide.width))
+        return dims.ceildiv(self.extent, self.team * self.wide.width)
 
     def chosen(self) -> Expr | None:
         return is_first(self.own)
 
     def body(self) -> list[Stmt]:
-        length = self.turns * self.wide.width
+        length = dims.mul(self.turns, self.wide.width)
         nodes = self.nest.nodes
         arrays = [Array(f"h{k}", nodes[k].dtype, length, "local") for k in self.hold]
         return [*arrays, *super().body()]
@@ -227,13 +231,14 @@ class _Held(Rows):
             affine.scale(axis(self.own), width),
         )
         body: list[Stmt] = [Let("first", "index", Offset(every))]
-        if self.extent % (self.team * width):
-            body.append(If(below(first, self.extent), tuple(several)))
-        else:
+        whole, turns = self.team * width, self.turns
+        if isinstance(self.extent, int) and self.extent % whole == 0:
             body += several
-        ahead = self.turns if self.hold or self.turns <= MOST else AHEAD
-        turns = constant(self.turns)
-        loop = Loop("k", affine.ZERO, turns, tuple(body), unroll=ahead)
+        else:
+            body.append(If(below(first, self.extent), tuple(several)))
+        few = isinstance(turns, int) and (self.hold or turns <= MOST)
+        ahead = turns if few and isinstance(turns, int) else AHEAD
+        loop = Loop("k", affine.ZERO, constant(turns), tuple(body), unroll=ahead)
         names = [a.name for a in self.nest.columns[:-1]]
         return column_loops(self.nest, [loop], names)
 
