@@ -92,8 +92,8 @@ class Library:
 
     def count(self, what: str) -> int:
         """How many "products" so far, of them "with_row", "batched" or the "slow" way;
-        "convolutions", of them "grouped" or by the "simplest" algorithm or an "explicit"
-        one; how often it was "asked" for the best way; what is still "described"."""
+        "convolutions", of them "grouped" or by the "simplest" algorithm or "explicit"
+        ones; how often it was "asked" for the best way; what is still "described"."""
         return int(getattr(self.library, f"stand_in_{what}")())
 
     def refuse(self, much: int) -> None:

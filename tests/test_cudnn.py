@@ -20,7 +20,7 @@ from test_cuda_device import Strided, back, on_device
 from test_export import SPEC, data, exported
 
 import pirol
-from pirol.compiler import loaded, runtime
+from pirol.compiler import _native, loaded, runtime
 from pirol.compiler.ir import Graph, TensorType
 from pirol.kernels import cudnn
 from pirol.passes import convolutions, products
@@ -423,6 +423,54 @@ def test_planted_faults(
             near(run(x, w), meaning(x, w, **options))
     finally:
         dnn.turn(False)
+
+
+# ---- primitives that no export of Paddle's leads to ----
+
+
+def computed(graph: Graph, *given: Any) -> Any:
+    """The one result of a graph on the device."""
+    array = _native.Array
+    made = loaded.on_cuda(graph, 0, graphs=False)
+    (found,) = made.run_on([array(a).to(0) for a in given], 0) or ()
+    return np.from_dlpack(found.to(-1))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_lines(dtype: str, dnn: Library) -> None:
+    """Windows of one dim."""
+    x, w = inputs((2, 16, 31), (24, 8, 4), dtype=dtype)
+    at = dict(strides=(3,), padding=((1, 2),), dilation=(2,), groups=2)
+    b = Builder()
+    values = (b.input(TensorType(a.shape, dtype)) for a in (x, w))
+    graph = b.graph("f", [b.conv(*values, **at)])
+    before = dnn.count("convolutions")
+    found = computed(graph, x, w)
+    near(found, meaning(x, w, stride=3, padding=[1, 2], dilation=2, groups=2))
+    assert dnn.count("convolutions") == before + 1
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("which", ["input", "weight"])
+def test_gradients(
+    which: str, stride: int, dnn: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Convolutions too; with images for windows, only where those are small."""
+    x, w, ct = inputs((2, 16, 9, 9), (16, 8, 3, 3), (2, 16, 9, 9))
+    ct = ct[:, :, ::stride, ::stride].copy()
+    at = dict(strides=(stride,) * 2, padding=((1, 1),) * 2, dilation=(1, 1), groups=2)
+    given, shape = ((ct, w), x.shape) if which == "input" else ((x, ct), w.shape)
+    for most in (128, 20):
+        monkeypatch.setattr(convolutions, "TAPS", most)
+        b = Builder()
+        values = (b.input(TensorType(a.shape, "float32")) for a in given)
+        made = getattr(b, f"conv_{which}_grad")(*values, shape=shape, **at)
+        before = dnn.count("convolutions")
+        found = computed(b.graph(f"f{most}", [made]), *given)
+        wide = (a.astype("float64") for a in given)
+        near(found, PRIMS[f"conv_{which}_grad"].numpy(*wide, shape=shape, **at))
+        count = dnn.count("convolutions") - before
+        assert count == (which == "input" or most == 128)
 
 
 # ---- what goes to the library ----
