@@ -53,6 +53,12 @@ Matrix = tuple[bool, Dim, Dim]
 # buffers of x, y, the row that is added (-1: none) and the result; how many products,
 # rows, columns and terms; how x and y lie
 Product = tuple[Literal["product"], tuple[int, int, int, int], Dims, Matrix, Matrix]
+# buffers of x, the weights and the result; of each dim of the window its stride, the
+# padding on both sides, the dilation; groups
+Numbers = Sequence[int]
+Convolution = tuple[
+    Literal["convolution"], Sequence[int], Numbers, Numbers, Numbers, int
+]
 
 class Spec(TypedDict):
     slots: int
@@ -63,7 +69,7 @@ class Spec(TypedDict):
     written: Sequence[int]
     buffers: Sequence[Buffer]
     lifetimes: Sequence[tuple[int, int]]
-    steps: Sequence[Launch | Product | Opaque | Bind | Write | Check]
+    steps: Sequence[Launch | Product | Convolution | Opaque | Bind | Write | Check]
     outputs: Sequence[int]
     keep: NotRequired[object]  # held while the plan lives: what owns the kernels
     arrays: NotRequired[bool]  # takes and makes Arrays, not Paddle's tensors
@@ -113,6 +119,7 @@ class Module:
 def open_cuda(library: str) -> None: ...
 def work_stream(tensor: object, device: int) -> int | None: ...
 def open_blas(library: str, device: int, tune: bool) -> bool: ...
+def open_dnn(library: str, device: int, tune: bool) -> bool: ...
 def open_profiler(library: str) -> bool: ...
 def cuda_arch(device: int) -> str: ...
 def init(dlpack_capsule: object) -> None: ...

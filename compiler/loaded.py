@@ -27,13 +27,14 @@ from pirol.compiler.runtime import (
     threads,
 )
 from pirol.compiler.stored import Ready
-from pirol.kernels import cublas, nvrtc
+from pirol.kernels import cublas, cudnn, nvrtc
 from pirol.kernels.cuda_build import build_cubin, image_of
 from pirol.kernels.render import CUDA
 from pirol.passes.plan import Plan
 
 DRIVER = "libcuda.so.1"
 DEFAULT_STREAM = 1  # as DLPack numbers it
+CONVS = ("conv", "conv_input_grad", "conv_weight_grad")
 OPENMP = ("libgomp.so.1", "libomp.so.5", "libiomp5.so")
 
 
@@ -136,20 +137,16 @@ def on_cpu(graph: Graph) -> Compiled:
 
 
 def on_cuda(graph: Graph, device: int, graphs: bool) -> Compiled:
-    """The same on a CUDA device, its kernels one cubin; large products of matrices are
-    cuBLASLt's where it is found. `graphs`: launches that come again are replayed as
-    CUDA graphs."""
+    """The same on a CUDA device, its kernels one cubin; what is large goes to libraries
+    where they are found. `graphs`: launches that come again are replayed as CUDA
+    graphs."""
     native = start()
     arch = native.cuda_arch(device)
 
     def codes(plan: Plan) -> tuple[Code, ...]:
         return compile_cuda(generate(plan, CUDA), arch)
 
-    some = any(op.name == "dot_general" for op in graph.walk())
-    names = cublas.libraries() if some else []
-    tune = os.environ.get("PIROL_AUTOTUNE", "") != "0"
-    library = any(native.open_blas(name, device, tune) for name in names)
-    kind = "cuda+cublas" if library else "cuda"
+    kind = "+".join(("cuda", *_libraries(graph, device)))
     target = f"{kind}:{arch} NVRTC {nvrtc.version()}"
     ready = _ready(graph, target, ".cubin", codes)
     key = ready.codes[0].key if ready.codes else build_cubin({}, arch)
@@ -158,6 +155,21 @@ def on_cuda(graph: Graph, device: int, graphs: bool) -> Compiled:
     copies = (module.function(f"pirol_copy_{size}") for size in (1, 2, 4, 8))
     home = {"arrays": True, "cuda": (device, *copies), "keep": module}
     return connect(ready.plan, graph, refuse, kernels, home | {"graphs": graphs})
+
+
+def _libraries(graph: Graph, device: int) -> list[str]:
+    """Those that are found of what the graph may want, as pipeline.FOR names them."""
+    native, ops = start(), {op.name for op in graph.walk()}
+    tune = os.environ.get("PIROL_AUTOTUNE", "") != "0"
+    wanted = {
+        "cublas": (("dot_general", *CONVS), cublas.libraries, native.open_blas),
+        "cudnn": (CONVS, cudnn.libraries, native.open_dnn),
+    }
+    return [
+        name
+        for name, (some, places, may) in wanted.items()
+        if not ops.isdisjoint(some) and any(may(p, device, tune) for p in places())
+    ]
 
 
 def _ready(

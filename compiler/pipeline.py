@@ -20,6 +20,7 @@ from pirol.passes.calls import claim, inline
 from pirol.passes.canonicalize import canonicalize
 from pirol.passes.complex_parts import complex_parts
 from pirol.passes.conv_grads import conv_grads
+from pirol.passes.convolutions import convolutions
 from pirol.passes.decompose import decompose
 from pirol.passes.fuse import Refused, fuse
 from pirol.passes.plan import Plan, plan
@@ -51,7 +52,7 @@ def lower(
     target: str = "cpu",
 ) -> Lowered:
     """Run the passes on a graph as captured, or as decomposed and exported ("calls"),
-    for a target, a key of FOR; `hints` are the first call's sizes.
+    for a target, keys of FOR with "+" between; `hints` are the first call's sizes.
 
     The user's `own` passes run on primitives ("flat"), before those are fused; one with
     the attribute `level = "calls"` runs while composite ops are still calls.
@@ -83,7 +84,7 @@ class Run:
         return graph
 
 
-PASSES = 12  # at most, but for the user's own
+PASSES = 13  # at most, but for the user's own
 
 
 def flatten(graph: Graph, facts: Facts, run: Run, level: str = "pir") -> Graph:
@@ -120,7 +121,7 @@ def finish(graph: Graph, run: Run, target: str = "cpu") -> Lowered:
         ("canonicalize-2", canonicalize, "flat"),
         *_named(run.own, "flat"),
         ("windows", windows, "flat"),
-        *FOR[target],
+        *(run for part in target.split("+") for run in FOR[part]),
         ("fuse", fuse_all, "fused"),
     )
     graph = run.through(passes, graph)
@@ -128,14 +129,12 @@ def finish(graph: Graph, run: Run, target: str = "cpu") -> Lowered:
     return Lowered(plan(graph), refused, run.facts, run.stages)
 
 
-# Passes on primitives that only some target wants.
+# Passes on primitives that only some target wants: a device, then libraries in order.
 FOR: dict[str, tuple[tuple[str, Pass, str], ...]] = {
     "cpu": (),
     "cuda": (("split", split_reductions, "flat"),),
-    "cuda+cublas": (
-        ("split", split_reductions, "flat"),
-        ("products", products, "flat"),
-    ),
+    "cublas": (("products", products, "flat"),),
+    "cudnn": (("convolutions", convolutions, "flat"),),
 }
 
 

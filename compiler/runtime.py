@@ -26,11 +26,13 @@ from pirol.kernels.kernel import Kernel
 from pirol.kernels.lower import Refusal, build_nest
 from pirol.kernels.nest import Nest
 from pirol.kernels.render import CPU, Target, render
+from pirol.passes.convolutions import window
 from pirol.passes.plan import (
     NEVER_ALIAS,
     Bind,
     Buffer,
     Check,
+    Convolution,
     Launch,
     Opaque,
     Plan,
@@ -319,6 +321,8 @@ class _Assembler:
                 return ("launch", address, [*inputs, *outputs], sizes, *numbers, label)
             case Product(op, inputs, output):
                 return self.product(op, inputs, output)
+            case Convolution(op, inputs, output):
+                return ("convolution", [*inputs, output], *window(op))
             case Opaque(op, inputs, outputs):
                 call = self.caller(op)
                 fresh = op.title in NEVER_ALIAS

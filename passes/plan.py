@@ -47,6 +47,21 @@ class Product:
 
 
 @dataclass(frozen=True)
+class Convolution:
+    """Let cuDNN convolve an image with weights, the two inputs."""
+
+    op: Op
+    inputs: tuple[int, ...]
+    output: int
+
+
+LIBRARY: dict[str, type[Product | Convolution]] = {
+    "product": Product,
+    "convolution": Convolution,
+}
+
+
+@dataclass(frozen=True)
 class Opaque:
     """Let Paddle run an op, or a primitive; an output of -1 is dropped."""
 
@@ -91,7 +106,7 @@ class Check:
     message: str
 
 
-Step = Launch | Product | Opaque | Bind | Write | Check
+Step = Launch | Product | Convolution | Opaque | Bind | Write | Check
 
 
 @dataclass(frozen=True)
@@ -148,9 +163,9 @@ class _Planner:
     def add(self, op: Op) -> None:
         if op.name == "group":
             self.group(op)
-        elif op.name == "product":
+        elif op.name in LIBRARY:
             inputs = tuple(self.ids[v] for v in op.operands)
-            self.steps.append(Product(op, inputs, self.made(op.result)))
+            self.steps.append(LIBRARY[op.name](op, inputs, self.made(op.result)))
         elif op.name == "check":
             step = Check(self.ids[op.operands[0]], op.attrs["message"])
             self.steps.append(step)
@@ -274,7 +289,7 @@ def _touched(step: Step) -> tuple[int, ...]:
     match step:
         case Launch(_, inputs, outputs) | Opaque(_, inputs, outputs):
             return (*inputs, *(n for n in outputs if n >= 0))
-        case Product(_, inputs, output):
+        case Product(_, inputs, output) | Convolution(_, inputs, output):
             return (*inputs, output)
         case Bind(reads):
             return tuple(r.source for r in reads)

@@ -3,7 +3,8 @@
 dot_general(x, y) -> product(x, y), of operands that lie in memory as rows at one
 distance; y that repeats for the whole batch has none, and x's batch is more rows. With
 a row that is added to each, it is product(x, y, row). What else is fused around a
-product otherwise is kernels before and after it.
+product otherwise is kernels before and after it. conv(x, w) of windows of one place is
+product(w, x), each image one of the batch.
 """
 
 from __future__ import annotations
@@ -83,6 +84,8 @@ def products(graph: Graph) -> Graph:
     def rule(b: Builder, op: Op) -> Value | None:
         if op.name == "add":
             return _with_row(b, op, lone)
+        if op.name == "conv":
+            return _pointwise(b, op)
         made = _product(b, op) if op.name == "dot_general" else None
         if made is not None and len(users[op.result]) == 1 and op.result not in results:
             lone.add(made)
@@ -91,10 +94,27 @@ def products(graph: Graph) -> Graph:
     return prune(rewritten(graph, rule))
 
 
-def _product(b: Builder, op: Op) -> Value | None:
-    if op.result.dtype not in FLOATS:
+def _pointwise(b: Builder, op: Op) -> Value | None:
+    """A conv of windows of one place as a product."""
+    (x, w), at = op.operands, op.attrs
+    steps = any(s != 1 for s in at["strides"])
+    if steps or any(map(any, at["padding"])) or at["groups"] != 1:
         return None
+    if any(dims.equal(k, 1) is not True for k in w.shape[2:]):
+        return None
+    weights = b.reshape(w, shape=w.shape[:2])
+    return _made(b, Side(weights, (), (1,)), Side(x, (0,), (1,)))
+
+
+def _product(b: Builder, op: Op) -> Value | None:
     x, y = sides(op)
+    return _made(b, x, y)
+
+
+def _made(b: Builder, x: Side, y: Side) -> Value | None:
+    """The product of two operands, if it is worth it."""
+    if x.value.dtype not in FLOATS:
+        return None
     y = _lying(b, y)
     if x.batch and not y.batch:
         if [*x.batch, *x.free] != sorted((*x.batch, *x.free)):

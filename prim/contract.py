@@ -1,5 +1,5 @@
-"""Contractions: dot_general, and convolution in three forms closed under VJP; and
-product, a dot_general that is a step of its own."""
+"""Contractions: dot_general, and convolution in three forms closed under VJP; product
+and convolution, the same as steps of their own."""
 
 from __future__ import annotations
 
@@ -238,6 +238,7 @@ def _weight_grad_vjp(b: Any, op: Any, cts: Any) -> Sequence[Any]:
 
 
 define(Prim("conv", "contract", _infer_conv, _conv, _conv_vjp))
+define(Prim("convolution", "library", _infer_conv, _conv))  # for cuDNN
 define(Prim("conv_input_grad", "contract", _given_shape, _input_grad, _input_grad_vjp))
 define(
     Prim("conv_weight_grad", "contract", _given_shape, _weight_grad, _weight_grad_vjp)

@@ -19,7 +19,7 @@ import pytest
 from cuda_simulator_build import build_kernels, build_runtime, load_runtime, wrap
 
 from pirol.compiler import _native, loaded
-from pirol.kernels import cublas, nvrtc
+from pirol.kernels import cublas, cudnn, nvrtc
 from pirol.kernels.build import cache_folder
 
 FOLDER = Path(__file__).parent / "cusim"
@@ -39,6 +39,16 @@ def driver(*flags: str) -> str:
 def cublaslt() -> str:
     """The path of the stand-in for cuBLASLt, built once."""
     return str(built("libcublaslt", [FOLDER / "cublaslt.c"]))
+
+
+@functools.cache
+def cudnn_library() -> str:
+    """The path of the stand-in for cuDNN, built once, with a part beside it."""
+    path = built("libcudnn", [FOLDER / "cudnn.c"])
+    part = path.with_name(f"{path.stem}_cnn.so")
+    if not part.exists():
+        part.symlink_to(path)
+    return str(path)
 
 
 def built(name: str, sources: Sequence[Path], flags: Sequence[str] = ()) -> Path:
@@ -73,23 +83,30 @@ class Counts(ctypes.Structure):
 
 
 class Library:
-    """What the stand-in for cuBLASLt counts."""
+    """What the stand-in for cuBLASLt or cuDNN counts."""
 
-    def __init__(self) -> None:
-        self.path = cublaslt()
+    def __init__(self, path: str) -> None:
+        self.path = path
         self.library = ctypes.CDLL(self.path)
         assert self.library.stand_in_driver(driver().encode())
 
     def count(self, what: str) -> int:
-        """How many "products" so far, how many of them "with_row" or "batched", how
-        many by the "slow" way, how often it was "asked" for ways; descriptors that are
-        still "described".
-        """
+        """How many "products" so far, of them "with_row", "batched" or the "slow" way;
+        "convolutions", of them "grouped" or by the "simplest" algorithm or "explicit"
+        ones; how often it was "asked" for the best way; what is still "described"."""
         return int(getattr(self.library, f"stand_in_{what}")())
 
-    def refuse(self, on: bool) -> None:
-        """Whether to know no way for any product."""
-        self.library.stand_in_refuse(ctypes.c_long(on))
+    def refuse(self, much: int) -> None:
+        """Whether to know no way for anything; 2: not even the simplest."""
+        self.library.stand_in_refuse(ctypes.c_long(much))
+
+    def turn(self, on: bool) -> None:
+        """Whether cuDNN convolves with the window turned round."""
+        self.library.stand_in_turn(ctypes.c_long(on))
+
+    def on_stream(self, number: int) -> int:
+        """How many convolutions so far on a stream, told by its lowest byte."""
+        return int(self.library.stand_in_on_stream(ctypes.c_long(number)))
 
 
 class Device:
@@ -170,6 +187,7 @@ def stand_in(path: str, set: Callable[[object, str, Any], object]) -> Device:
     # Its images are none for a GPU, and must not be found by their keys.
     set(nvrtc, "version", lambda: "stand-in")
     set(cublas, "libraries", list)
+    set(cudnn, "libraries", list)
     return found
 
 
@@ -196,7 +214,16 @@ def tidy(device: Device) -> Iterator[None]:
 @pytest.fixture
 def library(device: Device, monkeypatch: pytest.MonkeyPatch) -> Library:
     """The stand-in for cuBLASLt, which programs loaded on the device find."""
-    found = Library()
+    found = Library(cublaslt())
     monkeypatch.setattr(cublas, "libraries", lambda: [found.path])
+    monkeypatch.setenv("PIROL_AUTOTUNE", "0")
+    return found
+
+
+@pytest.fixture
+def dnn(device: Device, monkeypatch: pytest.MonkeyPatch) -> Library:
+    """The stand-in for cuDNN, which programs loaded on the device find."""
+    found = Library(cudnn_library())
+    monkeypatch.setattr(cudnn, "libraries", lambda: [found.path])
     monkeypatch.setenv("PIROL_AUTOTUNE", "0")
     return found

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "runtime.h"
+#include "libraries.h"
 
 /* As cublasLt.h of CUDA 12 and 13 has them. */
 enum { REAL32 = 0, REAL64 = 1, COMPUTE32 = 68, COMPUTE64 = 70 };
@@ -67,7 +67,7 @@ static const struct {
     {"cublasLtMatmul", (void **)&lt.multiply},
 };
 
-enum { MAX_DEVICES = 64, KEPT = 1024, MOST_ALIGNMENT = 256, ANSWERS = 8, RUNS = 3 };
+enum { KEPT = 1024, MOST_ALIGNMENT = 256, ANSWERS = 8, RUNS = 3 };
 static const uint64_t WORKSPACE = 32 << 20;
 
 static void *handles[MAX_DEVICES];
@@ -150,13 +150,6 @@ static Key key_of(const Multiply *of, int device) {
     };
 }
 
-static size_t place_of(const Key *key) {
-    uint64_t hash = 14695981039346656037u;
-    for (size_t i = 0; i < sizeof *key; i++)
-        hash = (hash ^ ((const unsigned char *)key)[i]) * 1099511628211u;
-    return (hash ^ hash >> 32) % KEPT;
-}
-
 static void way_free(Way *way) {
     if (way->product) lt.describe_free(way->product);
     if (way->a) lt.layout_free(way->a);
@@ -228,11 +221,11 @@ static int make_way(Way *way, const Multiply *of) {
 
 static int find_way(const Multiply *of, int device, Way **found) {
     Key key = key_of(of, device);
-    Way **place = &ways[place_of(&key)];
+    Way **place = &ways[hash_bytes(&key, sizeof key) % KEPT];
     *found = *place;
     if (*place && !memcmp(&key, &(*place)->key, sizeof key)) return 0;
     Way *made = calloc(1, sizeof *made);
-    if (!made) return BLAS_NO_MEMORY;
+    if (!made) return LIBRARY_NO_MEMORY;
     made->key = key;
     int status = make_way(made, of);
     if (status) {
@@ -245,14 +238,6 @@ static int find_way(const Multiply *of, int device, Way **found) {
 }
 
 /* ---- a product ---- */
-
-static int need_workspace(Workspace *space, size_t bytes, void *stream) {
-    if (bytes <= space->bytes) return 0;
-    if (space->data) cuda_release(space->data, stream);
-    space->data = cuda_allocate(bytes, stream);
-    space->bytes = space->data ? bytes : 0;
-    return space->data ? 0 : BLAS_NO_MEMORY;
-}
 
 typedef struct {
     const Multiply *of;
@@ -288,7 +273,7 @@ static void settle(Way *way, Trial run) {
     for (int i = 0; i < way->count; i++) {
         run.answer = &way->answers[i];
         if (run.answer->status) continue;
-        if (need_workspace(run.space, run.answer->workspace, run.home->stream)) continue;
+        if (!cuda_need(run.space, run.answer->workspace, run.home->stream)) continue;
         if (run_once(&run)) continue;
         float time = cuda_timed(run.home->stream, run_often, &run);
         if (time < 0 || (best >= 0 && time >= best)) continue;
@@ -309,8 +294,9 @@ static int multiply(const Multiply *of, const Home *home, Workspace *space) {
     if (tunes && again && !way->settled && !cuda_is_capturing(home->stream))
         settle(way, run);
     run.answer = &way->answers[way->chosen];
-    status = need_workspace(space, run.answer->workspace, home->stream);
-    return status ? status : run_once(&run);
+    if (!cuda_need(space, run.answer->workspace, home->stream))
+        return LIBRARY_NO_MEMORY;
+    return run_once(&run);
 }
 
 int blas_multiply(const Multiply *of, const Home *home, Workspace *space) {

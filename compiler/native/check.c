@@ -367,7 +367,7 @@ static int check_factor(Check *check, int *id, const TensorSpec *type) {
     BufferSpec *buffer = &check->plan->buffers[*id];
     if (use_buffer(check, *id)) return -1;
     if (buffer->type.code != DL_FLOAT || buffer->type.bits != type->bits)
-        return fail("steps[%d]: buffer %d is not of the product's type", check->step,
+        return fail("steps[%d]: buffer %d is not of the result's type", check->step,
                     *id);
     *id = buffer->root;
     check->plan->buffers[*id].read_flat = true;
@@ -392,6 +392,21 @@ static int check_product(Check *check, ProductStep *step) {
                : 0;
 }
 
+static int check_convolution(Check *check, const ConvolutionStep *step) {
+    const BufferSpec *buffers = check->plan->buffers;
+    const TensorSpec *type = &buffers[step->out].type;
+    int ids[] = {step->x, step->w, step->out};
+    if (!on_cuda(&check->plan->home) || (type->bits != 32 && type->bits != 64))
+        return fail("steps[%d]: no library convolves these", check->step);
+    for (int i = 0; i < 3; i++) {
+        if (buffers[ids[i]].type.dims.count != step->window.rank + 2)
+            return fail("steps[%d]: buffer %d is not of the window's rank", check->step,
+                        ids[i]);
+        if (check_factor(check, &ids[i], type)) return -1;
+    }
+    return 0;
+}
+
 static int check_step(Check *check, Step *step) {
     switch (step->kind) {
         case LAUNCH: return check_launch(check, &step->launch);
@@ -399,6 +414,7 @@ static int check_step(Check *check, Step *step) {
         case BIND: return check_bind(check, &step->bind);
         case WRITE: return check_write(check, &step->write);
         case PRODUCT: return check_product(check, &step->product);
+        case CONVOLUTION: return check_convolution(check, &step->convolution);
         default: return check_check(check, &step->check);
     }
 }

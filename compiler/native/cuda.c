@@ -218,6 +218,14 @@ void cuda_release(void *data, void *stream) {
     if (is_gone(code) && !cu.finish()) cu.free((Address)data);
 }
 
+bool cuda_need(Workspace *space, size_t bytes, void *stream) {
+    if (bytes <= space->bytes) return true;
+    if (space->data) cuda_release(space->data, stream);
+    space->data = cuda_allocate(bytes, stream);
+    space->bytes = space->data ? bytes : 0;
+    return space->data != NULL;
+}
+
 int cuda_copy(void *to, const void *from, size_t bytes, void *stream) {
     return bytes ? cu.within((Address)to, (Address)from, bytes, stream) : 0;
 }

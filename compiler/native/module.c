@@ -1,5 +1,5 @@
 /* The extension module pirol.compiler._native. */
-#include "runtime.h"
+#include "libraries.h"
 
 static PyObject *init(PyObject *self, PyObject *args, PyObject *kwargs) {
     (void)self;
@@ -53,6 +53,8 @@ static PyMethodDef functions[] = {
     {"open_cuda", open_cuda, METH_O, "Take the CUDA driver, a library."},
     {"open_blas", blas_open, METH_VARARGS,
      "open_blas(library, device, tune): may cuBLASLt be used there? tune: time ways."},
+    {"open_dnn", dnn_open, METH_VARARGS,
+     "open_dnn(library, device, tune): may cuDNN be used there? tune: time algorithms."},
     {"open_profiler", open_profiler, METH_O,
      "Name launches for the NVTX library of a profiler, or '' for none; is it there?"},
     {"work_stream", exchange_stream, METH_VARARGS,

@@ -342,15 +342,43 @@ static int read_product(Plan *plan, Where where, PyObject *object, ProductStep *
                        &step->right_batch);
 }
 
+/* One number for each of the window's dims. */
+static int read_each(Where where, PyObject *object, int rank, int low, int *out) {
+    PyObject **items = read_tuple(where, object, rank);
+    if (!items) return -1;
+    for (int i = 0; i < rank; i++)
+        if (read_int(where, items[i], "number", low, MOST, &out[i])) return -1;
+    return 0;
+}
+
+static int read_convolution(Plan *plan, Where where, PyObject *object,
+                            ConvolutionStep *step) {
+    int *const buffers[] = {&step->x, &step->w, &step->out};
+    Window *window = &step->window;
+    PyObject **items = read_tuple(where, object, 6), **given;
+    if (!items || !(given = read_tuple(where, items[1], 3))) return -1;
+    for (int i = 0; i < 3; i++)
+        if (read_int(where, given[i], "buffer", 0, plan->n_buffers, buffers[i]))
+            return -1;
+    if (!read_items(where, items[2], &window->rank)) return -1;
+    if (window->rank < 1 || window->rank > MAX_WINDOW)
+        return fail(where, "a window of 1 to 3 dims is needed");
+    if (read_each(where, items[2], window->rank, 1, window->strides) ||
+        read_each(where, items[3], window->rank, 0, window->padding) ||
+        read_each(where, items[4], window->rank, 1, window->dilation))
+        return -1;
+    return read_int(where, items[5], "groups", 1, MOST, &window->groups);
+}
+
 static int read_step(Plan *plan, Where where, PyObject *object) {
-    static const char *const names[] = {"launch", "opaque", "bind",
-                                        "write",  "check",  "product"};
+    static const char *const names[] = {"launch", "opaque",  "bind",       "write",
+                                        "check",  "product", "convolution"};
     Step *step = &plan->steps[where.index];
     int count, kind;
     PyObject **items = read_items(where, object, &count);
     if (!items) return -1;
     if (!count) return fail(where, "an empty step");
-    if (read_kind(where, items[0], names, 6, &kind)) return -1;
+    if (read_kind(where, items[0], names, 7, &kind)) return -1;
     step->kind = (StepKind)kind;
     switch (step->kind) {
         case LAUNCH: return read_launch(plan, where, object, &step->launch);
@@ -358,6 +386,8 @@ static int read_step(Plan *plan, Where where, PyObject *object) {
         case BIND: return read_bind(plan, where, object, &step->bind);
         case WRITE: return read_write(plan, where, object, &step->write);
         case PRODUCT: return read_product(plan, where, object, &step->product);
+        case CONVOLUTION:
+            return read_convolution(plan, where, object, &step->convolution);
         default: return read_check(plan, where, object, &step->check);
     }
 }

@@ -128,38 +128,13 @@ int cuda_copy_strided(const void *const *kernels, int rank, const int64_t *shape
                       const char *from, const int64_t *from_strides, void *stream);
 PyObject *cuda_arch(PyObject *self, PyObject *device);
 
-/* ---- blas.c: products of matrices by cuBLASLt ---- */
-
-/* Element [b, place, term] lies at b * batch + place * pitch + term; where it is
-   turned, at b * batch + term * pitch + place. */
-typedef struct {
-    const void *data;
-    bool turned;
-    int64_t pitch, batch;
-} Matrix;
-
-/* out[b, row, column] = sum of left[b, row, term] right[b, column, term], and of
-   added[column] where that is not null; of floats of so many bits; no size is 0. */
-typedef struct {
-    int bits;
-    int64_t batch, rows, columns, terms;
-    Matrix left, right;
-    const void *added;
-    void *out;
-} Multiply;
-
 /* Memory that only one step at a time uses, of a call's stream. */
 typedef struct {
     void *data;
     size_t bytes;
 } Workspace;
 
-enum { BLAS_NO_MEMORY = -1 };
-
-PyObject *blas_open(PyObject *self, PyObject *args);
-/* A status of the library, or BLAS_NO_MEMORY; in the context of the device. */
-int blas_multiply(const Multiply *multiply, const Home *home, Workspace *space);
-int blas_raise(int status);
+bool cuda_need(Workspace *space, size_t bytes, void *stream); /* false: out of memory */
 
 /* ---- graphs of launches ---- */
 
@@ -258,7 +233,7 @@ typedef struct {
     int stage; /* where both are known */
 } Guard;
 
-typedef enum { LAUNCH, OPAQUE, BIND, WRITE, CHECK, PRODUCT } StepKind;
+typedef enum { LAUNCH, OPAQUE, BIND, WRITE, CHECK, PRODUCT, CONVOLUTION } StepKind;
 
 /* On CUDA the kernel is a CUfunction, `grain` the threads of a block and `scratch` the
    rows that a block takes. */
@@ -309,6 +284,19 @@ typedef struct {
     Dim left_pitch, right_pitch, left_batch, right_batch;
 } ProductStep;
 
+enum { MAX_WINDOW = 3 };
+
+typedef struct {
+    int rank, groups;
+    int strides[MAX_WINDOW], padding[MAX_WINDOW], dilation[MAX_WINDOW];
+} Window;
+
+/* Buffers: as the spec has them, since their own extents count. */
+typedef struct {
+    int x, w, out;
+    Window window;
+} ConvolutionStep;
+
 typedef struct {
     StepKind kind;
     union {
@@ -318,6 +306,7 @@ typedef struct {
         WriteStep write;
         CheckStep check;
         ProductStep product;
+        ConvolutionStep convolution;
     };
 } Step;
 

@@ -1,10 +1,18 @@
-/* The steps of a call. Launches, products, writes and checks in a row run without the
-   GIL. */
+/* The steps of a call. Launches, libraries' steps, writes and checks in a row run
+   without the GIL. */
 #include <string.h>
 
-#include "runtime.h"
+#include "libraries.h"
 
-typedef enum { DONE, NO_MEMORY, SIZES_DIFFER, FALSE_CHECK, CUDA_FAILED, BLAS_FAILED } Status;
+typedef enum {
+    DONE,
+    NO_MEMORY,
+    SIZES_DIFFER,
+    FALSE_CHECK,
+    CUDA_FAILED,
+    BLAS_FAILED,
+    DNN_FAILED
+} Status;
 
 static Status cuda_done(Call *call, int code) {
     call->code = code;
@@ -125,8 +133,37 @@ static Status run_product(Call *call, const ProductStep *step) {
     if (!of.batch || !of.rows || !of.columns) return DONE;
     if (!of.terms) return write_nothing(call, &of);
     call->code = blas_multiply(&of, &call->home, &call->workspace);
-    if (call->code == BLAS_NO_MEMORY) return NO_MEMORY;
+    if (call->code == LIBRARY_NO_MEMORY) return NO_MEMORY;
     return call->code ? BLAS_FAILED : DONE;
+}
+
+static Image image_at(const Call *call, int buffer) {
+    const BufferSpec *spec = &call->plan->buffers[buffer];
+    Image image = {.data = call->buffers[spec->root].data};
+    for (int i = 0; i < spec->type.dims.count; i++)
+        image.shape[i] = dim_value(spec->type.dims.at[i], call->slots);
+    return image;
+}
+
+static Status run_convolution(Call *call, const ConvolutionStep *step) {
+    const BufferSpec *buffers = call->plan->buffers;
+    const TensorSpec *out = &buffers[step->out].type;
+    Convolve of = {
+        .bits = out->bits,
+        .window = &step->window,
+        .x = image_at(call, step->x),
+        .w = image_at(call, step->w),
+        .out = image_at(call, step->out),
+    };
+    int64_t items = count_items(call, &out->dims);
+    if (!items) return DONE;
+    if (!count_items(call, &buffers[step->x].type.dims) ||
+        !count_items(call, &buffers[step->w].type.dims)) /* sums of nothing */
+        return cuda_done(call, cuda_zero(of.out.data, (size_t)items * out->bits / 8,
+                                         call->home.stream));
+    call->code = dnn_convolve(&of, &call->home, &call->workspace);
+    if (call->code == LIBRARY_NO_MEMORY) return NO_MEMORY;
+    return call->code ? DNN_FAILED : DONE;
 }
 
 static int raise(const Call *call, Status status, int step) {
@@ -135,6 +172,8 @@ static int raise(const Call *call, Status status, int step) {
         cuda_raise(call->code);
     else if (status == BLAS_FAILED)
         blas_raise(call->code);
+    else if (status == DNN_FAILED)
+        dnn_raise(call->code);
     else if (status == NO_MEMORY)
         PyErr_NoMemory();
     else if (status == FALSE_CHECK)
@@ -147,7 +186,7 @@ static int raise(const Call *call, Status status, int step) {
 }
 
 static bool is_native(StepKind kind) {
-    return kind == LAUNCH || kind == WRITE || kind == CHECK || kind == PRODUCT;
+    return kind != OPAQUE && kind != BIND;
 }
 
 /* The tensors that steps [begin, end) are the first to use. */
@@ -184,6 +223,7 @@ static Status run_one(Call *call, const Step *step) {
         case LAUNCH: return run_launch(call, &step->launch);
         case CHECK: return run_check(call, &step->check);
         case PRODUCT: return run_product(call, &step->product);
+        case CONVOLUTION: return run_convolution(call, &step->convolution);
         default: return run_write(call, &step->write);
     }
 }

@@ -28,6 +28,13 @@ def product(buffers=(0, 0, -1, 0), left=LIES, right=LIES):
     return [("product", buffers, [1, 2, 2, 2], left, right)]
 
 
+def convolution(buffers=(0, 0, 0), strides=(1,), padding=(0,), groups=1):
+    return [("convolution", buffers, strides, padding, (1,), groups)]
+
+
+LINE = dict(buffers=[("arena", 0, *F32, [4, 4, 4])]) | CUDA
+
+
 BAD_SPECS = {
     "unknown key": dict(stepz=[]),
     "stands for no slot": dict(inputs=[(*F32, [slot(0)])]),
@@ -85,7 +92,7 @@ BAD_SPECS = {
     "expected a bool": dict(steps=[("opaque", nop, [], [], "f", 1)]),
     "expected a callable": dict(steps=[("opaque", 5, [], [], "f", False)]),
     "no library multiplies these": dict(buffers=ARENA, steps=product()),
-    "buffer 1 is not of the product's type": MIXED
+    "buffer 1 is not of the result's type": MIXED
     | CUDA
     | dict(steps=product((0, 1, -1, 0))),
     r"buffer -1 is not in \[0": dict(buffers=ARENA, steps=product((0, -1, -1, 0))),
@@ -95,6 +102,21 @@ BAD_SPECS = {
     "slot 1 is read before": MIXED
     | CUDA
     | dict(slots=2, steps=product(right=(True, slot(1), 0))),
+    "no library convolves these": dict(buffers=ARENA, steps=convolution()),
+    "buffer 0 is not of the window's rank": dict(buffers=ARENA, steps=convolution())
+    | CUDA,
+    "buffer 2 is not in": LINE | dict(steps=convolution((0, 2, 0))),
+    "buffer 1 is not of the result's": dict(
+        buffers=[*LINE["buffers"], ("arena", 0, *I64, [4, 4, 4])],
+        lifetimes=[(0, 0)] * 2,
+        steps=convolution((0, 1, 0)),
+    )
+    | CUDA,
+    "window of 1 to 3 dims": LINE | dict(steps=convolution(strides=())),
+    r"number 0 is not in \[1": LINE | dict(steps=convolution(strides=(0,))),
+    r"number -1 is not in \[0": LINE | dict(steps=convolution(padding=(-1,))),
+    "expected 1 items, got 3": LINE | dict(steps=convolution(padding=(1, 1, 1))),
+    "groups 0 is not in": LINE | dict(steps=convolution(groups=0)),
     "8, 16, 32": dict(inputs=[(2, 24, [])]),
     "too many dims": dict(inputs=[(2, 32, [1] * 17)]),
     "expected a list": dict(inputs=7),

@@ -1,0 +1,63 @@
+/* Shared declarations of NVIDIA's libraries, each found by dlopen: blas.c, dnn.c. */
+#ifndef PIROL_LIBRARIES_H
+#define PIROL_LIBRARIES_H
+
+#include "runtime.h"
+
+enum { LIBRARY_NO_MEMORY = -1 };
+enum { MAX_DEVICES = 64 };
+
+static inline uint64_t hash_bytes(const void *data, size_t size) {
+    uint64_t hash = 14695981039346656037u;
+    for (size_t i = 0; i < size; i++)
+        hash = (hash ^ ((const unsigned char *)data)[i]) * 1099511628211u;
+    return hash ^ hash >> 32;
+}
+
+/* ---- blas.c: products of matrices by cuBLASLt ---- */
+
+/* Element [b, place, term] lies at b * batch + place * pitch + term; where it is
+   turned, at b * batch + term * pitch + place. */
+typedef struct {
+    const void *data;
+    bool turned;
+    int64_t pitch, batch;
+} Matrix;
+
+/* out[b, row, column] = sum of left[b, row, term] right[b, column, term], and of
+   added[column] where that is not null; of floats of so many bits; no size is 0. */
+typedef struct {
+    int bits;
+    int64_t batch, rows, columns, terms;
+    Matrix left, right;
+    const void *added;
+    void *out;
+} Multiply;
+
+PyObject *blas_open(PyObject *self, PyObject *args);
+/* A status of the library, or LIBRARY_NO_MEMORY; in the context of the device. */
+int blas_multiply(const Multiply *multiply, const Home *home, Workspace *space);
+int blas_raise(int status);
+
+/* ---- dnn.c: convolutions by cuDNN ---- */
+
+/* A dense tensor; of weights [O, C / groups, ...], else [N, C, ...]. */
+typedef struct {
+    void *data;
+    int64_t shape[2 + MAX_WINDOW];
+} Image;
+
+/* out[n, o, p] = sum of w[o, c, t] x[n, c, p * stride + t * dilation - padding] over
+   the channels c of o's group and the window's places t, what lies outside x being 0;
+   of floats of so many bits; no size is 0. */
+typedef struct {
+    int bits;
+    const Window *window;
+    Image x, w, out;
+} Convolve;
+
+PyObject *dnn_open(PyObject *self, PyObject *args);
+int dnn_convolve(const Convolve *convolve, const Home *home, Workspace *space);
+int dnn_raise(int status);
+
+#endif
