@@ -382,34 +382,22 @@ def test_out_of_memory(device: Device, dnn: Library, tmp_path: Path) -> None:
 # ---- planted faults: what is told wrongly does not go unnoticed ----
 
 
-def _swapped(strides: Any, padding: Any, dilation: Any, groups: int) -> Any:
-    return strides[::-1], padding, dilation, groups
+# Of strides, padding, dilation, groups as the plan has them; none is a turned window.
+FAULTS: dict[str, Function | None] = {
+    "strides swapped": lambda s, p, d, g: (s[::-1], p, d, g),
+    "padding swapped": lambda s, p, d, g: (s, p[::-1], d, g),
+    "no dilation": lambda s, p, d, g: (s, p, [1, 1], g),
+    "no groups": lambda s, p, d, g: (s, p, d, 1),
+    "more groups": lambda s, p, d, g: (s, p, d, 2 * g),
+    "turned": None,
+}
 
 
-def _padded(strides: Any, padding: Any, dilation: Any, groups: int) -> Any:
-    return strides, padding[::-1], dilation, groups
-
-
-def _dense(strides: Any, padding: Any, dilation: Any, groups: int) -> Any:
-    return strides, padding, [1, 1], groups
-
-
-def _together(strides: Any, padding: Any, dilation: Any, groups: int) -> Any:
-    return strides, padding, dilation, 1
-
-
-def _apart(strides: Any, padding: Any, dilation: Any, groups: int) -> Any:
-    return strides, padding, dilation, 2 * groups
-
-
-FAULTS = (_swapped, _padded, _dense, _together, _apart)
-
-
-@pytest.mark.parametrize("fault", [None, *FAULTS])
+@pytest.mark.parametrize("name", FAULTS)
 def test_planted_faults(
-    fault: Function | None, dnn: Library, tmp_path: Path, monkeypatch: Any
+    name: str, dnn: Library, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    """None: a window that is turned round."""
+    fault = FAULTS[name]
     options = dict(stride=[2, 1], padding=[1, 3], dilation=[1, 3], groups=2)
     x, w = inputs((2, 16, 13, 13), (16, 8, 3, 3))
     exported(conv(2, **options), tmp_path / "f", x, w)
