@@ -40,10 +40,10 @@ def _schedule(nest: Nest) -> Kernel:
         return tiled
     nest = plain_sums(nest)
     if not _block_a_row(nest):
-        return turned(nest) or vectors(nest) or Rows(nest, False).kernel()
+        return turned(nest) or vectors(nest) or Rows(nest).kernel()
     along = _rows_along_memory(nest)
     if along is not None:
-        return lanes(along) or Lanes(along, True).kernel()
+        return lanes(along) or Lanes(along).kernel()
     return held(nest)
 
 

@@ -16,7 +16,7 @@ from pirol.compiler.ir import BITS
 from pirol.kernels import affine
 from pirol.kernels.affine import Affine, axis, constant
 from pirol.kernels.cuda_contract import below
-from pirol.kernels.cuda_rows import BLOCK, LANES, Rows, is_first
+from pirol.kernels.cuda_rows import BLOCK, LANES, Team, is_first
 from pirol.kernels.cuda_vector import Wide, kept, wide
 from pirol.kernels.emit import JOIN, Passes, closure, column_loops
 from pirol.kernels.kernel import (
@@ -54,7 +54,7 @@ def held(nest: Nest) -> Kernel:
         found = Wide(nest, last.name, 1, (), ())
     hold, team = _shared(nest, last.extent, found.width)
     warps = team // LANES
-    return _Held(nest, True, warps, wide=found, hold=hold, team=team).kernel()
+    return _Held(nest, warps, wide=found, hold=hold, team=team).kernel()
 
 
 def _shared(nest: Nest, extent: Dim, width: int) -> tuple[dict[int, int], int]:
@@ -118,7 +118,7 @@ def _team(nest: Nest, extent: int, width: int, words: int) -> int | None:
 
 
 @dataclass(kw_only=True)
-class _Held(Rows):
+class _Held(Team):
     """hold: the nodes to hold, with the pass that computes each; team: threads of a
     row, `warps` of them."""
 
@@ -242,7 +242,7 @@ class _Held(Rows):
         names = [a.name for a in self.nest.columns[:-1]]
         return column_loops(self.nest, [loop], names)
 
-    def join_block(self, k: int, node: Any) -> list[Stmt]:
+    def joined(self, k: int, node: Any) -> list[Stmt]:
         if self.team > LANES:
-            return super().join_block(k, node)
+            return super().joined(k, node)
         return [WarpReduce(JOIN[node.kind], f"acc{k}", node.dtype)]

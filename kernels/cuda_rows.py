@@ -1,16 +1,16 @@
-"""Schedules for reductions on CUDA, elements one by one: Rows and Lanes.
+"""Schedules for CUDA that take elements one by one: Rows and Lanes.
 
-Rows: "a thread a row", for reductions over few elements; "a block a row": the block's
-threads share out one row's elements; partial results are joined by shuffles within
-warps, then through shared memory, always in the same order. Lanes: "a block 32 rows",
-where memory runs along the rows: a warp's lanes are rows, its warps share out their
-elements, and are joined through shared memory.
+Rows: a thread a row, for reductions over few elements. Teams: several threads share out
+one row's elements; partial results are joined by shuffles within warps, then through
+shared memory, always in the same order (cuda_held.py). Lanes: a block 32 rows, where
+memory runs along the rows: a warp's lanes are rows, its warps share out their elements,
+and are joined through shared memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pirol.compiler import dims
@@ -58,24 +58,16 @@ LANES = 32  # threads of a warp
 
 @dataclass
 class Rows:
+    """A thread a row."""
+
     nest: Nest
-    block_rows: bool
-    warps: int = WARPS  # of a block
 
     def kernel(self) -> Kernel:
         """The whole kernel."""
-        count = self.count()
-        loop = Loop("r", axis("begin"), axis("end"), tuple(self.body()), kind="rows")
-        nest = self.nest
-        return Kernel(
-            nest.name,
-            nest.inputs,
-            nest.outputs,
-            (loop,),
-            count,
-            block=BLOCK,
-            team=BLOCK if self.block_rows else 1,
-        )
+        nest, body = self.nest, tuple(self.body())
+        loop = Loop("r", axis("begin"), axis("end"), body, kind="rows")
+        kernel = Kernel(nest.name, nest.inputs, nest.outputs, (loop,), self.count())
+        return replace(kernel, block=BLOCK)
 
     def count(self) -> Dim:
         """How many iterations the loop over the rows has."""
@@ -102,7 +94,7 @@ class Rows:
 
     def chosen(self) -> Expr | None:
         """What holds for the thread that stores a row's results; None: each does."""
-        return is_first("thread") if self.block_rows else None
+        return None
 
     def one_pass(self, p: int) -> list[Stmt]:
         reduces, stores = self.passes.passes[p]
@@ -123,21 +115,13 @@ class Rows:
         return found
 
     def loops(self, body: Sequence[Stmt]) -> Stmt:
-        columns = self.nest.columns
-        if not self.block_rows:
-            inner = [a.name for a in columns]
-            return _scoped(self.nest, body, inner)
-        last = columns[-1]
-        stop = constant(last.extent)
-        shared = Loop(last.name, affine.ZERO, stop, tuple(body), kind="threads")
-        return column_loops(self.nest, [shared], [a.name for a in columns[:-1]])
+        return _scoped(self.nest, body, [a.name for a in self.nest.columns])
 
     def node(self, k: int) -> Any:
         return self.nest.nodes[k]
 
     def kept(self, k: int) -> str:
-        if self.block_rows:
-            return str(self.node(k).dtype)
+        """The dtype that a thread adds up in."""
         return accumulator(self.node(k), product(a.extent for a in self.nest.columns))
 
     def start(self, k: int) -> list[Stmt]:
@@ -176,10 +160,27 @@ class Rows:
         node = self.node(k)
         value = cast(Ref(f"acc{k}"), self.kept(k), node.dtype)
         last: list[Stmt] = [Let(f"v{k}", node.dtype, value)]
-        return [*self.join_block(k, node), *last] if self.block_rows else last
+        return [*self.joined(k, node), *last]
 
-    def join_block(self, k: int, node: Any) -> list[Stmt]:
-        """Every thread ends with the block's result; a fixed tree."""
+    def joined(self, k: int, node: Any) -> list[Stmt]:
+        """What joins the threads' parts of a reduction."""
+        return []
+
+
+@dataclass
+class Team(Rows):
+    """A row for some warps, that each have a part of it."""
+
+    warps: int = WARPS
+
+    def chosen(self) -> Expr | None:
+        return is_first("thread")
+
+    def kept(self, k: int) -> str:
+        return str(self.node(k).dtype)
+
+    def joined(self, k: int, node: Any) -> list[Stmt]:
+        """Every thread ends with the row's result; a fixed tree."""
         name, dtype = f"acc{k}", node.dtype
         prim, memory = JOIN[node.kind], f"shared{k}"
 
@@ -206,9 +207,12 @@ class Rows:
         ]
 
 
-class Lanes(Rows):
+class Lanes(Team):
     """A block takes 32 rows, a lane each; beyond the last, lanes do its work again and
     store nothing."""
+
+    def kernel(self) -> Kernel:
+        return replace(super().kernel(), team=BLOCK)
 
     def count(self) -> Dim:
         return dims.ceildiv(super().count(), LANES)
@@ -237,7 +241,7 @@ class Lanes(Rows):
         names = [a.name for a in self.nest.columns[:-1]]
         return column_loops(self.nest, [shared], names)
 
-    def join_block(self, k: int, node: Any) -> list[Stmt]:
+    def joined(self, k: int, node: Any) -> list[Stmt]:
         """Every thread ends with its row's result, the warps' in order."""
         name, memory = f"acc{k}", f"shared{k}"
         own = affine.add(affine.scale(axis("warp"), LANES), axis("lane"))

@@ -285,6 +285,13 @@ def test_the_best_way_is_asked_for_once(library: Library, tmp_path: Path) -> Non
     for rows in (18, 19, 18, 19, 18):
         run(data(rows, 71), data(71, 73))
     assert library.count("asked") - before == 2
+
+
+@pytest.mark.slow
+def test_only_so_much_is_kept(library: Library, tmp_path: Path) -> None:
+    spec = [SPEC([None, 71]), SPEC([71, 73])]
+    exported(plain, tmp_path / "f", data(5, 71), data(71, 73), input_spec=spec)
+    run = pirol.load(tmp_path / "f", device="cuda")
     held = library.count("described")
     for rows in range(3000, 1, -2):
         run(data(rows, 71), data(71, 73))

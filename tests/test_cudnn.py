@@ -254,6 +254,14 @@ def test_the_best_way_is_asked_for_once(dnn: Library, tmp_path: Path) -> None:
     for batch in (18, 19, 18, 19, 18):
         run(*inputs((batch, 8, 5, 5)), w)
     assert dnn.count("asked") - before == 2
+
+
+@pytest.mark.slow
+def test_only_so_much_is_kept(dnn: Library, tmp_path: Path) -> None:
+    spec = [SPEC([None, 8, 5, 5]), SPEC([8, 8, 3, 3])]
+    x, w = inputs((2, 8, 5, 5), (8, 8, 3, 3))
+    exported(conv(2), tmp_path / "f", x, w, input_spec=spec)
+    run = pirol.load(tmp_path / "f", device="cuda")
     for batch in range(20, 1500):
         run(np.zeros((batch, 8, 5, 5), "float32"), w)
     assert dnn.count("described") <= 4 * 1024

@@ -3,7 +3,6 @@
    It holds matrices by columns, so what is rows here is columns there: the transposed
    result is computed, from the right operand and the left one. How a product may be
    computed is asked once for each shape, the answers are timed, the fastest is kept. */
-#include <dlfcn.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,10 +47,7 @@ static struct {
                     const void *, void *, size_t, void *);
 } lt;
 
-static const struct {
-    const char *name;
-    void **place;
-} functions[] = {
+static const Named functions[] = {
     {"cublasLtCreate", (void **)&lt.create},
     {"cublasLtGetStatusName", (void **)&lt.name},
     {"cublasLtMatmulDescCreate", (void **)&lt.describe},
@@ -79,11 +75,7 @@ static bool open_library(const char *library) {
     if (lt.ready) return true;
     void *handle = dlopen(library, RTLD_NOW);
     if (!handle) return false;
-    for (size_t i = 0; i < sizeof functions / sizeof *functions; i++) {
-        *functions[i].place = dlsym(handle, functions[i].name);
-        if (!*functions[i].place) return false;
-    }
-    return true;
+    return !find_all(handle, functions, COUNT(functions));
 }
 
 /* A library that cannot be used on the device is not taken: it may be too new for the

@@ -1,8 +1,6 @@
 /* The CUDA driver, found by dlopen, so that nothing here is built against CUDA. Memory
    is ordered by streams: what is freed is free for what its stream does later. */
-#include <dlfcn.h>
-
-#include "runtime.h"
+#include "libraries.h"
 
 typedef uint64_t Address;
 
@@ -64,16 +62,11 @@ static struct {
     int (*destroy)(void *);
 } events;
 
-enum { MAX_DEVICES = 64, MAJOR = 75, MINOR = 76, BLOCK = 256 };
+enum { MAJOR = 75, MINOR = 76, BLOCK = 256 };
 enum { RELEASE_THRESHOLD = 4, RELAXED = 2 };
 enum { INVALID_HANDLE = 400, CONTEXT_IS_DESTROYED = 709 };
 
 static void *contexts[MAX_DEVICES]; /* under the GIL */
-
-typedef struct {
-    const char *name;
-    void **place;
-} Named;
 
 static const Named functions[] = {
     {"cuInit", (void **)&cu.init},
@@ -127,18 +120,6 @@ int cuda_raise(int code) {
     PyErr_Format(PyExc_RuntimeError, "CUDA: %s (%d)", name, code);
     return -1;
 }
-
-/* The name of one that is missing, or null. */
-static const char *find_all(void *handle, const Named *named, size_t count) {
-    const char *missing = NULL;
-    for (size_t i = 0; i < count; i++) {
-        *named[i].place = dlsym(handle, named[i].name);
-        if (!*named[i].place && !missing) missing = named[i].name;
-    }
-    return missing;
-}
-
-#define COUNT(array) (sizeof(array) / sizeof *(array))
 
 /* 0; else an exception says what is missing. */
 int cuda_open(const char *library) {

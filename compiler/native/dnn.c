@@ -4,7 +4,6 @@
    Fourier's and Winograd's transforms a NaN or an infinity spreads to results that do
    not depend on it, and rounding is coarser. Which is best for a shape is asked once,
    and kept; where a shape comes again, they are timed. */
-#include <dlfcn.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -46,10 +45,7 @@ static struct {
                     void *, int, void *, size_t, const void *, void *, void *);
 } dnn;
 
-static const struct {
-    const char *name;
-    void **place;
-} functions[] = {
+static const Named functions[] = {
     {"cudnnCreate", (void **)&dnn.create},
     {"cudnnGetErrorString", (void **)&dnn.name},
     {"cudnnSetStream", (void **)&dnn.set_stream},
@@ -96,11 +92,7 @@ static bool open_library(const char *library) {
     if (dnn.ready) return true;
     void *handle = dlopen(library, RTLD_NOW);
     if (!handle || !has_parts(library)) return false;
-    for (size_t i = 0; i < sizeof functions / sizeof *functions; i++) {
-        *functions[i].place = dlsym(handle, functions[i].name);
-        if (!*functions[i].place) return false;
-    }
-    return true;
+    return !find_all(handle, functions, COUNT(functions));
 }
 
 /* A library that cannot be used on the device is not taken: it may be too new for the

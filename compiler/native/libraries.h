@@ -1,8 +1,28 @@
-/* Shared declarations of NVIDIA's libraries, each found by dlopen: blas.c, dnn.c. */
+/* What NVIDIA's libraries, each found by dlopen, have in common: cuda.c, blas.c, dnn.c. */
 #ifndef PIROL_LIBRARIES_H
 #define PIROL_LIBRARIES_H
 
+#include <dlfcn.h>
+
 #include "runtime.h"
+
+/* A function of a library, and where its address goes. */
+typedef struct {
+    const char *name;
+    void **place;
+} Named;
+
+#define COUNT(array) (sizeof(array) / sizeof *(array))
+
+/* The first that the library has not; null where all were found. */
+static inline const char *find_all(void *library, const Named *named, size_t count) {
+    const char *missing = NULL;
+    for (size_t i = 0; i < count; i++) {
+        *named[i].place = dlsym(library, named[i].name);
+        if (!*named[i].place && !missing) missing = named[i].name;
+    }
+    return missing;
+}
 
 enum { LIBRARY_NO_MEMORY = -1 };
 enum { MAX_DEVICES = 64 };
