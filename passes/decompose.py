@@ -26,6 +26,7 @@ from pirol.compiler.ir import (
 from pirol.passes.derive import derived
 from pirol.prim import Builder, Facts, Unify
 from pirol.prim.decomp import DECOMPOSITIONS, Decomposition
+from pirol.prim.decomp.shape import sized
 
 # Attributes that say how the op stood in Paddle's program.
 CAPTURED = ("layout", "fixed", "names", "results")
@@ -66,9 +67,17 @@ class _Decomposer:
         for op in self.graph.ops:
             self.op(op)
         outputs = [self.env[v] for v in self.graph.outputs]
-        writes = tuple((i, self.env[v]) for i, v in self.graph.writes)
+        writes = tuple((i, self.written(i, v)) for i, v in self.graph.writes)
         guards = tuple(self.guards())
         return self.b.graph(self.graph.name, outputs, writes=writes, guards=guards)
+
+    def written(self, index: int, value: Value) -> Value:
+        """What an input becomes; its dims are the input's, though Paddle may have told
+        them of another's."""
+        found, shape = self.env[value], self.env[self.graph.inputs[index]].shape
+        if found.type.rank != len(shape):
+            return found
+        return sized(self.b, "what is written to an input", found, shape)
 
     def guards(self) -> Iterator[Guard]:
         """The facts; a symbol that nothing sets any more is what stands for it, and

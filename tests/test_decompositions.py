@@ -249,6 +249,26 @@ def test_convolutions(function: Any) -> None:
         np.testing.assert_allclose(c, b.numpy(), rtol=1e-4, atol=1e-4, err_msg=str(k))
 
 
+LAYERS = (
+    (paddle.nn.LayerNorm(8), (3, 8), (2, 8)), (paddle.nn.Linear(8, 5), (2, 3, 8)),
+    (paddle.nn.GroupNorm(4, 8), (2, 8, 5, 3)), (paddle.nn.BatchNorm1D(8), (5, 8)),
+    (paddle.nn.Conv2D(8, 4, 3), (2, 8, 5, 6), (1, 8, 3, 3)),
+    (paddle.nn.Conv2D(8, 8, 3, groups=8), (2, 8, 5, 5)),
+    (paddle.nn.Conv2D(8, 4, 3, data_format="NHWC"), (2, 5, 5, 8)),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("layer, shapes", [(f, s) for f, *s in LAYERS], ids=str)
+def test_weights_tell_how_many_channels(layer: Any, shapes: Any) -> None:
+    """No size is told of the inputs."""
+    layer.eval()
+    spec = [InputSpec([None] * len(shapes[0]))]
+    fast = pirol.to_static(layer.forward, input_spec=spec, strict=True)
+    for shape in shapes:
+        x = paddle.randn(shape)
+        np.testing.assert_allclose(fast(x), layer(x), rtol=1e-4, atol=1e-5)
+
+
 def test_the_ops_listed_were_run() -> None:
     assert not OPS - SEEN
 

@@ -50,6 +50,20 @@ def test_batch_statistics(shape: tuple[int, ...]) -> None:
     assert sum("reduce_sum" in g.ops for g in groups) == 1
 
 
+def normed(x: Any, mean: Any, variance: Any, scale: Any, bias: Any) -> Any:
+    return paddle.nn.functional.batch_norm(x, mean, variance, scale, bias)
+
+
+@pytest.mark.parametrize("channels", [3, None])
+def test_any_number_of_channels(channels: int | None) -> None:
+    specs = [InputSpec([None] * 4), *(InputSpec([channels]) for _ in range(4))]
+    fast = pirol.to_static(normed, input_spec=specs, strict=True)
+    for shape in ((4, 3, 5, 7), (2, 3, 2, 1), *(() if channels else ((2, 5, 3, 3),))):
+        given = tensors(*shape)
+        np.testing.assert_allclose(fast(*given), normed(*given), rtol=1e-4, atol=1e-5)
+    assert pirol.explain(fast).compiles == 1
+
+
 def test_running_statistics_are_updated_once_a_call() -> None:
     layer = paddle.nn.Sequential(paddle.nn.BatchNorm2D(3), paddle.nn.ReLU())
     eager = copy.deepcopy(layer)

@@ -10,6 +10,7 @@ from pirol.compiler.dims import Dim
 from pirol.compiler.ir import Value
 from pirol.prim.builder import Builder
 from pirol.prim.decomp.registry import decomposes, ints, need
+from pirol.prim.decomp.shape import with_channels
 
 
 @decomposes("pd_op.matmul")
@@ -81,6 +82,7 @@ def conv(
     last = not data_format.startswith("NC")
     if last:
         x = b.transpose(x, perm=(0, rank - 1, *range(1, rank - 1)))
+    x = with_channels(b, "conv", x, 1, dims.mul(w.shape[1], groups))
     size = w.shape[2:]
     axes = tuple(range(2, rank))
     pad = window_padding(x, axes, size, strides, paddings, padding_algorithm)
@@ -121,6 +123,7 @@ def conv_transpose(
     last = not data_format.startswith("NC")
     if last:
         x = b.transpose(x, perm=(0, rank - 1, *range(1, rank - 1)))
+    x = with_channels(b, "conv_transpose", x, 1, w.shape[0])
     axes = tuple(range(2, rank))
     pad = window_padding(x, axes, w.shape[2:], strides, paddings, padding_algorithm)
     if padding_algorithm == "SAME":

@@ -9,6 +9,7 @@ from pirol.compiler.ir import FLOATS, Value
 from pirol.prim.builder import Builder
 from pirol.prim.decomp.reductions import mean_of, spread
 from pirol.prim.decomp.registry import axis_in, decomposes, need
+from pirol.prim.decomp.shape import sized, with_channels
 
 
 @decomposes("pd_op.softmax", compute_in="float32")
@@ -52,6 +53,9 @@ def layer_norm(
 ) -> Any:
     """(x - mean) / sqrt(var + epsilon) * scale + bias, and the mean and variance."""
     axes = tuple(range(begin_norm_axis, x.type.rank))
+    weight = scale or bias
+    if weight is not None and len(axes) == 1:
+        x = with_channels(b, "layer_norm", x, axes[0], weight.shape[0])
     centred, mean, variance = _centred(b, x, axes)
     y = b.mul(centred, spread(b, b.rsqrt(b.add(variance, epsilon)), x, axes))
     tail = x.shape[begin_norm_axis:]
@@ -85,6 +89,9 @@ def batch_norm(
     those have no gradient.
     """
     channel = 1 if data_format.startswith("NC") else x.type.rank - 1
+    x = with_channels(b, "batch_norm", x, channel, mean.shape[0])
+    variance = _as_long(b, variance, mean)
+    scale, bias = (v and _as_long(b, v, mean) for v in (scale, bias))
     mean, variance = b.stop_gradient(mean), b.stop_gradient(variance)
     reserve = b.const(value=0, shape=(0,), dtype="uint8")  # what only a GPU keeps
     if (is_test and not trainable_statistics) or use_global_stats:
@@ -103,6 +110,11 @@ def batch_norm(
         spread_out = _unless_one(b, count, spread_out, variance)
     saved = b.rsqrt(b.add(batch_variance, epsilon))
     return y, moved, spread_out, batch_mean, saved, reserve
+
+
+def _as_long(b: Builder, x: Value, other: Value) -> Value:
+    """x, a value for each channel, as the other is."""
+    return sized(b, "batch_norm", x, other.shape)
 
 
 def _normalised(
@@ -166,6 +178,9 @@ def group_norm(
     """Each sample's groups of channels normed; and their means and variances."""
     first = data_format.startswith("NC")
     channel = 1 if first else x.type.rank - 1
+    weight = scale or bias
+    if weight is not None:
+        x = with_channels(b, "group_norm", x, channel, weight.shape[0])
     size = x.shape[channel]
     need(isinstance(size, int) and size % groups == 0, f"{groups} groups of {size}")
     parted = (*x.shape[:channel], groups, size // groups, *x.shape[channel + 1 :])

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from pirol.compiler import dims
-from pirol.compiler.dims import Shape
+from pirol.compiler.dims import Dim, Shape
 from pirol.compiler.errors import Unsupported
 from pirol.compiler.ir import Guard, Value
 from pirol.prim.builder import Builder
@@ -193,6 +193,11 @@ def sized(b: Builder, what: str, x: Value, shape: Shape) -> Value:
     for have, size in zip(x.shape, shape):
         b.require_equal(have, size, what)
     return b.relabelled(x, shape)
+
+
+def with_channels(b: Builder, what: str, x: Value, channel: int, count: Dim) -> Value:
+    """x, whose dim `channel` must be so long: what a layer's weights tell of it."""
+    return sized(b, what, x, (*x.shape[:channel], count, *x.shape[channel + 1 :]))
 
 
 @decomposes("pd_op.stack", composite=False, operands="x")
