@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from pirol.compiler import dims
 from pirol.compiler.dims import product
+from pirol.compiler.ir import BITS
 from pirol.kernels import affine
 from pirol.kernels.affine import Affine, axis, constant
 from pirol.kernels.cuda_contract import below, both
@@ -45,6 +46,7 @@ from pirol.kernels.kernel import (
 from pirol.kernels.nest import Axis, Nest, Reduce
 
 RESIDENT = 2048  # threads at once: as many as there may be, for their loads
+ROOM = 48 * 1024  # bytes of shared memory
 AHEAD = 4  # elements whose loads come one behind the other
 
 
@@ -56,6 +58,9 @@ def lanes(nest: Nest) -> Kernel | None:
         return None
     found = wide(nest, last)
     if found is None or not found.loads:
+        return None
+    sums = sum(BITS[nest.nodes[k].dtype] for k in passes.passes[0][0])
+    if sums // 8 * found.width * BLOCK > ROOM:
         return None
     return _Lanes(replace(found, stores=()), last, passes).kernel()
 

@@ -43,6 +43,10 @@ def column_squares(b: Builder, x: Any) -> Any:
     return b.reduce_sum(b.mul(x, x), axes=(0,))
 
 
+def many_sums(b: Builder, x: Any) -> Any:
+    return [b.reduce_sum(b.mul(x, float(k)), axes=(0,)) for k in range(13)]
+
+
 def pool(b: Builder, x: Any) -> Any:
     pads = ((0, 0), (1, 1), (1, 1))
     return b.window_max(
@@ -155,6 +159,16 @@ def test_simulator_equals_c(name: str) -> None:
     for ours, theirs in zip(run_cuda(graph, arrays), run_c(graph, arrays)):
         assert ours.dtype == theirs.dtype and ours.shape == theirs.shape
         np.testing.assert_allclose(ours, theirs, rtol=2e-6, atol=1e-5)
+
+
+def test_many_sums_fit_into_shared_memory() -> None:
+    graph = make(many_sums, (WIDTH, 256))
+    if available():
+        text = render(cuda.schedule(nest_of(graph)), CUDA)
+        assert compile_cubin(text, arch="sm_90").image
+    arrays = [np.random.default_rng(0).normal(size=(WIDTH, 256)).astype("f")]
+    for ours, theirs in zip(run_cuda(graph, arrays), run_c(graph, arrays)):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-3)
 
 
 def test_schedules_differ_where_they_should() -> None:
