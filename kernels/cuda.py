@@ -14,7 +14,7 @@ from pirol.compiler.dims import product
 from pirol.kernels import affine
 from pirol.kernels.cuda_contract import tiles
 from pirol.kernels.cuda_held import held
-from pirol.kernels.cuda_lanes import lanes
+from pirol.kernels.cuda_lanes import has_room, lanes
 from pirol.kernels.cuda_rows import BLOCK, LANES, Lanes, Rows
 from pirol.kernels.cuda_turn import turned
 from pirol.kernels.cuda_vector import vectors
@@ -42,7 +42,7 @@ def _schedule(nest: Nest) -> Kernel:
     if not _block_a_row(nest):
         return turned(nest) or vectors(nest) or Rows(nest).kernel()
     along = _rows_along_memory(nest)
-    if along is not None:
+    if along is not None and has_room(along):
         return lanes(along) or Lanes(along).kernel()
     return held(nest)
 

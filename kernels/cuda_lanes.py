@@ -59,10 +59,15 @@ def lanes(nest: Nest) -> Kernel | None:
     found = wide(nest, last)
     if found is None or not found.loads:
         return None
-    sums = sum(BITS[nest.nodes[k].dtype] for k in passes.passes[0][0])
-    if sums // 8 * found.width * BLOCK > ROOM:
+    if not has_room(nest, found.width):
         return None
     return _Lanes(replace(found, stores=()), last, passes).kernel()
+
+
+def has_room(nest: Nest, width: int = 1) -> bool:
+    """Whether shared memory holds so many parts a thread of all reductions."""
+    sums = sum(BITS[n.dtype] for n in nest.nodes if isinstance(n, Reduce))
+    return bool(sums // 8 * width * BLOCK <= ROOM)
 
 
 @dataclass(frozen=True)

@@ -44,9 +44,9 @@ def column_squares(b: Builder, x: Any) -> Any:
     return b.reduce_sum(b.mul(x, x), axes=(0,))
 
 
-def many_sums(b: Builder, x: Any) -> Any:
+def many_sums(b: Builder, x: Any, count: int) -> Any:
     """Of one result, so that nothing else bounds their number."""
-    found = [b.reduce_sum(b.mul(x, float(k)), axes=(0,)) for k in range(13)]
+    found = [b.reduce_sum(b.mul(x, float(k)), axes=(0,)) for k in range(count)]
     return functools.reduce(b.add, found)
 
 
@@ -164,14 +164,15 @@ def test_simulator_equals_c(name: str) -> None:
         np.testing.assert_allclose(ours, theirs, rtol=2e-6, atol=1e-5)
 
 
-def test_many_sums_fit_into_shared_memory() -> None:
-    graph = make(many_sums, (WIDTH, 256))
+@pytest.mark.parametrize("count", [13, 60])
+def test_many_sums_fit_into_shared_memory(count: int) -> None:
+    graph = make(lambda b, x: many_sums(b, x, count), (WIDTH, 256))
     if available():
         text = render(cuda.schedule(nest_of(graph)), CUDA)
         assert compile_cubin(text, arch="sm_90").image
     arrays = [np.random.default_rng(0).normal(size=(WIDTH, 256)).astype("f")]
     for ours, theirs in zip(run_cuda(graph, arrays), run_c(graph, arrays)):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-2)
 
 
 def test_schedules_differ_where_they_should() -> None:
