@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 import pirol
-from pirol.bench.peers import TOLERANCES, BenchError
+from pirol.bench.peers import TOLERANCES, BenchError, check
 from pirol.bench.suites import SUITES
 from pirol.bench.worker import load_function
 from pirol.bench.workloads import Workload
@@ -140,10 +140,11 @@ class Plain:
 
         _native.open_cuda(DRIVER)
         self.array = _native.Array
+        self.rng = np.random.default_rng(0)
         self.last: Any = None
 
     def standard_normal(self, shape: Any) -> Any:
-        return np.random.default_rng(0).standard_normal(shape)
+        return self.rng.standard_normal(shape)
 
     def tensors(self, arrays: Sequence[Any]) -> list[Any]:
         return [self.array(np.ascontiguousarray(a)).to(0) for a in arrays]
@@ -155,8 +156,6 @@ class Plain:
         return workload.reference([np.from_dlpack(t.to(-1)) for t in tensors])
 
     def check(self, where: str, got: Any, wanted: Any, dtype: str) -> None:
-        from pirol.bench.peers import check
-
         self.last = got
         check(where, Workload(where, (), (), dtype), np.from_dlpack(got.to(-1)), wanted)
 

@@ -283,14 +283,15 @@ def _next_group(
         q = dims.product(target[k] for k in right[:j])
         if dims.equal(p, q) is True:
             break
-        if i < len(left) and (j == len(right) or not _multiple(p, q)):
+        if i < len(left) and (j == len(right) or not multiple(p, q)):
             i += 1
         else:
             j += 1
     return left[:i], right[:j]
 
 
-def _multiple(p: Dim, q: Dim) -> bool:
+def multiple(p: Dim, q: Dim) -> bool:
+    """Whether p is sure to be a multiple of q."""
     if dims.equal(q, 0) is True:
         return False
     return dims.equal(dims.mul(dims.floordiv(p, q), q), p) is True

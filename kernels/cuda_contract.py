@@ -15,6 +15,7 @@ from pirol.compiler.dims import Dim, product
 from pirol.kernels import affine
 from pirol.kernels.affine import Affine, axis, constant
 from pirol.kernels.contract import Contraction, contraction
+from pirol.kernels.cuda_rows import over_rows
 from pirol.kernels.emit import Emitter, Passes, closure, unravel
 from pirol.kernels.kernel import (
     Apply,
@@ -93,17 +94,8 @@ class _Tiles:
             self.epilogue(),
         ]
         shared = [Array(n, dtype, DEEP * PITCH, "shared") for n in ("left", "right")]
-        loop = Loop("r", axis("begin"), axis("end"), tuple(body), kind="rows")
-        return Kernel(
-            nest.name,
-            nest.inputs,
-            nest.outputs,
-            (*shared, loop),
-            product(a.extent for a in order),
-            block=THREADS,
-            team=THREADS,
-            resident=RESIDENT,
-        )
+        kernel = over_rows(nest, body, product(a.extent for a in order), shared)
+        return replace(kernel, block=THREADS, team=THREADS, resident=RESIDENT)
 
     @property
     def high(self) -> Dim:

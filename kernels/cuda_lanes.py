@@ -15,7 +15,7 @@ from pirol.compiler.ir import BITS
 from pirol.kernels import affine
 from pirol.kernels.affine import Affine, axis, constant
 from pirol.kernels.cuda_contract import below, both
-from pirol.kernels.cuda_rows import BLOCK, LANES, WARPS
+from pirol.kernels.cuda_rows import BLOCK, LANES, ROOM, WARPS, over_rows
 from pirol.kernels.cuda_vector import Wide, wide
 from pirol.kernels.emit import (
     Emitter,
@@ -46,7 +46,6 @@ from pirol.kernels.kernel import (
 from pirol.kernels.nest import Axis, Nest, Reduce
 
 RESIDENT = 2048  # threads at once: as many as there may be, for their loads
-ROOM = 48 * 1024  # bytes of shared memory
 AHEAD = 4  # elements whose loads come one behind the other
 
 
@@ -118,10 +117,8 @@ class _Lanes:
             Array(f"shared{k}", nodes[k].dtype, WARPS * self.side, "shared")
             for k in self.reduces
         ]
-        loop = Loop("r", axis("begin"), axis("end"), tuple(body), kind="rows")
-        count = product(a.extent for a in axes)
-        kernel = Kernel(nest.name, nest.inputs, nest.outputs, (*shared, loop), count)
-        return replace(kernel, block=BLOCK, team=BLOCK, resident=RESIDENT // BLOCK)
+        kernel = over_rows(nest, body, product(a.extent for a in axes), shared)
+        return replace(kernel, team=BLOCK, resident=RESIDENT // BLOCK)
 
     @property
     def own(self) -> Affine:
@@ -156,13 +153,15 @@ class _Lanes:
         """The loops over a row's elements."""
         nest, found = self.nest, self.wide
         have: dict[int, Expr] = {k: At(f"x{k}", axis("e")) for k in found.loads}
-        emitter, base = Emitter(nest, have, set(found.base())), found.base()
-        needed = closure(nest, self.passes.targets(0), [*have, *base])
+        base, targets = found.base(), self.passes.targets(0)
+        emitter = Emitter(nest, have, set(base))
+        needed = closure(nest, targets, [*have, *base])
         at = affine.add(axis("first"), axis("e"))
         one: list[Stmt] = [Let(self.last.name, "index", Offset(at))]
         one += emitter.lets(needed)
         one += [self.update(k, emitter) for k in self.reduces]
-        loads = [k for k in found.loads if k in self.read]
+        read = closure(nest, targets, ())
+        loads = [k for k in found.loads if k in read]
         several = [
             *Emitter(nest).lets(base),
             *found.arrays(loads, ()),
@@ -175,11 +174,6 @@ class _Lanes:
             inner.name, axis("warp"), stop, tuple(several), step=WARPS, unroll=AHEAD
         )
         return column_loops(nest, [loop], [a.name for a in nest.columns[:-1]])
-
-    @property
-    def read(self) -> list[int]:
-        """The nodes behind the reductions."""
-        return closure(self.nest, self.passes.targets(0), ())
 
     def update(self, k: int, emitter: Emitter) -> Stmt:
         """A lane's sum after one more element."""

@@ -54,6 +54,23 @@ from pirol.kernels.nest import Nest, Scan
 BLOCK = 256
 WARPS = BLOCK // 32
 LANES = 32  # threads of a warp
+ROOM = 48 * 1024  # bytes of shared memory
+
+
+def over_rows(
+    nest: Nest,
+    body: Sequence[Stmt],
+    count: Dim,
+    arrays: Sequence[Stmt] = (),
+    turns: int = 1,
+) -> Kernel:
+    """The nest's kernel: arrays, and a loop over `count` rows, of which a thread takes
+    `turns` one behind the other."""
+    ends = axis("begin"), axis("end")
+    loop = Loop("r", *ends, tuple(body), kind="rows", unroll=turns)
+    whole = (*arrays, loop)
+    kernel = Kernel(nest.name, nest.inputs, nest.outputs, whole, count)
+    return replace(kernel, block=BLOCK, turns=turns)
 
 
 @dataclass
@@ -64,10 +81,7 @@ class Rows:
 
     def kernel(self) -> Kernel:
         """The whole kernel."""
-        nest, body = self.nest, tuple(self.body())
-        loop = Loop("r", axis("begin"), axis("end"), body, kind="rows")
-        kernel = Kernel(nest.name, nest.inputs, nest.outputs, (loop,), self.count())
-        return replace(kernel, block=BLOCK)
+        return over_rows(self.nest, self.body(), self.count())
 
     def count(self) -> Dim:
         """How many iterations the loop over the rows has."""

@@ -15,7 +15,7 @@ from pirol.compiler.ir import BITS
 from pirol.kernels import affine
 from pirol.kernels.affine import Affine, axis, constant
 from pirol.kernels.cuda_contract import below
-from pirol.kernels.cuda_rows import BLOCK
+from pirol.kernels.cuda_rows import BLOCK, ROOM, over_rows
 from pirol.kernels.emit import Emitter, closure, unravel
 from pirol.kernels.kernel import (
     Array,
@@ -34,7 +34,6 @@ from pirol.kernels.nest import Axis, Nest
 from pirol.kernels.turn import is_long, read_along
 
 SIDES = (64, 32)  # elements of a tile's side, the first for which there is room
-ROOM = 48 * 1024  # bytes of shared memory
 
 
 def turned(nest: Nest) -> Kernel | None:
@@ -101,7 +100,5 @@ def _kernel(
     ]
     size = side * (side + 1)
     shared = [Array(f"t{k}", nodes[k].dtype, size, "shared") for k in loads]
-    loop = Loop("r", axis("begin"), axis("end"), tuple(body), kind="rows")
     count = product(a.extent for a in axes)
-    kernel = Kernel(nest.name, nest.inputs, nest.outputs, (*shared, loop), count)
-    return replace(kernel, block=BLOCK, team=BLOCK)
+    return replace(over_rows(nest, body, count, shared), team=BLOCK)

@@ -13,8 +13,8 @@ from pirol.compiler import dims
 from pirol.compiler.dims import Dim, product
 from pirol.compiler.ir import BITS
 from pirol.kernels import affine
-from pirol.kernels.affine import Affine, axis, constant
-from pirol.kernels.cuda_rows import BLOCK
+from pirol.kernels.affine import Affine, axis, constant, multiple
+from pirol.kernels.cuda_rows import over_rows
 from pirol.kernels.emit import Emitter, axes_of, closure, unravel
 from pirol.kernels.kernel import (
     Apply,
@@ -104,7 +104,7 @@ def wide(
         puts = tuple(s for s in stores if _even(s.index, last.name, width))
         words = sum(BITS[nest.nodes[k].dtype] for k in some)
         words += sum(BITS[nest.nodes[s.node].dtype] for s in puts)
-        whole = open_end or _multiple(last.extent, width)
+        whole = open_end or multiple(last.extent, width)
         small = words * width <= MOST * 32 and len(nest.nodes) * width <= LONG
         if whole and small and (some or puts):
             return Wide(nest, last.name, width, some, puts)
@@ -124,12 +124,7 @@ def _steady(nest: Nest, load: Load, along: str) -> bool:
 def _even(index: Affine, along: str, width: int) -> bool:
     """Whether the index is a multiple of the width where the axis is at one."""
     steps = [c for atom, c in index.terms if atom != along]
-    return all(_multiple(c, width) for c in (*steps, index.const))
-
-
-def _multiple(value: Dim, of: int) -> bool:
-    whole = dims.mul(dims.floordiv(value, of), of)
-    return dims.equal(whole, value) is True
+    return all(multiple(c, width) for c in (*steps, index.const))
 
 
 def vectors(nest: Nest) -> Kernel | None:
@@ -148,17 +143,14 @@ def _kernel(found: Wide, last: Axis) -> Kernel:
     body = unravel([a.name for a in axes], replace(nest, axes=axes), "r")
     first = affine.scale(axis("unit"), width)
     whole = _several(found, first)
-    if _multiple(last.extent, width):
+    if multiple(last.extent, width):
         body += whole
     else:
         end = affine.add(first, constant(width))
         body.append(If(_compare("le", end, last.extent), tuple(whole)))
         rest = Loop(last.name, first, constant(last.extent), tuple(_each(nest)))
         body.append(If(_compare("gt", end, last.extent), (rest,)))
-    loop = Loop("r", axis("begin"), axis("end"), tuple(body), "rows", unroll=TURNS)
-    count = product(a.extent for a in axes)
-    kernel = Kernel(nest.name, nest.inputs, nest.outputs, (loop,), count)
-    return replace(kernel, block=BLOCK, turns=TURNS)
+    return over_rows(nest, body, product(a.extent for a in axes), turns=TURNS)
 
 
 def _compare(prim: str, value: Affine, bound: Dim) -> Expr:

@@ -38,17 +38,21 @@ def driver(*flags: str) -> str:
 @functools.cache
 def cublaslt() -> str:
     """The path of the stand-in for cuBLASLt, built once."""
-    return str(built("libcublaslt", [FOLDER / "cublaslt.c"]))
+    return str(built("libcublaslt", _of_library("cublaslt.c")))
 
 
 @functools.cache
 def cudnn_library() -> str:
     """The path of the stand-in for cuDNN, built once, with a part beside it."""
-    path = built("libcudnn", [FOLDER / "cudnn.c"])
+    path = built("libcudnn", _of_library("cudnn.c"))
     part = path.with_name(f"{path.stem}_cnn.so")
     if not part.exists():
         part.symlink_to(path)
     return str(path)
+
+
+def _of_library(source: str) -> list[Path]:
+    return [FOLDER / source, FOLDER / "library.h"]
 
 
 def built(name: str, sources: Sequence[Path], flags: Sequence[str] = ()) -> Path:

@@ -63,7 +63,7 @@ static const Named functions[] = {
     {"cublasLtMatmul", (void **)&lt.multiply},
 };
 
-enum { KEPT = 1024, MOST_ALIGNMENT = 256, ANSWERS = 8, RUNS = 3 };
+enum { KEPT = 1024, MOST_ALIGNMENT = 256, ANSWERS = 8 };
 static const uint64_t WORKSPACE = 32 << 20;
 
 static void *handles[MAX_DEVICES];
@@ -184,15 +184,16 @@ static int describe(Way *way, const Multiply *of) {
 
 static int ask(Way *way, void *preference) {
     static const int kinds[] = {ALIGN_A, ALIGN_B, ALIGN_C, ALIGN_D}, of[] = {0, 1, 2, 2};
-    int status = lt.prefer_set(preference, MOST_WORKSPACE, &WORKSPACE,
-                                          sizeof WORKSPACE);
+    int status =
+        lt.prefer_set(preference, MOST_WORKSPACE, &WORKSPACE, sizeof WORKSPACE);
     for (int i = 0; i < 4 && !status; i++) {
         uint32_t bytes = (uint32_t)way->key.aligned[of[i]];
         status = lt.prefer_set(preference, kinds[i], &bytes, sizeof bytes);
     }
     if (!status)
         status = lt.ask(handles[way->key.device], way->product, way->a, way->b,
-                        way->out, way->out, preference, ANSWERS, way->answers, &way->count);
+                        way->out, way->out, preference, ANSWERS, way->answers,
+                        &way->count);
     if (!status && !way->count) status = NOT_SUPPORTED;
     return status ? status : way->answers[0].status;
 }
@@ -239,7 +240,8 @@ typedef struct {
     Workspace *space;
 } Trial;
 
-static int run_once(const Trial *run) {
+static int run_once(void *context) {
+    const Trial *run = context;
     static const float one = 1, none = 0;
     static const double one64 = 1, none64 = 0;
     const Multiply *of = run->of;
@@ -252,12 +254,6 @@ static int run_once(const Trial *run) {
                        run->space->data, run->space->bytes, run->home->stream);
 }
 
-static int run_often(void *context) {
-    int status = 0;
-    for (int i = 0; i < RUNS && !status; i++) status = run_once(context);
-    return status;
-}
-
 /* The fastest answer; one that fails, or that there is no memory for, is left out. */
 static void settle(Way *way, Trial run) {
     float best = -1;
@@ -266,8 +262,7 @@ static void settle(Way *way, Trial run) {
         run.answer = &way->answers[i];
         if (run.answer->status) continue;
         if (!cuda_need(run.space, run.answer->workspace, run.home->stream)) continue;
-        if (run_once(&run)) continue;
-        float time = cuda_timed(run.home->stream, run_often, &run);
+        float time = cuda_timed(run.home->stream, run_once, &run);
         if (time < 0 || (best >= 0 && time >= best)) continue;
         best = time;
         way->chosen = i;

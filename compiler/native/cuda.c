@@ -62,7 +62,7 @@ static struct {
     int (*destroy)(void *);
 } events;
 
-enum { MAJOR = 75, MINOR = 76, BLOCK = 256 };
+enum { TIMED_RUNS = 3, MAJOR = 75, MINOR = 76, BLOCK = 256 };
 enum { RELEASE_THRESHOLD = 4, RELAXED = 2 };
 enum { INVALID_HANDLE = 400, CONTEXT_IS_DESTROYED = 709 };
 
@@ -235,8 +235,9 @@ int cuda_wait(void *stream) {
 
 static int time_it(void *stream, int (*run)(void *), void *context, void *const *ends,
                    float *time) {
-    int code = events.record(ends[0], stream);
-    if (!code) code = run(context);
+    int code = run(context); /* the first may take longer */
+    if (!code) code = events.record(ends[0], stream);
+    for (int i = 0; i < TIMED_RUNS && !code; i++) code = run(context);
     if (!code) code = events.record(ends[1], stream);
     if (!code) code = events.wait(ends[1]);
     return code ? code : events.elapsed(time, ends[0], ends[1]);

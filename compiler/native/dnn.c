@@ -65,7 +65,7 @@ static const Named functions[] = {
     {"cudnnConvolutionForward", (void **)&dnn.convolve},
 };
 
-enum { KEPT = 1024, MOST_RANK = 2 + MAX_WINDOW, RUNS = 3 };
+enum { KEPT = 1024, MOST_RANK = 2 + MAX_WINDOW };
 enum { TOO_LARGE = -2, NOT_OPEN = -3 };
 static const size_t WORKSPACE = (size_t)256 << 20;
 
@@ -262,7 +262,8 @@ typedef struct {
     Workspace *space;
 } Trial;
 
-static int run_once(const Trial *run) {
+static int run_once(void *context) {
+    const Trial *run = context;
     static const float one = 1, none = 0;
     static const double one64 = 1, none64 = 0;
     const Convolve *of = run->of;
@@ -276,17 +277,11 @@ static int run_once(const Trial *run) {
                         of->out.data);
 }
 
-static int run_often(void *context) {
-    int status = 0;
-    for (int i = 0; i < RUNS && !status; i++) status = run_once(context);
-    return status;
-}
-
 /* Seconds or the like; < 0 where it fails, or there is no memory for it. */
 static float time_of(Way *way, int algorithm, Trial run) {
     if (try_algorithm(way, algorithm) || way->workspace > WORKSPACE) return -1;
     if (!cuda_need(run.space, way->workspace, run.home->stream)) return -1;
-    return run_once(&run) ? -1 : cuda_timed(run.home->stream, run_often, &run);
+    return cuda_timed(run.home->stream, run_once, &run);
 }
 
 /* The fastest algorithm. */

@@ -120,7 +120,8 @@ int cuda_read(void *to, const void *from, size_t bytes, void *stream); /* waits 
 int cuda_fill(void *to, const void *from, size_t bytes, void *stream); /* waits */
 int cuda_zero(void *to, size_t bytes, void *stream);
 int cuda_wait(void *stream);
-/* Milliseconds of the stream's work that `run` gives it; -1: it failed, or is not known. */
+/* Milliseconds of the stream's work that a few runs give it, after one that is not
+   counted; -1: a run failed, or it is not known. */
 float cuda_timed(void *stream, int (*run)(void *), void *context);
 int cuda_launch(const CudaLaunch *launch, void *stream);
 int cuda_copy_strided(const void *const *kernels, int rank, const int64_t *shape,

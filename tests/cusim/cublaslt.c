@@ -4,13 +4,11 @@
 //
 // Also counts what a test wants to know: stand_in_products, stand_in_asked ...
 #define _GNU_SOURCE
-#include <dlfcn.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 enum { NOT_INITIALIZED = 1, INVALID = 7, NOT_SUPPORTED = 15 };
+#define REFUSED INVALID
+#include "library.h"
+
 enum { R32 = 0, R64 = 1, COMPUTE_32 = 68, COMPUTE_64 = 70 };
 enum { PRODUCT = 0x70, LAYOUT = 0x6c, PREFERENCE = 0x65, HANDLE = 0x68 };
 
@@ -52,28 +50,9 @@ _Static_assert(sizeof(Choice) == 64 && sizeof(Answer) == 96, "as cublasLt.h has 
 
 enum { WAYS = 2 };  // of which the first, and best by its own account, is slow
 
-static long products, slow, asked, described, with_row, batched, refusing;
-static int (*holds)(const void *, size_t);
-static void (*spend)(float);
-static char finding[300];
-
-static int refuse(const char *why) {
-    snprintf(finding, sizeof finding, "%s", why);
-    return INVALID;
-}
-#define NEED(what) \
-    do { \
-        if (!(what)) return refuse(#what); \
-    } while (0)
+static long products, slow, with_row, batched;
 
 static void *made(void *object) { return described++, object; }
-static int gone(void *object, int what) {
-    NEED(object && *(int *)object == what);
-    described--;
-    memset(object, 0xDB, sizeof(int));
-    free(object);
-    return 0;
-}
 
 int cublasLtCreate(void **handle) {
     static int one = HANDLE;
@@ -283,16 +262,7 @@ int cublasLtMatmul(const int *handle, const Product *p, const void *alpha,
 
 // ---- for tests ----
 
-int stand_in_driver(const char *path) {
-    void *driver = dlopen(path, RTLD_NOW);
-    *(void **)&holds = dlsym(driver, "stand_in_holds");
-    *(void **)&spend = dlsym(driver, "stand_in_spend");
-    return holds && spend;
-}
 long stand_in_products(void) { return products; }
 long stand_in_slow(void) { return slow; }
 long stand_in_with_row(void) { return with_row; }
 long stand_in_batched(void) { return batched; }
-long stand_in_asked(void) { return asked; }
-long stand_in_described(void) { return described; }
-void stand_in_refuse(long on) { refusing = on; }

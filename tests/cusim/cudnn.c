@@ -4,14 +4,12 @@
 //
 // Also counts what a test wants to know: stand_in_convolutions, stand_in_asked ...
 #define _GNU_SOURCE
-#include <dlfcn.h>
 #include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 enum { NOT_INITIALIZED = 1001, BAD_PARAM = 2000, NOT_SUPPORTED = 3000 };
+#define REFUSED BAD_PARAM
+#include "library.h"
+
 enum { R32 = 0, R64 = 1, FMA = 3, MOST_RANK = 5 };
 enum { TENSOR = 0x74, FILTER = 0x66, WINDOW = 0x77, HANDLE = 0x68 };
 enum { PRECOMPUTED = 1, EXPLICIT = 2, DIRECT = 3, WINOGRAD = 6 };
@@ -33,30 +31,10 @@ typedef struct {
 
 _Static_assert(sizeof(Answer) == 48 && offsetof(Answer, memory) == 16, "as the header's");
 
-static long convolutions, asked, described, grouped, refusing, turned, used[8];
+static long convolutions, grouped, turned, used[8];
 static void *stream;
 static int stream_is_set;
 static long on_stream[256];  // by its lowest byte
-static int (*holds)(const void *, size_t);
-static void (*spend)(float);
-static char finding[300];
-
-static int refuse(const char *why) {
-    snprintf(finding, sizeof finding, "%s", why);
-    return BAD_PARAM;
-}
-#define NEED(what) \
-    do { \
-        if (!(what)) return refuse(#what); \
-    } while (0)
-
-static int gone(void *object, int what) {
-    NEED(object && *(int *)object == what);
-    described--;
-    memset(object, 0xDB, sizeof(int));
-    free(object);
-    return 0;
-}
 
 int cudnnCreate(void **handle) {
     static int one = HANDLE;
@@ -307,18 +285,9 @@ int cudnnConvolutionForward(const int *handle, const void *alpha, const Tensor *
 
 // ---- for tests ----
 
-int stand_in_driver(const char *path) {
-    void *driver = dlopen(path, RTLD_NOW);
-    *(void **)&holds = dlsym(driver, "stand_in_holds");
-    *(void **)&spend = dlsym(driver, "stand_in_spend");
-    return holds && spend;
-}
 long stand_in_convolutions(void) { return convolutions; }
 long stand_in_grouped(void) { return grouped; }
-long stand_in_asked(void) { return asked; }
-long stand_in_described(void) { return described; }
 long stand_in_simplest(void) { return used[0]; }
 long stand_in_explicit(void) { return used[EXPLICIT]; }
 long stand_in_on_stream(long number) { return on_stream[number & 255]; }
-void stand_in_refuse(long much) { refusing = much; }
 void stand_in_turn(long on) { turned = on; }
