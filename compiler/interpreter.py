@@ -12,8 +12,9 @@ import numpy as np
 
 from pirol.compiler.dims import evaluate
 from pirol.compiler.errors import Unsupported
-from pirol.compiler.ir import DTYPES, Graph, Op, Value
+from pirol.compiler.ir import DTYPES, HALVES, Graph, Op, Value
 from pirol.prim import PRIMS
+from pirol.prim.prim import widened
 
 Opaque = Callable[[Op, Sequence[Any]], Sequence[Any]]
 
@@ -72,6 +73,11 @@ class _Run:
         if op.name == "bind":
             self.bind_items(op, operands[0])
         attrs = {k: self.attr(v) for k, v in op.attrs.items()}
+        if widened(op.name):
+            operands = [
+                np.asarray(x, np.float32) if v.dtype in HALVES else x
+                for x, v in zip(operands, op.operands)
+            ]
         found = PRIMS[op.name].numpy(*operands, **attrs)
         found = found if isinstance(found, tuple) else (found,)
         return [

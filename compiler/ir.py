@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from pirol.compiler.dims import Shape, product, substitute, symbols_of, to_text
@@ -23,7 +24,7 @@ DTYPES: dict[str, tuple[str, Any]] = {
     "int32": ("i32", np.int32),
     "int64": ("i64", np.int64),
     "float16": ("f16", np.float16),
-    "bfloat16": ("bf16", None),
+    "bfloat16": ("bf16", ml_dtypes.bfloat16),
     "float32": ("f32", np.float32),
     "float64": ("f64", np.float64),
     "complex64": ("c64", np.complex64),
@@ -31,18 +32,14 @@ DTYPES: dict[str, tuple[str, Any]] = {
 }
 SHORT = {name: short for name, (short, _) in DTYPES.items()}
 LONG = {short: name for name, short in SHORT.items()}
-BITS = {"bool": 8, "bfloat16": 16} | {
-    name: np.dtype(kind).itemsize * 8
-    for name, (_, kind) in DTYPES.items()
-    if kind is not None and name != "bool"
-}
-FLOATS = ("float16", "bfloat16", "float32", "float64")
+BITS = {name: np.dtype(kind).itemsize * 8 for name, (_, kind) in DTYPES.items()}
+HALVES = ("float16", "bfloat16")  # kernels load, store and convert them, no more
+FLOATS = (*HALVES, "float32", "float64")
 PART = {"complex64": "float32", "complex128": "float64"}  # of real and imaginary
 COMPLEX = tuple(PART)
 INEXACT = (*FLOATS, *COMPLEX)  # what has gradients, and can be divided by
 INTS = ("int8", "uint8", "int16", "int32", "int64")
 CONTROL = ("pd_op.if", "pd_op.while")
-COMPUTED = (*INTS, "bool", "float32", "float64", *COMPLEX)  # that kernels have
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from pirol.passes.conv_grads import conv_grads
 from pirol.passes.convolutions import convolutions
 from pirol.passes.decompose import decompose
 from pirol.passes.fuse import Refused, fuse
+from pirol.passes.halves import halves
 from pirol.passes.plan import Plan, plan
 from pirol.passes.products import products
 from pirol.passes.split import split_reductions
@@ -84,7 +85,7 @@ class Run:
         return graph
 
 
-PASSES = 13  # at most, but for the user's own
+PASSES = 14  # at most, but for the user's own
 
 
 def flatten(graph: Graph, facts: Facts, run: Run, level: str = "pir") -> Graph:
@@ -118,6 +119,7 @@ def finish(graph: Graph, run: Run, target: str = "cpu") -> Lowered:
     passes: tuple[tuple[str, Pass, str], ...] = (
         ("complex_parts", complex_parts, "flat"),
         ("conv_grads", conv_grads, "flat"),
+        ("halves", halves, "flat"),
         ("canonicalize-2", canonicalize, "flat"),
         *_named(run.own, "flat"),
         ("windows", windows, "flat"),

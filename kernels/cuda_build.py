@@ -10,9 +10,8 @@ from collections.abc import Mapping
 
 from pirol.kernels import nvrtc
 from pirol.kernels.build import cache_folder, keep, short_key, valid
-from pirol.kernels.render import CUDA, HEADERS
+from pirol.kernels.render import HEADERS, PRELUDE
 
-PRELUDE = (HEADERS / CUDA.header).read_text()
 COPIES = (HEADERS / "pirol_copy.cu").read_text()
 
 

@@ -233,6 +233,8 @@ class _Run:
         self.values: list[Any] = []
         self.places = dict(self.grid)
         self.columns = tuple(k for k, a in enumerate(self.nest.axes) if a.column)
+        rows = [n for k, n in enumerate(self.sizes) if k not in self.columns]
+        self.empty = 0 in rows  # nothing is read or written then
 
     def spread(self, value: Any) -> Any:
         return np.broadcast_to(value, self.sizes)
@@ -279,7 +281,7 @@ class _Run:
             place, True if guard is None else self.values[guard]
         )
         outside = use & ((at < 0) | (at >= source.size))
-        if outside.any():
+        if outside.any() and not self.empty:
             raise IndexError(f"{self.nest.name}: reads input {buffer} out of bounds")
         if not source.size:
             return np.zeros(at.shape, source.dtype)
@@ -321,8 +323,9 @@ class _Run:
                         np.add.at(flat, at.reshape(-1), value.reshape(-1))
                     written[:] = True
                     continue
-                flat[at.reshape(-1)] = value.reshape(-1)
-                written[at.reshape(-1)] = True
+                if not self.empty:
+                    flat[at.reshape(-1)] = value.reshape(-1)
+                    written[at.reshape(-1)] = True
         if not written.all():
             raise IndexError(f"{self.nest.name}: output {output} is not fully written")
         return whole.reshape(shape)

@@ -16,7 +16,16 @@ import numpy as np
 
 from pirol.compiler import dims
 from pirol.compiler.dims import Dim
-from pirol.compiler.ir import BITS, COMPLEX, DTYPES, FLOATS, INTS, SHORT, TensorType
+from pirol.compiler.ir import (
+    BITS,
+    COMPLEX,
+    DTYPES,
+    FLOATS,
+    HALVES,
+    INTS,
+    SHORT,
+    TensorType,
+)
 from pirol.kernels.affine import ZERO, Affine, Data, Quotient, Remainder
 from pirol.kernels.kernel import (
     Apply,
@@ -45,6 +54,10 @@ from pirol.kernels.kernel import (
 from pirol.prim import PRIMS
 
 HEADERS = Path(__file__).parent / "headers"
+# What every CUDA kernel's text begins with.
+PRELUDE = "".join(
+    (HEADERS / f"pirol_{name}.h").read_text() for name in ("cuda", "half")
+)
 
 
 @dataclass(frozen=True)
@@ -54,8 +67,7 @@ class Target:
     name: str
     types: dict[str, str]
     restrict: str
-    header: str
-    inline_header: bool  # the header's text is put in, not included
+    head: str  # what a kernel's text begins with
 
 
 _TYPES = {
@@ -64,15 +76,17 @@ _TYPES = {
     "uint8": "unsigned char",
     "int16": "short",
     "int32": "int",
+    "float16": "unsigned short",  # its bits
+    "bfloat16": "unsigned short",
     "float32": "float",
     "float64": "double",
     "complex64": "float",  # what its parts are
     "complex128": "double",
 }
-CPU = Target("cpu", _TYPES | {"int64": "int64_t"}, "restrict", "pirol_cpu.h", False)
-CUDA = Target(
-    "cuda", _TYPES | {"int64": "long long"}, "__restrict__", "pirol_cuda.h", True
+CPU = Target(
+    "cpu", _TYPES | {"int64": "int64_t"}, "restrict", '#include "pirol_cpu.h"\n'
 )
+CUDA = Target("cuda", _TYPES | {"int64": "long long"}, "__restrict__", PRELUDE)
 
 
 def render(kernel: Kernel, target: Target) -> str:
@@ -95,16 +109,14 @@ class _Renderer:
         self.pairs = any(t.dtype in COMPLEX for t in kernel.outputs)
 
     def text(self) -> str:
-        lines = [self.header(), ""]
+        lines = [self.header()]
         lines += self.cuda_head() if self.target is CUDA else self.cpu_head()
         lines += self.block(self.kernel.body, 1)
         return "\n".join([*lines, "}", ""])
 
     def header(self) -> str:
-        if not self.target.inline_header:
-            used = [self.target.header, *(["pirol_dot.h"] if self.kernel.dots else [])]
-            return "\n".join(f'#include "{name}"' for name in used)
-        return (HEADERS / self.target.header).read_text()
+        dots = self.target is CPU and self.kernel.dots
+        return self.target.head + ('#include "pirol_dot.h"\n' if dots else "")
 
     def cpu_head(self) -> list[str]:
         lines = [
@@ -277,6 +289,10 @@ class _Renderer:
     def apply(self, e: Apply) -> str:
         if e.prim == "cast" and e.dtype == "bool":
             return f"({self.expr(e.args[0])} != 0)"
+        if e.prim == "cast" and (e.of in HALVES or e.dtype in HALVES):
+            wide = e.of in HALVES
+            name = f"widen_{SHORT[e.of]}" if wide else f"narrow_{SHORT[e.dtype]}"
+            return f"pr_{name}({self.expr(e.args[0])})"
         table = PRIMS[e.prim].scalar
         assert table is not None
         template = table.get(class_of(e.of)) or table["any"]
@@ -310,6 +326,9 @@ class _Renderer:
         if not isinstance(value, (int, float, bool)):
             whole = f"({self.dim(value)} != 0)" if dtype == "bool" else self.dim(value)
             return f"(({self.type(dtype)}){whole})"
+        if dtype in HALVES:
+            bits = int(np.asarray(value, DTYPES[dtype][1]).view(np.uint16))
+            return f"((unsigned short){bits:#06x})"
         if dtype in FLOATS:
             return self.float(float(DTYPES[dtype][1](value)), dtype)
         exact = int(np.asarray(value).astype(DTYPES[dtype][1]))

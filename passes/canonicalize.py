@@ -12,9 +12,19 @@ from typing import Any
 import numpy as np
 
 from pirol.compiler.dims import equal, same_shape
-from pirol.compiler.ir import COMPLEX, DTYPES, FLOATS, Graph, Op, Value, prune, rename
+from pirol.compiler.ir import (
+    COMPLEX,
+    DTYPES,
+    FLOATS,
+    HALVES,
+    Graph,
+    Op,
+    Value,
+    prune,
+    rename,
+)
 from pirol.prim import PRIMS, Builder
-from pirol.prim.prim import ELEMENTWISE
+from pirol.prim.prim import ELEMENTWISE, WIDE
 
 Rule = Callable[[Builder, Op], "Value | None"]
 
@@ -91,8 +101,10 @@ def _simplified(b: Builder, op: Op) -> Value | None:
 
 
 def _fold(b: Builder, op: Op) -> Value | None:
-    """An elementwise op on constants -> a constant."""
+    """An elementwise op on constants -> a constant; of halves only what is exact."""
     if PRIMS[op.name].kind not in ELEMENTWISE:
+        return None
+    if op.name != "cast" and any(v.dtype in HALVES for v in op.operands):
         return None
     sources = [b.producers.get(v) for v in op.operands]
     values = [s.attrs["value"] for s in sources if s is not None and s.name == "const"]
@@ -118,6 +130,15 @@ def _same_type(b: Builder, op: Op) -> Value | None:
     """cast, reshape, broadcast to what it is already -> x"""
     x, kind = op.operands[0], op.result.type
     return x if x.dtype == kind.dtype and same_shape(x.shape, kind.shape) else None
+
+
+def _cast_back(b: Builder, op: Op) -> Value | None:
+    """a half widened and rounded to what it was -> the half"""
+    inner = b.producers.get(op.operands[0])
+    if inner is None or inner.name != "cast" or op.operands[0].dtype != WIDE:
+        return None
+    x = inner.operands[0]
+    return x if x.dtype == op.result.dtype and x.dtype in HALVES else None
 
 
 def _reshape_twice(b: Builder, op: Op) -> Value | None:
@@ -226,7 +247,7 @@ def _conj_around(b: Builder, op: Op) -> Value | None:
 RULES: dict[str, tuple[Rule, ...]] = {
     "neg": (_twice,),
     "conj": (_twice, _conj_around),
-    "cast": (_same_type,),
+    "cast": (_same_type, _cast_back),
     "reshape": (_same_type, _reshape_twice, _moved_const),
     "broadcast": (_same_type, _moved_const),
     "transpose": (_transpose_none, _transpose_twice, _moved_const),

@@ -14,7 +14,6 @@ from pirol.compiler import dims
 from pirol.compiler.dims import symbols_of
 from pirol.compiler.errors import ShapeError, Unsupported
 from pirol.compiler.ir import (
-    COMPUTED,
     Graph,
     Guard,
     Op,
@@ -104,9 +103,6 @@ class _Decomposer:
         try:
             if rule is None:
                 raise Unsupported("Pirol has no decomposition of it")
-            other = {v.dtype for v in (*op.operands, *op.results)} - {*COMPUTED}
-            if other:
-                raise Unsupported(f"no kernels for {', '.join(sorted(other))} yet")
             results = (
                 self.composite(op, rule) if rule.composite else self.plain(op, rule)
             )
@@ -124,7 +120,7 @@ class _Decomposer:
         return [self.env[v] for v in op.operands]
 
     def plain(self, op: Op, rule: Decomposition) -> Sequence[Value | None]:
-        found = rule(self.b, nested(op, self.operands(op)), op.attrs)
+        found = rule(self.b, nested(op, self.operands(op)), op.attrs, _dtypes(op))
         return self.checked(op, found)
 
     def checked(self, op: Op, found: Sequence[Value | None]) -> Sequence[Value | None]:
@@ -149,14 +145,15 @@ class _Decomposer:
         inner = Builder(self.b.facts, op.line, known)
         inside = [inner.input(v.type) for v in outer]
         env.update(zip(inside, outer))
-        found = self.checked(op, rule(inner, nested(op, inside), op.attrs))
+        results = rule(inner, nested(op, inside), op.attrs, _dtypes(op))
+        found = self.checked(op, results)
         kept = [v for v in found if v is not None]
         body = prune(inner.graph("body", kept))
         attrs = {"callee": op.name, **_plain_attrs(op)}
         attrs.pop("effect", None)
         call = self.b.op("call", outer, [v.type for v in kept], attrs, body)
-        results = iter(call.results)
-        return [None if v is None else next(results) for v in found]
+        rest = iter(call.results)
+        return [None if v is None else next(rest) for v in found]
 
     def control(self, op: Op) -> Sequence[Value]:
         """The op as it is: its branches are programs of their own."""
@@ -200,6 +197,10 @@ class _Decomposer:
         if None in found or len(sizes) != types[0].rank:
             return types
         return [TensorType(tuple(sizes), types[0].dtype)]
+
+
+def _dtypes(op: Op) -> list[str]:
+    return [r.dtype for r in op.results]
 
 
 def _plain_attrs(op: Op) -> Mapping[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from pirol.compiler import dims
-from pirol.compiler.ir import DTYPES, INTS, Graph, Op, Value
+from pirol.compiler.ir import DTYPES, HALVES, INTS, Graph, Op, Value
 from pirol.prim.prim import ELEMENTWISE, PRIMS
 
 LIMIT = 64  # tensors of up to this many elements are followed
@@ -137,7 +137,7 @@ def _of_prim(op: Op, given: list[list[Any]]) -> Items:
     prim = PRIMS.get(op.name)
     if prim is None or len(op.results) != 1 or not _static(op.attrs.values()):
         return None
-    if any(DTYPES[v.dtype][1] is None for v in (*op.operands, *op.results)):
+    if op.name != "cast" and any(v.dtype in HALVES for v in op.operands):
         return None
     if op.name == "stop_gradient":
         return given[0]

@@ -18,7 +18,7 @@ Types = Sequence[TensorType]
 
 
 # What kernels compute, and of which dtypes; a library does the others.
-COMPILED, COMPILED_IN = ("dot_general", "conv"), ("float32", "float64", *COMPLEX)
+COMPILED, COMPILED_IN = ("dot_general", "conv"), (*FLOATS, *COMPLEX)
 
 
 def _free(rank: int, batch: Sequence[int], contract: Sequence[int]) -> list[int]:

@@ -14,7 +14,15 @@ from typing import Any
 import numpy as np
 
 from pirol.compiler.dims import same_shape
-from pirol.compiler.ir import COMPLEX, DTYPES, FLOATS, INEXACT, INTS, TensorType
+from pirol.compiler.ir import (
+    COMPLEX,
+    DTYPES,
+    FLOATS,
+    HALVES,
+    INEXACT,
+    INTS,
+    TensorType,
+)
 from pirol.prim.prim import Attrs, Prim, define, require
 
 NUMBERS = FLOATS + INTS
@@ -429,8 +437,8 @@ def _infer_cast(types: Sequence[TensorType], attrs: Attrs) -> tuple[TensorType, 
 def _cast(x: Any, *, dtype: str) -> Any:
     kind = np.dtype(DTYPES[dtype][1])
     x = np.real(x) if kind.kind not in "cb" else np.asarray(x)
-    with np.errstate(invalid="ignore"):
-        return x.astype(kind)
+    with np.errstate(invalid="ignore", over="ignore"):
+        return (x.astype(np.float32) if dtype in HALVES else x).astype(kind)
 
 
 def _cast_vjp(b: Any, op: Any, cts: Any) -> Sequence[Any]:

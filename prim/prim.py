@@ -45,6 +45,8 @@ PRIMS: dict[str, Prim] = {}
 
 STEPS = ("effect", "library")  # kinds that are steps of their own
 ELEMENTWISE = ("elementwise", "compare", "select", "cast", "complex")
+WIDE = "float32"  # what halves are computed in
+UNCHANGED = ("movement", "select", "stop", *STEPS)  # kinds that only move elements
 
 
 def define(prim: Prim) -> Prim:
@@ -53,6 +55,11 @@ def define(prim: Prim) -> Prim:
         raise ValueError(f"primitive {prim.name} is defined twice")
     PRIMS[prim.name] = prim
     return prim
+
+
+def widened(name: str) -> bool:
+    """Whether a primitive's halves are computed in float32 and rounded."""
+    return name in PRIMS and PRIMS[name].kind not in UNCHANGED
 
 
 def require(ok: bool | None, op: str, got: object, expected: str) -> None:

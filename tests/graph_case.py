@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from graph_meaning import WHOLE, Array, Expected, Sizes, check, dtype_of
+from ml_dtypes import finfo
 
 from pirol.compiler import dims
 from pirol.compiler.ir import Graph, Value
@@ -146,7 +147,7 @@ def agree(wanted: Sequence[Expected], got: Sequence[Array], what: str) -> None:
 
 def special_floats(dtype: str) -> Array:
     """NaN, infinities, zeros of both signs, the largest and smallest numbers."""
-    info = np.finfo(dtype_of(dtype))
+    info = finfo(dtype_of(dtype))
     tiny, least, top = info.tiny, info.smallest_subnormal, info.max
     found = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1, -1, tiny, -least, top, -top, 0.5]
     return np.array(found, dtype_of(dtype))

@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
+from ml_dtypes import finfo
 
-from pirol.compiler.ir import DTYPES, FLOATS
+from pirol.compiler.ir import DTYPES, FLOATS, HALVES
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Sizes: TypeAlias = Mapping[str, int]
@@ -20,7 +21,8 @@ Wide = np.longdouble
 EPSILON = np.finfo(np.float64).eps
 
 KINDS = ("float32", "float64", "int64", "int32", "int8", "uint8", "bool")
-FLOATING = ("float32", "float64")
+ALL_KINDS = (*KINDS, *HALVES)  # kernels move halves, and convert them
+FLOATING = ("float32", "float64", *HALVES)
 WHOLE = ("int64", "int32", "int8", "uint8")
 
 # Rounding errors allowed, in units in the last place. Arithmetic is correctly rounded
@@ -94,23 +96,24 @@ def same_bits(a: Array, b: Array) -> bool:
     """Whether all bits are equal, but for those of NaNs."""
     as_bytes = [np.ascontiguousarray(x).reshape(-1).view(np.uint8) for x in (a, b)]
     equal = (as_bytes[0] == as_bytes[1]).reshape(a.size, a.itemsize).all(axis=1)
-    if a.dtype.kind == "f":
+    if a.dtype.kind not in "biu":
         equal |= np.isnan(a.reshape(-1)) & np.isnan(b.reshape(-1))
     return a.shape == b.shape and bool(equal.all())
 
 
 def _ulp(value: Array, bound: Array, dtype: str) -> Array:
-    top = np.finfo(dtype_of(dtype)).max
-    at = np.minimum(np.where(np.isnan(value), 0, np.abs(value)) + bound, Wide(top))
-    return np.asarray(np.spacing(at.astype(dtype_of(dtype))).astype(Wide))
+    info = finfo(dtype_of(dtype))
+    at = np.where(np.isnan(value), 0, np.abs(value)) + bound
+    power = np.frexp(np.minimum(at, Wide(info.max)))[1] - 1
+    return np.ldexp(Wide(1), np.maximum(power, info.minexp) - info.nmant)
 
 
 def _settled(value: Array, bound: Array, doubt: Any, dtype: str) -> Expected:
     """What the dtype makes of it: too large is inf; what could be either is free."""
-    limit = Wide(np.finfo(dtype_of(dtype)).max)
-    finite = np.isfinite(value)
+    info = finfo(dtype_of(dtype))
+    limit, finite = Wide(info.max), np.isfinite(value)
     bound = np.where(finite, bound, 0)
-    over = finite & (np.abs(value) - bound > limit * Wide(1.0000002))
+    over = finite & (np.abs(value) - bound > limit * Wide(1 + 2 * float(info.eps)))
     unsure = finite & ~over & (np.abs(value) + bound > limit)
     value = np.where(over, np.copysign(Wide(np.inf), value), value)
     bound = np.where(over, 0, bound)
@@ -319,6 +322,9 @@ SPREAD: dict[str, Callable[..., tuple[Array, Array, Any]]] = {
 def elementwise(name: str, args: Sequence[Expected]) -> Expected:
     """What an elementwise primitive gives."""
     last = args[-1]
+    if last.dtype in HALVES and name != "select":
+        found = elementwise(name, [converted(a, "float32") for a in args])
+        return found if name in COMPARES else converted(found, last.dtype)
     out = "bool" if name in COMPARES else last.dtype
     signed = all(a.signed for a in args)
     with np.errstate(all="ignore"):
@@ -353,6 +359,8 @@ def _select(cond: Expected, x: Expected, y: Expected) -> Expected:
 
 def converted(x: Expected, dtype: str) -> Expected:
     """What cast gives; out of an integer's range nothing is defined, so never ask."""
+    if dtype in HALVES and x.dtype not in ("float32", *HALVES):
+        x = converted(x, "float32")
     with np.errstate(all="ignore"):
         if x.bound is None:
             value = (x.value != 0) if dtype == "bool" else x.value

@@ -6,10 +6,10 @@ import functools
 from collections.abc import Iterator
 from typing import Any
 
-from graph_meaning import KINDS
+from graph_meaning import ALL_KINDS, KINDS
 
 from pirol.compiler.errors import ShapeError
-from pirol.compiler.ir import FLOATS, Graph, Op, TensorType
+from pirol.compiler.ir import FLOATS, HALVES, Graph, Op, TensorType
 from pirol.prim import PRIMS
 
 LOWERED = ("elementwise", "compare", "select", "cast", "creation", "movement")
@@ -50,6 +50,8 @@ def class_of(dtype: str) -> str:
 def accepts(name: str, dtype: str) -> bool:
     """Whether a primitive that kernels have takes the dtype."""
     prim, x = PRIMS[name], TensorType((2,), dtype)
+    if dtype in HALVES:
+        return prim.kind in ("movement", "select") or name == "const"
     if name == "dot_general":
         return dtype != "bool"
     if prim.kind in ("window", "scan"):
@@ -71,8 +73,10 @@ def legal_pairs() -> tuple[Pair, ...]:
     """Every pair that kernels have; a cast counts for each dtype that it gives."""
     names = [n for n, p in PRIMS.items() if p.kind in LOWERED and n not in CASTS]
     names.append("dot_general")
-    plain = [(n, d) for n in names for d in KINDS if accepts(n, d)]
-    return (*plain, *((f"cast to {to}", d) for to in KINDS for d in KINDS))
+    plain = [(n, d) for n in names for d in ALL_KINDS if accepts(n, d)]
+    casts = [(to, d) for to in KINDS for d in KINDS]
+    casts += [pair for h in HALVES for pair in ((h, "float32"), ("float32", h))]
+    return (*plain, *((f"cast to {to}", d) for to, d in casts))
 
 
 def pairs_of(graph: Graph) -> Iterator[Pair]:

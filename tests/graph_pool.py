@@ -9,10 +9,11 @@ from typing import Any
 
 from graph_case import Item, Size, dims_of, fixed, named
 from graph_choices import Choices
-from graph_meaning import FLOATING, KINDS
+from graph_meaning import ALL_KINDS, FLOATING
 from graph_sketch import Sketch
 
 from pirol.compiler import dims
+from pirol.compiler.ir import HALVES
 
 EXTENTS = (0, 1, 2, 3, 4, 5, 7, 16, 17, 33)
 LARGEST = {"n": 17, "m": 13}
@@ -25,6 +26,7 @@ NUMBERS = {
     "uint8": (0, 1, 2, 3, 128, 255),
     "bool": (True, False),
 }
+NUMBERS |= {half: NUMBERS["float32"] for half in HALVES}
 HELD = {"int8": (-128, 127), "uint8": (0, 255)}  # and by the others at least 1000
 
 
@@ -66,7 +68,7 @@ class Pool:
 
     def dtype(self, want: Want) -> str:
         """The wanted dtype, or any."""
-        return want.dtype or str(self.choices.one(KINDS))
+        return want.dtype or str(self.choices.one(ALL_KINDS))
 
     def pick(self, want: Want, fits: Callable[[Item], bool] = anything) -> Item | None:
         """An item, one of the later ones; of a wanted dtype it is made if need be."""
@@ -114,7 +116,7 @@ class Pool:
         """A new input of the graph."""
         sizes = [self.size() for _ in range(self.choices.number(0, 3))]
         if self.small(sizes):
-            self.add(self.sketch.input(sizes, self.choices.one(KINDS)))
+            self.add(self.sketch.input(sizes, self.choices.one(ALL_KINDS)))
 
     def size(self) -> Size:
         """A symbol or a number."""

@@ -22,12 +22,12 @@ from pirol.compiler.ir import Graph, Value
 from pirol.compiler.pipeline import fusible
 from pirol.kernels import cpu, cuda
 from pirol.kernels.build import build, load
-from pirol.kernels.cuda_build import PRELUDE
 from pirol.kernels.kernel import Kernel
 from pirol.kernels.lower import Refusal, build_nest
 from pirol.kernels.nest import Nest, interpret_nest
-from pirol.kernels.render import CPU, CUDA, render
+from pirol.kernels.render import CPU, CUDA, PRELUDE, render
 from pirol.passes.fuse import fuse
+from pirol.passes.halves import halves
 
 # Ways to run -------------------------------------------------------------------------
 
@@ -100,8 +100,8 @@ class Program:
         units: int = 1,
         device: Device = Simulator,
     ) -> None:
-        self.graphs, self.units, self.device = graphs, units, device
-        self.steps = [steps_of(g, f"g{k}_", whole) for k, g in enumerate(graphs)]
+        self.graphs, self.units, self.device = [*map(halves, graphs)], units, device
+        self.steps = [steps_of(g, f"g{k}_", whole) for k, g in enumerate(self.graphs)]
         self.kernels = [s for steps in self.steps for s in steps]
 
     @functools.cached_property

@@ -26,7 +26,7 @@ from graph_meaning import (
 )
 from graph_totals import reduced, running, window_total, windowed
 
-from pirol.compiler.ir import FLOATS, TensorType, Value, prune
+from pirol.compiler.ir import FLOATS, HALVES, TensorType, Value, prune
 from pirol.prim import Builder
 
 Pair = tuple[int, int]
@@ -280,7 +280,10 @@ class Sketch:
         def run(env: Env) -> Expected:
             shape = env.shape(full)
             factors = [_spread(i.at(env), shape, p) for i, p in zip((x, y), places)]
-            return reduced("reduce_sum", _products(factors), tuple(sums))
+            if x.dtype not in HALVES:
+                return reduced("reduce_sum", _products(factors), tuple(sums))
+            wide = _products([converted(f, "float32") for f in factors])
+            return converted(reduced("reduce_sum", wide, tuple(sums)), x.dtype)
 
         return self._item(value, sizes, False, run)
 

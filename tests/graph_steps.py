@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from graph_case import Item, Size, fixed
-from graph_meaning import COMPARES, FLOATING, KINDS, UNSTABLE
+from graph_meaning import ALL_KINDS, COMPARES, FLOATING, UNSTABLE
 from graph_pairs import BINARY, UNARY, Pair, class_of
 from graph_pool import NUMBERS, Pool, Want, same
 
@@ -62,7 +62,7 @@ class Steps(Pool):
 
     def cast(self, want: Want) -> None:
         """To another dtype, which `want` names as "cast to int8"."""
-        to = want.name.removeprefix("cast to ") or str(self.choices.one(KINDS))
+        to = want.name.removeprefix("cast to ") or str(self.choices.one(ALL_KINDS))
         whole = to not in FLOATING
         rounded = lambda i: i.dtype in FLOATING and not i.exact  # noqa: E731
         x = self.pick(want, lambda i: not (whole and rounded(i)))
@@ -325,7 +325,7 @@ def step_about(pair: Pair) -> Step:
         Steps.unary: {n for names in UNARY.values() for n in names},
         Steps.binary: {n for names in BINARY.values() for n in names},
         Steps.compare: COMPARES,
-        Steps.cast: {f"cast to {k}" for k in KINDS},
+        Steps.cast: {f"cast to {k}" for k in ALL_KINDS},
         Steps.reduce: ("reduce_sum", "reduce_prod", "reduce_max", "reduce_min"),
     }
     for step, names in groups.items():

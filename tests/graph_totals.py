@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,17 +15,33 @@ from graph_meaning import (
     _larger,
     _settled,
     _smaller,
+    converted,
     dtype_of,
     moved,
 )
 
-from pirol.compiler.ir import FLOATS
+from pirol.compiler.ir import FLOATS, HALVES
 
 # Terms that a float32 sum may add up one by one before a wider total takes them; the
 # error is then at most so many half ulps of sum(|x|).
 IN_LINE = 1024
 
 
+def of_halves(fn: Callable[..., Expected]) -> Callable[..., Expected]:
+    """The function, which of halves makes the sums.. of float32, rounded."""
+
+    @functools.wraps(fn)
+    def run(*args: Any, **attrs: Any) -> Expected:
+        given = next(a for a in args if isinstance(a, Expected))
+        wide = [converted(a, "float32") if a is given else a for a in args]
+        if given.dtype not in HALVES:
+            return fn(*args, **attrs)
+        return converted(fn(*wide, **attrs), given.dtype)
+
+    return run
+
+
+@of_halves
 def reduced(name: str, x: Expected, axes: Sequence[int]) -> Expected:
     """What a reduction gives."""
     at = tuple(axes)
@@ -42,7 +59,7 @@ def reduced(name: str, x: Expected, axes: Sequence[int]) -> Expected:
 def _bound_of(kind: Any, low: bool) -> Any:
     if kind.kind == "b":
         return not low
-    if kind.kind == "f":
+    if kind.kind not in "biu":
         return kind.type(-np.inf if low else np.inf)
     info = np.iinfo(kind)
     return info.min if low else info.max
@@ -108,6 +125,7 @@ def _total(x: Expected, add: Callable[[Array], Array], terms: Any) -> Expected:
         return _settled(add(value), np.asarray(error), doubt, x.dtype)
 
 
+@of_halves
 def running(x: Expected, axis: int) -> Expected:
     """What cumsum gives: each element the sum of those up to it, taken one by one."""
     rest = x.value.ndim - axis - 1
@@ -118,6 +136,7 @@ def running(x: Expected, axis: int) -> Expected:
 # Windows ---------------------------------------------------------------------------
 
 
+@of_halves
 def window_total(x: Expected, shape: Sequence[int], **at: Any) -> Expected:
     """What window_sum gives."""
     taps = list(np.ndindex(*at["window"]))

@@ -12,7 +12,7 @@ from typing import Any
 
 from graph_case import Case, fixed, named
 from graph_choices import Drawn, Rolled
-from graph_meaning import KINDS, Sizes
+from graph_meaning import ALL_KINDS, Sizes
 from graph_pairs import legal_pairs
 from graph_pool import EXTENTS
 from graph_steps import ANY, STEPS, Steps, Want, step_about
@@ -31,14 +31,14 @@ def first_inputs(steps: Steps) -> None:
     """Inputs; each symbol is a dim of some, so that a call's sizes tell its value."""
     choices, make = steps.choices, steps.sketch
     if steps.static:
-        steps.add(make.input([steps.size(), steps.size()], choices.one(KINDS)))
+        steps.add(make.input([steps.size(), steps.size()], choices.one(ALL_KINDS)))
         steps.input()
         return
     first = [named("n"), named("m")][: choices.number(1, 2)]
     extra = [fixed(choices.one(EXTENTS[1:]))] * choices.number(0, 1)
-    steps.add(make.input(choices.order([*first, *extra]), choices.one(KINDS)))
+    steps.add(make.input(choices.order([*first, *extra]), choices.one(ALL_KINDS)))
     if len(first) == 1:
-        steps.add(make.input([named("m")], choices.one(KINDS)))
+        steps.add(make.input([named("m")], choices.one(ALL_KINDS)))
     if choices.flag():
         steps.input()
 

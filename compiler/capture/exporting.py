@@ -11,7 +11,7 @@ from pirol.compiler.capture.saved import plain_name
 from pirol.compiler.capture.seam import Slot
 from pirol.compiler.dims import equal, substitute, symbols_of
 from pirol.compiler.errors import PirolError, message
-from pirol.compiler.ir import COMPUTED, Graph, Guard, Op
+from pirol.compiler.ir import DTYPES, Graph, Guard, Op
 from pirol.compiler.pipeline import lower
 from pirol.prim import Facts
 
@@ -76,11 +76,7 @@ def _sources(
             sources.append(Source(plain_name(maker.attrs()["name"]), False))
             continue
         parameter = layer._params[place - given]
-        if value.dtype not in COMPUTED:
-            got = f"{parameter.name} of {value.dtype}"
-            expected = f"weights of {', '.join(COMPUTED)}"
-            raise PirolError(message("export", got=got, expected=expected))
-        weights[parameter.name] = parameter.numpy()
+        weights[parameter.name] = parameter.numpy().view(DTYPES[value.dtype][1])
         sources.append(Source(parameter.name, True))
     names = [s.name for s in sources]
     if len(set(names)) < len(names):

@@ -243,4 +243,6 @@ PR_TURN_ONE(2, pr_u2)
 PR_TURN_ONE(4, pr_u4)
 PR_TURN_ONE(8, pr_u8)
 
+#include "pirol_half.h"
+
 #endif

@@ -26,7 +26,6 @@ from pirol.prim.decomp.registry import (
     DECOMPOSITIONS,
     Decomposition,
     decomposes,
-    widened,
 )
 
 __all__ = [
@@ -53,5 +52,4 @@ __all__ = [
     "sampling",
     "shape",
     "slicing",
-    "widened",
 ]

@@ -8,17 +8,14 @@ Unsupported with the reason why this op stays Paddle's.
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from pirol.compiler.errors import Unsupported
-from pirol.compiler.ir import Value
+from pirol.compiler.ir import HALVES, Value
 from pirol.prim.builder import Builder
-
-HALVES = ("float16", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -34,13 +31,31 @@ class Decomposition:
     compute_in: str | None
 
     def __call__(
-        self, b: Builder, operands: Sequence[Any], given: Mapping[str, Any]
+        self,
+        b: Builder,
+        operands: Sequence[Any],
+        given: Mapping[str, Any],
+        dtypes: Sequence[str] = (),
     ) -> tuple[Value | None, ...]:
-        """The results; `given` are the op's attributes, of which it takes its own."""
-        run = widened(self.run, self.compute_in) if self.compute_in else self.run
+        """The results; `given` are the op's attributes, of which it takes its own.
+
+        Halves are widened to compute_in; results of it are rounded to what `dtypes`
+        say, and as the first half operand where they say nothing.
+        """
         attrs = {k: v for k, v in given.items() if k in self.keywords}
-        found = run(b, *operands, **attrs)
-        return found if isinstance(found, tuple) else (found,)
+        half = next((v.dtype for v in operands if _half(v)), None)
+        kind = self.compute_in
+        if half is None or kind is None:
+            found = self.run(b, *operands, **attrs)
+            return found if isinstance(found, tuple) else (found,)
+        wide = [b.cast(v, dtype=kind) if _half(v) else v for v in operands]
+        found = self.run(b, *wide, **attrs)
+        many = found if isinstance(found, tuple) else (found,)
+        wanted = dtypes or [half] * len(many)
+        return tuple(
+            b.cast(v, dtype=to) if _is(v, kind) and to in HALVES else v
+            for v, to in zip(many, wanted)
+        )
 
 
 DECOMPOSITIONS: dict[str, Decomposition] = {}
@@ -84,23 +99,6 @@ def described(
     words = frozenset(p.name for p in kinds if p.kind is p.KEYWORD_ONLY)
     plain = tuple(p.name for p in kinds if p.kind is p.POSITIONAL_OR_KEYWORD)
     return Decomposition(name, run, plain[1:], words, True, compute_in)
-
-
-def widened(run: Callable[..., Any], compute_in: str) -> Callable[..., Any]:
-    """The decomposition, half-precision operands widened, results narrowed back."""
-
-    @functools.wraps(run)
-    def call(b: Builder, *operands: Any, **attrs: Any) -> Any:
-        half = next((v.dtype for v in operands if _half(v)), None)
-        if half is None:
-            return run(b, *operands, **attrs)
-        wide = [b.cast(v, dtype=compute_in) if _half(v) else v for v in operands]
-        results = run(b, *wide, **attrs)
-        many = results if isinstance(results, tuple) else (results,)
-        back = [b.cast(v, dtype=half) if _is(v, compute_in) else v for v in many]
-        return tuple(back)
-
-    return call
 
 
 def _half(value: Any) -> bool:
