@@ -13,15 +13,16 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
-from safetensors.numpy import load, save
+from safetensors import deserialize
+from safetensors.numpy import save
 
 from pirol.compiler.errors import PirolError, message
-from pirol.compiler.ir import Graph
+from pirol.compiler.ir import DTYPES, LONG, Graph
 from pirol.compiler.text import parse_graph, print_graph
 from pirol.compiler.verify import verify
 from pirol.prim import PRIMS
@@ -140,8 +141,7 @@ def _checked(manifest: Any, text: str, data: bytes) -> Archive:
     sources = tuple(
         Source(str(s["name"]), s["weight"] is True) for s in manifest["sources"]
     )
-    # Copies: aligned, and writable where the program writes to them.
-    weights = {name: held.copy() for name, held in load(data).items()}
+    weights = dict(_weights(data))
     if len(sources) != len(graph.inputs):
         raise PirolError(f"{len(sources)} sources for {len(graph.inputs)} inputs")
     for source, value in zip(sources, graph.inputs):
@@ -155,6 +155,15 @@ def _checked(manifest: Any, text: str, data: bytes) -> Archive:
     _check_form(manifest["outputs"], len(graph.outputs))
     targets = tuple(map(str, manifest["targets"]))
     return Archive(graph, sources, manifest["outputs"], weights, targets)
+
+
+def _weights(data: bytes) -> Iterator[tuple[str, Any]]:
+    """The weights by name, each a copy: aligned, and writable where the program writes
+    to it. (What safetensors has for NumPy knows no bfloat16.)"""
+    for name, held in deserialize(data):  # type: ignore[no-untyped-call]
+        kind = LONG.get(held["dtype"].lower(), "bool")
+        flat = np.frombuffer(held["data"], DTYPES[kind][1])
+        yield name, flat.reshape(held["shape"]).copy()
 
 
 def _check_form(form: Any, outputs: int) -> None:

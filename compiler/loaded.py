@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from pirol.compiler import stored
@@ -84,8 +85,8 @@ class Program:
 
     def _importer(self, like: Any) -> Callable[[Any], Any]:
         back = importer(like)
-        if self.device >= 0 and back is np.from_dlpack:
-            return lambda array: np.from_dlpack(array.to(-1))
+        if self.device >= 0 and back is to_numpy:
+            return lambda array: to_numpy(array.to(-1))
         return back
 
     def _in_order(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> Any:
@@ -99,11 +100,13 @@ class Program:
 
     def _placed(self, tensor: Any, stream: int = 0) -> Any:
         """An Array over the tensor's memory; of NumPy's over a copy on the device."""
+        if isinstance(tensor, np.ndarray):
+            if self.device < 0:
+                return _of_numpy(tensor)
+            dense = _of_numpy(np.asarray(tensor, order="C"))
+            return dense.to(self.device, stream)
         if self.device < 0:
             return self._array(tensor)
-        if isinstance(tensor, np.ndarray):
-            dense = self._array(np.asarray(tensor, order="C"))
-            return dense.to(self.device, stream)
         return self._array(tensor, stream or DEFAULT_STREAM)
 
     def _held(self, k: int, given: Mapping[str, Any], stream: int) -> Any:
@@ -242,7 +245,32 @@ def importer(like: Any) -> Callable[[Any], Any]:
     if root == "paddle":
         # A copy: Paddle 3.3 hangs on freeing a view of an imported tensor.
         paddle = sys.modules["paddle"]
-        return lambda array: paddle.to_tensor(np.from_dlpack(array))
-    if root in ("numpy", "builtins"):
-        return np.from_dlpack
+        return lambda array: _to_paddle(paddle, array)
+    if root in ("numpy", "ml_dtypes", "builtins"):
+        return to_numpy
     return lambda array: array
+
+
+# NumPy's bfloat16 comes from ml_dtypes, and its DLPack does not know of it.
+BFLOAT16 = (4, 16, 1)
+
+
+def _of_numpy(array: Any) -> Any:
+    make = native_module().Array
+    if array.dtype != ml_dtypes.bfloat16:
+        return make(array)
+    return make(array.view(np.uint16)).as_type(*BFLOAT16[:2])
+
+
+def to_numpy(array: Any) -> Any:
+    """An Array of the CPU as NumPy's, over the same memory."""
+    if array.dtype != BFLOAT16:
+        return np.from_dlpack(array)
+    return np.from_dlpack(array.as_type(1, 16)).view(ml_dtypes.bfloat16)
+
+
+def _to_paddle(paddle: Any, array: Any) -> Any:
+    if array.dtype != BFLOAT16:
+        return paddle.to_tensor(np.from_dlpack(array))
+    bits = np.from_dlpack(array.as_type(1, 16))
+    return paddle.to_tensor(bits, dtype="bfloat16")

@@ -132,7 +132,7 @@ def _same_type(b: Builder, op: Op) -> Value | None:
     return x if x.dtype == kind.dtype and same_shape(x.shape, kind.shape) else None
 
 
-def _cast_back(b: Builder, op: Op) -> Value | None:
+def cast_back(b: Builder, op: Op) -> Value | None:
     """a half widened and rounded to what it was -> the half"""
     inner = b.producers.get(op.operands[0])
     if inner is None or inner.name != "cast" or op.operands[0].dtype != WIDE:
@@ -247,7 +247,7 @@ def _conj_around(b: Builder, op: Op) -> Value | None:
 RULES: dict[str, tuple[Rule, ...]] = {
     "neg": (_twice,),
     "conj": (_twice, _conj_around),
-    "cast": (_same_type, _cast_back),
+    "cast": (_same_type, cast_back),
     "reshape": (_same_type, _reshape_twice, _moved_const),
     "broadcast": (_same_type, _moved_const),
     "transpose": (_transpose_none, _transpose_twice, _moved_const),

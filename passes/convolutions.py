@@ -2,20 +2,23 @@
 
 conv(x, w) -> convolution(x, w), of as much padding before as behind; what is more on
 one side becomes part of x. What is fused around a conv otherwise is kernels before and
-after it.
+after it. Of widened halves, its result rounded to such, it is one of the halves.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pirol.compiler import dims
 from pirol.compiler.dims import floordiv, product
-from pirol.compiler.ir import Graph, Op, Value
-from pirol.passes.products import FLOATS
+from pirol.compiler.ir import Graph, Op, Value, prune
+from pirol.passes.canonicalize import cast_back
+from pirol.passes.products import FLOATS, lone_readers, narrowed, rounded
 from pirol.prim import Builder
 from pirol.prim.builder import rewritten
+from pirol.prim.prim import WIDE
 
 LEAST = 8  # channels of a group's result, its places in all images, terms
 TAPS = 128  # the most of a window; a longer one is an image, of a weight's gradient
@@ -28,11 +31,20 @@ RANKS = (3, 4, 5)
 def convolutions(graph: Graph) -> Graph:
     """The graph with `convolution` for each conv that is worth it."""
 
-    def rule(b: Builder, op: Op) -> Value | None:
-        fits = op.name == "conv" and _can(op) and _pays(op)
-        return _even(b, op) if fits else None
+    reader = lone_readers(graph)
 
-    return rewritten(graph, rule)
+    def rule(b: Builder, op: Op) -> Value | None:
+        if op.name == "cast":
+            return cast_back(b, op)
+        if op.name != "conv" or not _can(op) or not _pays(op):
+            return None
+        x, w = narrowed(b, *op.operands)
+        if x.dtype != rounded(reader.get(op.result)):
+            return _even(b, op)
+        made: Value = b.cast(_even(b, replace(op, operands=(x, w))), dtype=WIDE)
+        return made
+
+    return prune(rewritten(graph, rule))
 
 
 def _can(op: Op) -> bool:

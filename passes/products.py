@@ -4,20 +4,23 @@ dot_general(x, y) -> product(x, y), of operands that lie in memory as rows at on
 distance; y that repeats for the whole batch has none, and x's batch is more rows. With
 a row that is added to each, it is product(x, y, row). What else is fused around a
 product otherwise is kernels before and after it. conv(x, w) of windows of one place is
-product(w, x), each image one of the batch.
+product(w, x), each image one of the batch. Of widened halves it is a product of the
+halves, and as they are where its result is rounded to such and nothing else.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pirol.compiler import dims
 from pirol.compiler.dims import Dim, product
-from pirol.compiler.ir import Graph, Op, Value, prune
+from pirol.compiler.ir import HALVES, Graph, Op, Value, prune
+from pirol.passes.canonicalize import cast_back
 from pirol.prim import Builder
 from pirol.prim.builder import rewritten
+from pirol.prim.prim import WIDE
 
 LEAST = 16  # rows, columns, terms
 WORTH = 1 << 24  # operations that pay for a step and memory around it
@@ -78,42 +81,72 @@ def _in_a_row(places: list[int]) -> bool:
 
 def products(graph: Graph) -> Graph:
     """The graph with `product` for each dot_general that is worth it."""
-    users, results = graph.users(), set(graph.results)
+    reader = lone_readers(graph)
     lone: set[Value] = set()  # products that one op reads, and nobody else
 
     def rule(b: Builder, op: Op) -> Value | None:
         if op.name == "add":
             return _with_row(b, op, lone)
-        if op.name == "conv":
-            return _pointwise(b, op)
-        made = _product(b, op) if op.name == "dot_general" else None
-        if made is not None and len(users[op.result]) == 1 and op.result not in results:
+        if op.name == "cast":
+            return cast_back(b, op)
+        make = {"conv": _pointwise, "dot_general": _product}.get(op.name)
+        if make is None or op.result.dtype not in FLOATS:
+            return None
+        made = make(b, op, rounded(reader.get(op.result)))
+        if made is not None and op.result in reader:
             lone.add(made)
         return made
 
     return prune(rewritten(graph, rule))
 
 
-def _pointwise(b: Builder, op: Op) -> Value | None:
+def lone_readers(graph: Graph) -> dict[Value, Op]:
+    """Of each value that one op reads, and nobody else, that op."""
+    results = set(graph.results)
+    return {
+        v: ops[0]
+        for v, ops in graph.users().items()
+        if len(ops) == 1 and v not in results
+    }
+
+
+def rounded(op: Op | None) -> str:
+    """The half that an op rounds its operand to, or ""."""
+    cast = op is not None and op.name == "cast" and op.result.dtype in HALVES
+    return op.result.dtype if op is not None and cast else ""
+
+
+def narrowed(b: Builder, x: Value, y: Value) -> tuple[Value, Value]:
+    """The halves that both have been widened from, or they themselves."""
+    found = [b.producers.get(v) for v in (x, y)]
+    given = [op.operands[0] for op in found if op is not None and op.name == "cast"]
+    kinds = {v.dtype for v in given}
+    if len(given) < 2 or len(kinds) > 1 or kinds.isdisjoint(HALVES):
+        return x, y
+    return given[0], given[1]
+
+
+def _pointwise(b: Builder, op: Op, half: str) -> Value | None:
     """A conv of windows of one place as a product."""
-    (x, w), at = op.operands, op.attrs
+    (x, w), at = narrowed(b, *op.operands), op.attrs
     steps = any(s != 1 for s in at["strides"])
     if steps or any(map(any, at["padding"])) or at["groups"] != 1:
         return None
     if any(dims.equal(k, 1) is not True for k in w.shape[2:]):
         return None
     weights = b.reshape(w, shape=w.shape[:2])
-    return _made(b, Side(weights, (), (1,)), Side(x, (0,), (1,)))
+    return _made(b, Side(weights, (), (1,)), Side(x, (0,), (1,)), half)
 
 
-def _product(b: Builder, op: Op) -> Value | None:
-    x, y = sides(op)
-    return _made(b, x, y)
+def _product(b: Builder, op: Op, half: str) -> Value | None:
+    given = zip(sides(op), narrowed(b, *op.operands))
+    x, y = (replace(side, value=value) for side, value in given)
+    return _made(b, x, y, half)
 
 
-def _made(b: Builder, x: Side, y: Side) -> Value | None:
-    """The product of two operands, if it is worth it."""
-    if x.value.dtype not in FLOATS:
+def _made(b: Builder, x: Side, y: Side, half: str) -> Value | None:
+    """The product of two operands, if it is worth it; of `half`s, it is rounded so."""
+    if x.value.dtype not in (*FLOATS, *HALVES):
         return None
     y = _lying(b, y)
     if x.batch and not y.batch:
@@ -123,6 +156,8 @@ def _made(b: Builder, x: Side, y: Side) -> Value | None:
     if not _pays(x, y):
         return None
     x = _lying(b, x)
+    dtype = x.value.dtype
+    wide = dtype in HALVES and dtype != half
     made: Value = b.product(
         x.value,
         y.value,
@@ -130,8 +165,9 @@ def _made(b: Builder, x: Side, y: Side) -> Value | None:
         y_batch=y.batch,
         x_sum=x.summed,
         y_sum=y.summed,
+        dtype=WIDE if wide else dtype,
     )
-    return made
+    return b.cast(made, dtype=WIDE) if dtype == half else made
 
 
 def sides(op: Op) -> tuple[Side, Side]:

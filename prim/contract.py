@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pirol.compiler.dims import equal, same_shape
-from pirol.compiler.ir import COMPLEX, FLOATS, INTS, TensorType
+from pirol.compiler.ir import COMPLEX, FLOATS, HALVES, INTS, TensorType
 from pirol.prim.prim import Attrs, Prim, define, require
 from pirol.prim.window import window_extent, window_offsets
 
@@ -80,8 +80,8 @@ def _restore(b: Any, grad: Any, batch: Any, free: Any, summed: Any) -> Any:
 define(Prim("dot_general", "contract", _infer_dot, _dot, _dot_vjp))
 
 
-# For cuBLASLt: x without batch dims serves the whole batch, and a third operand is
-# added to each row.
+# For cuBLASLt, the result of `dtype`: x without batch dims serves the whole batch, and
+# a third operand is added to each row.
 
 
 def _serving(y: Sequence[Any], attrs: Attrs) -> tuple[tuple[Any, ...], Attrs]:
@@ -94,21 +94,32 @@ def _serving(y: Sequence[Any], attrs: Attrs) -> tuple[tuple[Any, ...], Attrs]:
 
 
 def _infer_product(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
-    x, y, *rows = types
+    (x, y, *rows), dtype = types, attrs["dtype"]
     lead, given = _serving(y.shape, attrs)
-    found = _infer_dot([TensorType((*lead, *x.shape), x.dtype), y], given)
+    (found,) = _infer_dot([TensorType((*lead, *x.shape), x.dtype), y], given)
     wide = [y.shape[k] for k in _free(y.rank, attrs["y_batch"], attrs["y_sum"])]
-    ok = len(rows) <= 1 and x.dtype in ("float32", "float64")
+    ok = len(rows) <= 1 and x.dtype in FLOATS
+    ok = ok and (dtype == x.dtype or (x.dtype in HALVES and dtype == "float32"))
     ok = ok and all(
-        r.rank == 1 and r.dtype == x.dtype and same_shape(r.shape, wide) for r in rows
+        r.rank == 1 and r.dtype == dtype and same_shape(r.shape, wide) for r in rows
     )
     require(ok, "product", types, "two matrices of floats, and a row as wide")
-    return found
+    return (TensorType(found.shape, dtype),)
 
 
-def _product(x: Any, y: Any, *rows: Any, **attrs: Any) -> Any:
+def _widened(x: Any) -> Any:
+    return x.astype(np.float32) if x.dtype.itemsize == 2 else x
+
+
+def _product(x: Any, y: Any, *rows: Any, dtype: str, **attrs: Any) -> Any:
+    x, y = _widened(x), _widened(y)
     lead, given = _serving(np.shape(y), attrs)
-    return sum(rows, _dot(np.broadcast_to(x, (*lead, *np.shape(x))), y, **given))
+    found = _dot(np.broadcast_to(x, (*lead, *np.shape(x))), y, **given)
+    return sum(map(_widened, rows), found)
+
+
+def _convolution(x: Any, w: Any, **attrs: Any) -> Any:
+    return _conv(_widened(x), _widened(w), **attrs)
 
 
 define(Prim("product", "library", _infer_product, _product))
@@ -238,7 +249,7 @@ def _weight_grad_vjp(b: Any, op: Any, cts: Any) -> Sequence[Any]:
 
 
 define(Prim("conv", "contract", _infer_conv, _conv, _conv_vjp))
-define(Prim("convolution", "library", _infer_conv, _conv))  # for cuDNN
+define(Prim("convolution", "library", _infer_conv, _convolution))  # for cuDNN
 define(Prim("conv_input_grad", "contract", _given_shape, _input_grad, _input_grad_vjp))
 define(
     Prim("conv_weight_grad", "contract", _given_shape, _weight_grad, _weight_grad_vjp)

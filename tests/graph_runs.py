@@ -18,7 +18,7 @@ from graph_meaning import Array, Sizes, dtype_of, same_bits
 
 from pirol.compiler import dims
 from pirol.compiler.interpreter import bind_symbols
-from pirol.compiler.ir import Graph, Value
+from pirol.compiler.ir import HALVES, Graph, Value
 from pirol.compiler.pipeline import fusible
 from pirol.kernels import cpu, cuda
 from pirol.kernels.build import build, load
@@ -192,7 +192,7 @@ def launch_cuda(
 
 
 POISON, OTHER = 0xA5, 0x5A
-ONE_BYTE = ("int8", "uint8")
+SHORT = ("int8", "uint8", *HALVES)
 MARGIN = 256  # bytes around each buffer that must stay as they are
 _KERNEL = ctypes.CFUNCTYPE(
     None,
@@ -278,7 +278,7 @@ def _run_rows(
     """The outputs' bytes, and which elements were written, of the rows in `span`."""
     given = (address, kernel, inputs, sizes, span, shift)
     outs, written = _run_once(*given, POISON)
-    if any(t.dtype in ONE_BYTE for t in kernel.outputs):  # the poison may be a result
+    if any(t.dtype in SHORT for t in kernel.outputs):  # the poison may be a result
         again = _run_once(*given, OTHER)[1]
         written = [a | b for a, b in zip(written, again)]
     return outs, written

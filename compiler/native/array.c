@@ -419,7 +419,29 @@ static PyObject *array_to(PyObject *self, PyObject *args) {
     return (PyObject *)moved(array, &home);
 }
 
+static PyObject *array_as(PyObject *self, PyObject *args) {
+    Array *from = (Array *)self;
+    int code, bits, rank = from->view.rank;
+    if (!PyArg_ParseTuple(args, "ii:as_type", &code, &bits)) return NULL;
+    if (bits != from->view.dtype.bits) {
+        PyErr_SetString(PyExc_ValueError, "the types have different sizes");
+        return NULL;
+    }
+    Array *array = blank((DLDataType){(uint8_t)code, (uint8_t)bits, 1}, rank,
+                         from->shape);
+    if (!array) return NULL;
+    memcpy(array->strides, from->strides, sizeof(int64_t) * (size_t)rank);
+    array->view.data = from->view.data;
+    array->view.device = from->view.device;
+    array->view.byte_offset = from->view.byte_offset;
+    array->read_only = from->read_only;
+    array->base = Py_NewRef(self);
+    return (PyObject *)array;
+}
+
 static PyMethodDef methods[] = {
+    {"as_type", array_as, METH_VARARGS,
+     "as_type(code, bits): the same memory as another DLPack type of as many bits."},
     {"to", array_to, METH_VARARGS,
      "to(device, stream=0): on a CUDA device, or (-1) the CPU; complete on return."},
     {"like", array_like, METH_O,

@@ -10,11 +10,14 @@
 #include "libraries.h"
 
 /* As cublasLt.h of CUDA 12 and 13 has them. */
-enum { REAL32 = 0, REAL64 = 1, COMPUTE32 = 68, COMPUTE64 = 70 };
+static const int types[] = {[F32] = 0, [F64] = 1, [F16] = 2, [BF16] = 14};
+enum { COMPUTE32 = 68, COMPUTE64 = 70 };
 enum { TURN_A = 3, TURN_B = 4, EPILOGUE = 7, BIAS = 8 }; /* of a product */
 enum { ADD_BIAS = 4 };
 enum { BATCH = 5, STRIDE = 6 };                                  /* of a layout */
-enum { MOST_WORKSPACE = 1, ALIGN_A = 5, ALIGN_B, ALIGN_C, ALIGN_D }; /* preferences */
+enum { MOST_WORKSPACE = 1, REDUCTIONS = 3 }; /* preferences */
+enum { ALIGN_A = 5, ALIGN_B, ALIGN_C, ALIGN_D };
+enum { IN_PLACE = 1, AS_COMPUTED = 2 }; /* what adds up parts, none of it in halves */
 enum { NOT_SUPPORTED = 15 };
 
 typedef struct {
@@ -104,7 +107,7 @@ int blas_raise(int status) {
 
 /* All that the best way depends on; no padding, so that bytes compare. */
 typedef struct {
-    int64_t device, bits, batch, rows, columns, terms;
+    int64_t device, of, to, batch, rows, columns, terms;
     int64_t left[3], right[3];
     int64_t added, aligned[4];
 } Key;
@@ -129,7 +132,8 @@ static Key key_of(const Multiply *of, int device) {
     const Matrix *left = &of->left, *right = &of->right;
     return (Key){
         .device = device,
-        .bits = of->bits,
+        .of = of->of,
+        .to = of->to,
         .batch = of->batch,
         .rows = of->rows,
         .columns = of->columns,
@@ -150,11 +154,11 @@ static void way_free(Way *way) {
     free(way);
 }
 
-static int make_layout(void **layout, const Multiply *of, int64_t rows, int64_t columns,
-                       int64_t pitch, int64_t stride) {
+static int make_layout(void **layout, const Multiply *of, Float kind, int64_t rows,
+                       int64_t columns, int64_t pitch, int64_t stride) {
     int32_t count = (int32_t)of->batch;
-    int status = lt.layout(layout, of->bits == 32 ? REAL32 : REAL64, (uint64_t)rows,
-                           (uint64_t)columns, pitch);
+    int status =
+        lt.layout(layout, types[kind], (uint64_t)rows, (uint64_t)columns, pitch);
     if (status || count == 1) return status;
     status = lt.layout_set(*layout, BATCH, &count, sizeof count);
     return status ? status : lt.layout_set(*layout, STRIDE, &stride, sizeof stride);
@@ -165,15 +169,15 @@ static int make_operand(void **layout, const Multiply *of, const Matrix *matrix,
                         int64_t places) {
     int64_t rows = matrix->turned ? places : of->terms;
     int64_t columns = matrix->turned ? of->terms : places;
-    return make_layout(layout, of, rows, columns, matrix->pitch, matrix->batch);
+    return make_layout(layout, of, of->of, rows, columns, matrix->pitch, matrix->batch);
 }
 
 static int describe(Way *way, const Multiply *of) {
-    bool single = of->bits == 32;
+    bool wide = of->of == F64;
     int32_t turn_a = !of->right.turned, turn_b = of->left.turned;
     uint32_t epilogue = ADD_BIAS;
-    int status = lt.describe(&way->product, single ? COMPUTE32 : COMPUTE64,
-                             single ? REAL32 : REAL64);
+    int status = lt.describe(&way->product, wide ? COMPUTE64 : COMPUTE32,
+                             types[wide ? F64 : F32]);
     if (!status) status = lt.describe_set(way->product, TURN_A, &turn_a, sizeof turn_a);
     if (!status) status = lt.describe_set(way->product, TURN_B, &turn_b, sizeof turn_b);
     if (status || !of->added) return status;
@@ -184,8 +188,11 @@ static int describe(Way *way, const Multiply *of) {
 
 static int ask(Way *way, void *preference) {
     static const int kinds[] = {ALIGN_A, ALIGN_B, ALIGN_C, ALIGN_D}, of[] = {0, 1, 2, 2};
+    static const uint32_t reductions = IN_PLACE | AS_COMPUTED;
     int status =
         lt.prefer_set(preference, MOST_WORKSPACE, &WORKSPACE, sizeof WORKSPACE);
+    if (!status)
+        status = lt.prefer_set(preference, REDUCTIONS, &reductions, sizeof reductions);
     for (int i = 0; i < 4 && !status; i++) {
         uint32_t bytes = (uint32_t)way->key.aligned[of[i]];
         status = lt.prefer_set(preference, kinds[i], &bytes, sizeof bytes);
@@ -204,7 +211,7 @@ static int make_way(Way *way, const Multiply *of) {
     if (!status) status = make_operand(&way->a, of, &of->right, of->columns);
     if (!status) status = make_operand(&way->b, of, &of->left, of->rows);
     if (!status)
-        status = make_layout(&way->out, of, of->columns, of->rows, of->columns,
+        status = make_layout(&way->out, of, of->to, of->columns, of->rows, of->columns,
                              of->rows * of->columns);
     if (!status) status = lt.prefer(&preference);
     if (!status) status = ask(way, preference);
@@ -246,10 +253,10 @@ static int run_once(void *context) {
     static const double one64 = 1, none64 = 0;
     const Multiply *of = run->of;
     const Way *way = run->way;
-    bool single = of->bits == 32;
+    bool wide = of->of == F64;
     return lt.multiply(handles[run->home->device], way->product,
-                       single ? (const void *)&one : &one64, of->right.data, way->a,
-                       of->left.data, way->b, single ? (const void *)&none : &none64,
+                       wide ? (const void *)&one64 : &one, of->right.data, way->a,
+                       of->left.data, way->b, wide ? (const void *)&none64 : &none,
                        of->out, way->out, of->out, way->out, &run->answer->way,
                        run->space->data, run->space->bytes, run->home->stream);
 }

@@ -1,7 +1,7 @@
 /* Do the parts of a plan fit together? Every slot is set once and before it is read,
    every buffer has memory when a step names it. Also finds the stage of each buffer:
    after how many binds its extents are known. */
-#include "runtime.h"
+#include "libraries.h"
 
 typedef struct {
     Plan *plan;
@@ -366,9 +366,8 @@ static int check_check(Check *check, const CheckStep *step) {
 static int check_factor(Check *check, int *id, const TensorSpec *type) {
     BufferSpec *buffer = &check->plan->buffers[*id];
     if (use_buffer(check, *id)) return -1;
-    if (buffer->type.code != DL_FLOAT || buffer->type.bits != type->bits)
-        return fail("steps[%d]: buffer %d is not of the result's type", check->step,
-                    *id);
+    if (buffer->type.code != type->code || buffer->type.bits != type->bits)
+        return fail("steps[%d]: buffer %d is of another type", check->step, *id);
     *id = buffer->root;
     check->plan->buffers[*id].read_flat = true;
     return 0;
@@ -376,18 +375,21 @@ static int check_factor(Check *check, int *id, const TensorSpec *type) {
 
 static int check_product(Check *check, ProductStep *step) {
     const Plan *plan = check->plan;
-    const TensorSpec *type = &plan->buffers[step->out].type;
+    const TensorSpec *to = &plan->buffers[step->out].type;
+    const TensorSpec *of = &plan->buffers[step->left].type;
+    Float kind = float_of(of), result = float_of(to);
+    bool known = result == kind || (is_half(kind) && result == F32);
     const Dim sizes[] = {step->batch,       step->rows,       step->columns,
                          step->terms,       step->left_pitch, step->left_batch,
                          step->right_pitch, step->right_batch};
-    if (!on_cuda(&plan->home) || (type->bits != 32 && type->bits != 64))
+    if (!on_cuda(&plan->home) || kind == NO_FLOAT || !known)
         return fail("steps[%d]: no library multiplies these", check->step);
     for (int i = 0; i < 8; i++)
         if (need_dim(check, sizes[i], "steps", check->step)) return -1;
-    if (step->added >= 0 && check_factor(check, &step->added, type)) return -1;
-    return check_factor(check, &step->left, type) ||
-                   check_factor(check, &step->right, type) ||
-                   check_factor(check, &step->out, type)
+    if (step->added >= 0 && check_factor(check, &step->added, to)) return -1;
+    return check_factor(check, &step->left, of) ||
+                   check_factor(check, &step->right, of) ||
+                   check_factor(check, &step->out, to)
                ? -1
                : 0;
 }
@@ -396,7 +398,7 @@ static int check_convolution(Check *check, const ConvolutionStep *step) {
     const BufferSpec *buffers = check->plan->buffers;
     const TensorSpec *type = &buffers[step->out].type;
     int ids[] = {step->x, step->w, step->out};
-    if (!on_cuda(&check->plan->home) || (type->bits != 32 && type->bits != 64))
+    if (!on_cuda(&check->plan->home) || float_of(type) == NO_FLOAT)
         return fail("steps[%d]: no library convolves these", check->step);
     for (int i = 0; i < 3; i++) {
         if (buffers[ids[i]].type.dims.count != step->window.rank + 2)

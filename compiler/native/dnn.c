@@ -12,8 +12,12 @@
 #include "libraries.h"
 
 /* As the headers of cuDNN 8 and 9 have them. */
-enum { REAL32 = 0, REAL64 = 1, PLAIN_LAYOUT = 0, CROSS_CORRELATION = 1 };
-enum { DEFAULT_MATH = 0, FMA_MATH = 3 }; /* by default float32 may become tf32 */
+static const int types[] = {[F32] = 0, [F64] = 1, [F16] = 2, [BF16] = 9};
+enum { PLAIN_LAYOUT = 0, CROSS_CORRELATION = 1 };
+/* By default float32 may become tf32. */
+enum { DEFAULT_MATH = 0, TENSOR_MATH = 1, FMA_MATH = 3 };
+static const int maths[] = {
+    [F32] = FMA_MATH, [F64] = DEFAULT_MATH, [F16] = TENSOR_MATH, [BF16] = TENSOR_MATH};
 enum { IMPLICIT, PRECOMPUTED, EXPLICIT, DIRECT, MOST_ALGORITHMS = 8 };
 
 typedef struct {
@@ -123,7 +127,7 @@ int dnn_raise(int status) {
 
 /* All that the best way depends on; no padding, so that bytes compare. */
 typedef struct {
-    int device, bits, rank, groups;
+    int device, of, rank, groups;
     int strides[MAX_WINDOW], padding[MAX_WINDOW], dilation[MAX_WINDOW];
     int x[MOST_RANK], w[MOST_RANK], out[MOST_RANK];
 } Key;
@@ -156,7 +160,7 @@ static int key_of(const Convolve *of, int device, Key *key) {
     const Window *window = of->window;
     int rank = window->rank, lines = rank == 1;
     *key = (Key){.device = device,
-                 .bits = of->bits,
+                 .of = of->of,
                  .rank = lines + rank,
                  .groups = window->groups};
     key->strides[0] = key->dilation[0] = 1;
@@ -178,25 +182,22 @@ static void way_free(Way *way) {
     free(way);
 }
 
-static int type_of(const Key *key) {
-    return key->bits == 32 ? REAL32 : REAL64;
-}
-
 static int make_tensor(void **tensor, const Key *key, const int *sizes) {
     int steps[MOST_RANK], rank = 2 + key->rank, status = dnn.tensor(tensor);
     for (int i = rank - 1, step = 1; i >= 0; step *= sizes[i--]) steps[i] = step;
-    return status ? status : dnn.tensor_set(*tensor, type_of(key), rank, sizes, steps);
+    return status ? status : dnn.tensor_set(*tensor, types[key->of], rank, sizes, steps);
 }
 
 static int make_window(Way *way) {
     const Key *key = &way->key;
+    int computed = types[key->of == F64 ? F64 : F32];
     int status = dnn.window(&way->window);
     if (!status)
         status = dnn.window_set(way->window, key->rank, key->padding, key->strides,
-                                key->dilation, CROSS_CORRELATION, type_of(key));
+                                key->dilation, CROSS_CORRELATION, computed);
     if (!status) status = dnn.set_groups(way->window, key->groups);
     if (status) return status;
-    return dnn.set_math(way->window, key->bits == 32 ? FMA_MATH : DEFAULT_MATH);
+    return dnn.set_math(way->window, maths[key->of]);
 }
 
 /* Whether the algorithm can be used; its workspace then. */
@@ -207,7 +208,7 @@ static int try_algorithm(Way *way, int algorithm) {
 }
 
 static bool is_plain(const Way *way, const Answer *answer) {
-    bool exact = way->key.bits == 64 || answer->math == FMA_MATH;
+    bool exact = way->key.of != F32 || answer->math == FMA_MATH;
     return !answer->status && answer->algorithm <= DIRECT && exact;
 }
 
@@ -221,7 +222,8 @@ static int ask(Way *way) {
         if (is_plain(way, &answers[i]) && !try_algorithm(way, answers[i].algorithm) &&
             way->workspace <= WORKSPACE)
             return 0;
-    return try_algorithm(way, IMPLICIT);
+    status = try_algorithm(way, IMPLICIT);
+    return status ? try_algorithm(way, PRECOMPUTED) : 0;
 }
 
 static int make_way(Way *way) {
@@ -229,7 +231,7 @@ static int make_way(Way *way) {
     int status = make_tensor(&way->x, key, key->x);
     if (!status) status = dnn.filter(&way->w);
     if (!status)
-        status = dnn.filter_set(way->w, type_of(key), PLAIN_LAYOUT, 2 + key->rank,
+        status = dnn.filter_set(way->w, types[key->of], PLAIN_LAYOUT, 2 + key->rank,
                                 key->w);
     if (!status) status = make_tensor(&way->out, key, key->out);
     if (!status) status = make_window(way);
@@ -269,11 +271,11 @@ static int run_once(void *context) {
     const Convolve *of = run->of;
     const Way *way = run->way;
     const Workspace *space = run->space;
-    bool single = of->bits == 32;
+    bool wide = of->of == F64;
     return dnn.convolve(handles[run->home->device],
-                        single ? (const void *)&one : &one64, way->x, of->x.data,
+                        wide ? (const void *)&one64 : &one, way->x, of->x.data,
                         way->w, of->w.data, way->window, way->algorithm, space->data,
-                        space->bytes, single ? (const void *)&none : &none64, way->out,
+                        space->bytes, wide ? (const void *)&none64 : &none, way->out,
                         of->out.data);
 }
 

@@ -24,6 +24,24 @@ static inline const char *find_all(void *library, const Named *named, size_t cou
     return missing;
 }
 
+/* Floats that libraries compute with; halves they add up in float32. */
+typedef enum { F32, F64, F16, BF16, NO_FLOAT } Float;
+
+static inline Float float_of(const TensorSpec *type) {
+    if (type->code == DL_BFLOAT && type->bits == 16) return BF16;
+    if (type->code != DL_FLOAT) return NO_FLOAT;
+    switch (type->bits) {
+        case 16: return F16;
+        case 32: return F32;
+        case 64: return F64;
+        default: return NO_FLOAT;
+    }
+}
+
+static inline bool is_half(Float kind) {
+    return kind == F16 || kind == BF16;
+}
+
 enum { LIBRARY_NO_MEMORY = -1 };
 enum { MAX_DEVICES = 64 };
 
@@ -45,9 +63,10 @@ typedef struct {
 } Matrix;
 
 /* out[b, row, column] = sum of left[b, row, term] right[b, column, term], and of
-   added[column] where that is not null; of floats of so many bits; no size is 0. */
+   added[column] where that is not null; of halves `to` may be F32, else it is as `of`;
+   no size is 0. */
 typedef struct {
-    int bits;
+    Float of, to;
     int64_t batch, rows, columns, terms;
     Matrix left, right;
     const void *added;
@@ -69,9 +88,9 @@ typedef struct {
 
 /* out[n, o, p] = sum of w[o, c, t] x[n, c, p * stride + t * dilation - padding] over
    the channels c of o's group and the window's places t, what lies outside x being 0;
-   of floats of so many bits; no size is 0. */
+   no size is 0. */
 typedef struct {
-    int bits;
+    Float of;
     const Window *window;
     Image x, w, out;
 } Convolve;

@@ -104,10 +104,10 @@ static Matrix matrix_at(const Call *call, int buffer, bool turned, Dim pitch,
 }
 
 /* A product of no terms: zeros, or the same row everywhere. */
-static Status write_nothing(Call *call, const Multiply *of) {
+static Status write_nothing(Call *call, const Multiply *of, size_t item) {
     const Home *home = &call->home;
     const int64_t shape[] = {of->batch * of->rows, of->columns}, repeat[] = {0, 1};
-    size_t item = (size_t)of->bits / 8, items = (size_t)(shape[0] * shape[1]);
+    size_t items = (size_t)(shape[0] * shape[1]);
     if (!of->added)
         return cuda_done(call, cuda_zero(of->out, items * item, home->stream));
     return cuda_done(call,
@@ -117,8 +117,11 @@ static Status write_nothing(Call *call, const Multiply *of) {
 
 static Status run_product(Call *call, const ProductStep *step) {
     const int64_t *slots = call->slots;
+    const BufferSpec *buffers = call->plan->buffers;
+    const TensorSpec *out = &buffers[step->out].type;
     Multiply of = {
-        .bits = call->plan->buffers[step->out].type.bits,
+        .of = float_of(&buffers[step->left].type),
+        .to = float_of(out),
         .batch = dim_value(step->batch, slots),
         .rows = dim_value(step->rows, slots),
         .columns = dim_value(step->columns, slots),
@@ -131,7 +134,7 @@ static Status run_product(Call *call, const ProductStep *step) {
         .out = call->buffers[step->out].data,
     };
     if (!of.batch || !of.rows || !of.columns) return DONE;
-    if (!of.terms) return write_nothing(call, &of);
+    if (!of.terms) return write_nothing(call, &of, (size_t)out->bits / 8);
     call->code = blas_multiply(&of, &call->home, &call->workspace);
     if (call->code == LIBRARY_NO_MEMORY) return NO_MEMORY;
     return call->code ? BLAS_FAILED : DONE;
@@ -149,7 +152,7 @@ static Status run_convolution(Call *call, const ConvolutionStep *step) {
     const BufferSpec *buffers = call->plan->buffers;
     const TensorSpec *out = &buffers[step->out].type;
     Convolve of = {
-        .bits = out->bits,
+        .of = float_of(out),
         .window = &step->window,
         .x = image_at(call, step->x),
         .w = image_at(call, step->w),

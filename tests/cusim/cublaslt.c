@@ -7,9 +7,10 @@
 
 enum { NOT_INITIALIZED = 1, INVALID = 7, NOT_SUPPORTED = 15 };
 #define REFUSED INVALID
+#define BFLOAT16 14
 #include "library.h"
 
-enum { R32 = 0, R64 = 1, COMPUTE_32 = 68, COMPUTE_64 = 70 };
+enum { COMPUTE_32 = 68, COMPUTE_64 = 70 };
 enum { PRODUCT = 0x70, LAYOUT = 0x6c, PREFERENCE = 0x65, HANDLE = 0x68 };
 
 typedef struct {
@@ -28,7 +29,7 @@ typedef struct {
 typedef struct {
     int what;
     uint64_t workspace;
-    uint32_t align[4];
+    uint32_t reductions, align[4];
 } Preference;
 
 // What an algorithm was chosen for, in its 64 bytes.
@@ -92,7 +93,7 @@ int cublasLtMatmulDescDestroy(void *p) { return gone(p, PRODUCT); }
 
 int cublasLtMatrixLayoutCreate(Layout **out, int type, uint64_t rows, uint64_t columns,
                                int64_t pitch) {
-    NEED(type == R32 || type == R64);
+    NEED(item_of(type));
     NEED(rows && columns && rows < INT32_MAX && columns < INT32_MAX);
     NEED(pitch >= (int64_t)rows);
     *out = made(calloc(1, sizeof **out));
@@ -111,14 +112,18 @@ int cublasLtMatrixLayoutDestroy(void *l) { return gone(l, LAYOUT); }
 
 int cublasLtMatmulPreferenceCreate(Preference **out) {
     *out = made(calloc(1, sizeof **out));
-    **out = (Preference){PREFERENCE, 0, {256, 256, 256, 256}};
+    **out = (Preference){PREFERENCE, 0, 7, {256, 256, 256, 256}};
     return 0;
 }
 int cublasLtMatmulPreferenceSetAttribute(Preference *p, int kind, const void *from,
                                          size_t size) {
     NEED(p->what == PREFERENCE && from);
-    NEED((kind == 1 && size == 8) || (kind >= 5 && kind <= 8 && size == 4));
-    memcpy(kind == 1 ? (void *)&p->workspace : &p->align[kind - 5], from, size);
+    NEED((kind == 1 && size == 8) ||
+         ((kind == 3 || (kind >= 5 && kind <= 8)) && size == 4));
+    memcpy(kind == 1   ? (void *)&p->workspace
+           : kind == 3 ? &p->reductions
+                       : &p->align[kind - 5],
+           from, size);
     return 0;
 }
 int cublasLtMatmulPreferenceDestroy(void *p) { return gone(p, PREFERENCE); }
@@ -139,9 +144,12 @@ static int fit(const Product *p, const Layout *a, const Layout *b, const Layout 
     const Layout *all[] = {a, b, c, d};
     NEED(p->what == PRODUCT);
     for (int i = 0; i < 4; i++) {
-        NEED(all[i]->what == LAYOUT && all[i]->type == p->type);
+        NEED(all[i]->what == LAYOUT);
         NEED(all[i]->count == d->count);
     }
+    NEED(a->type == b->type && c->type == d->type);
+    NEED(p->type == (a->type == R64 ? R64 : R32));
+    NEED(d->type == a->type || (is_half(a->type) && d->type == R32));
     NEED(columns_of(x) == rows_of(y));
     NEED(rows_of(x) == d->rows && columns_of(y) == d->columns);
     NEED(c->rows == d->rows && c->columns == d->columns && c->pitch == d->pitch);
@@ -166,6 +174,7 @@ int cublasLtMatmulAlgoGetHeuristic(const int *handle, const Product *p, const La
                                    int *count) {
     *count = 0;
     NEED(*handle == HANDLE && wish->what == PREFERENCE && most > 0);
+    NEED(!(wish->reductions & 4));  // no parts of sums in halves
     asked++;
     if (refusing) return NOT_SUPPORTED;
     int status = fit(p, a, b, c, d);
@@ -183,7 +192,7 @@ int cublasLtMatmulAlgoGetHeuristic(const int *handle, const Product *p, const La
     return 0;
 }
 
-static size_t item(const Layout *l) { return l->type == R32 ? 4 : 8; }
+static size_t item(const Layout *l) { return item_of(l->type); }
 
 static int lies(const void *data, const Layout *l, uint32_t align) {
     size_t reach = (size_t)((l->count - 1) * l->stride) +
@@ -194,8 +203,7 @@ static int lies(const void *data, const Layout *l, uint32_t align) {
 }
 
 static double number(const void *data, const Layout *l, int64_t place) {
-    return l->type == R32 ? ((const float *)data)[place]
-                          : ((const double *)data)[place];
+    return number_at(data, l->type, place);
 }
 
 static void multiply(const Product *p, const void *x, const Layout *a, const void *y,
@@ -213,10 +221,7 @@ static void multiply(const Product *p, const void *x, const Layout *a, const voi
                     sum += number(x, a, at + k * step_a) *
                            number(y, b, with + k * step_b);
                 if (p->epilogue == 4) sum += number(p->bias, d, (int64_t)i);
-                if (d->type == R32)
-                    ((float *)out)[to] = (float)sum;
-                else
-                    ((double *)out)[to] = sum;
+                set_number(out, d->type, to, sum);
             }
 }
 

@@ -8,9 +8,10 @@
 
 enum { NOT_INITIALIZED = 1001, BAD_PARAM = 2000, NOT_SUPPORTED = 3000 };
 #define REFUSED BAD_PARAM
+#define BFLOAT16 9
 #include "library.h"
 
-enum { R32 = 0, R64 = 1, FMA = 3, MOST_RANK = 5 };
+enum { TENSOR_OPS = 1, FMA = 3, MOST_RANK = 5 };
 enum { TENSOR = 0x74, FILTER = 0x66, WINDOW = 0x77, HANDLE = 0x68 };
 enum { PRECOMPUTED = 1, EXPLICIT = 2, DIRECT = 3, WINOGRAD = 6 };
 
@@ -73,7 +74,7 @@ int cudnnDestroyConvolutionDescriptor(void *p) { return gone(p, WINDOW); }
 
 static int set_sizes(Tensor *t, int type, int rank, const int *sizes) {
     int64_t items = 1;
-    NEED(type == R32 || type == R64);
+    NEED(item_of(type));
     NEED(rank == 4 || rank == 5);
     t->type = type;
     t->rank = rank;
@@ -134,8 +135,9 @@ static int fit(const Tensor *x, const Tensor *w, const Window *window,
     NEED(x->what == TENSOR && w->what == FILTER && out->what == TENSOR);
     NEED(window->what == WINDOW && x->rank == window->rank + 2);
     NEED(w->rank == x->rank && out->rank == x->rank);
-    NEED(w->type == x->type && out->type == x->type && window->type == x->type);
-    NEED(window->math == (x->type == R32 ? FMA : 0));
+    NEED(w->type == x->type && out->type == x->type);
+    NEED(window->type == (x->type == R64 ? R64 : R32));
+    NEED(window->math == (x->type == R32 ? FMA : is_half(x->type) ? TENSOR_OPS : 0));
     NEED(w->sizes[1] * window->groups == x->sizes[1]);
     NEED(w->sizes[0] % window->groups == 0);
     NEED(out->sizes[0] == x->sizes[0] && out->sizes[1] == w->sizes[0]);
@@ -154,7 +156,7 @@ static int64_t items(const Tensor *t) {
 }
 
 static size_t bytes_of(const Tensor *t) {
-    return (size_t)items(t) * (t->type == R32 ? 4 : 8);
+    return (size_t)items(t) * item_of(t->type);
 }
 
 static size_t workspace_of(const Tensor *out, int algorithm) {
@@ -195,10 +197,6 @@ int cudnnGetConvolutionForwardAlgorithm_v7(const int *handle, const Tensor *x,
     return 0;
 }
 
-static double number(const void *data, int type, int64_t place) {
-    return type == R32 ? ((const float *)data)[place] : ((const double *)data)[place];
-}
-
 // The sum over the window of one place, of one channel of x.
 static double sum(const void *x, const Tensor *of_x, int64_t image, const void *w,
                   const Tensor *of_w, int64_t filter, const Window *window,
@@ -219,8 +217,9 @@ static double sum(const void *x, const Tensor *of_x, int64_t image, const void *
         }
         int swap = turned != (window->mode == 0);
         if (inside)
-            total += number(x, of_x->type, image * step + at) *
-                     number(w, of_w->type, filter * taps + (swap ? taps - 1 - tap : tap));
+            total +=
+                number_at(x, of_x->type, image * step + at) *
+                number_at(w, of_w->type, filter * taps + (swap ? taps - 1 - tap : tap));
     }
     return total;
 }
@@ -241,10 +240,7 @@ static void convolve(const void *x, const Tensor *of_x, const void *w,
         for (int64_t c = 0; c < channels; c++)
             total += sum(x, of_x, n * of_x->sizes[1] + o / each * channels + c, w, of_w,
                          o * channels + c, window, place);
-        if (of_x->type == R32)
-            ((float *)out)[k] = (float)total;
-        else
-            ((double *)out)[k] = total;
+        set_number(out, of_out->type, k, total);
     }
 }
 
@@ -266,7 +262,7 @@ int cudnnConvolutionForward(const int *handle, const void *alpha, const Tensor *
     int status = fit(of_x, of_w, window, of_out);
     if (status) return status;
     NEED(algorithm >= 0 && algorithm <= EXPLICIT);
-    NEED(is(alpha, of_x->type, 1) && is(beta, of_x->type, 0));
+    NEED(is(alpha, window->type, 1) && is(beta, window->type, 0));
     NEED(holds(x, bytes_of(of_x)) && holds(w, bytes_of(of_w)) && holds(out, n));
     NEED(apart(x, bytes_of(of_x), out, n) && apart(w, bytes_of(of_w), out, n));
     NEED(bytes >= wanted);

@@ -22,6 +22,42 @@ static int refuse(const char *why) {
         if (!(what)) return refuse(#what); \
     } while (0)
 
+// ---- numbers, by the types of CUDA; cuDNN has another number for bfloat16 ----
+
+enum { R32 = 0, R64 = 1, F16 = 2, BF16 = BFLOAT16 };
+
+static int is_half(int type) { return type == F16 || type == BF16; }
+
+static size_t item_of(int type) {
+    return type == R32 ? 4 : type == R64 ? 8 : is_half(type) ? 2 : 0;
+}
+
+static double number_at(const void *data, int type, int64_t place) {
+    uint32_t bits;
+    float wide;
+    if (type == R32) return ((const float *)data)[place];
+    if (type == R64) return ((const double *)data)[place];
+    if (type == F16) return ((const _Float16 *)data)[place];
+    bits = (uint32_t)((const uint16_t *)data)[place] << 16;
+    memcpy(&wide, &bits, 4);
+    return wide;
+}
+
+static void set_number(void *data, int type, int64_t place, double value) {
+    float wide = (float)value;
+    uint32_t bits;
+    memcpy(&bits, &wide, 4);
+    bits += 0x7fff + (bits >> 16 & 1);
+    if (type == R32)
+        ((float *)data)[place] = wide;
+    else if (type == R64)
+        ((double *)data)[place] = value;
+    else if (type == F16)
+        ((_Float16 *)data)[place] = (_Float16)wide;
+    else
+        ((uint16_t *)data)[place] = wide != wide ? 0x7fc0 : (uint16_t)(bits >> 16);
+}
+
 // A descriptor, which begins with what it is, is done with.
 static int gone(void *object, int what) {
     NEED(object && *(int *)object == what);
