@@ -14,6 +14,7 @@ from pirol.compiler import dims
 from pirol.compiler.dims import symbols_of
 from pirol.compiler.errors import ShapeError, Unsupported
 from pirol.compiler.ir import (
+    HALVES,
     Graph,
     Guard,
     Op,
@@ -22,13 +23,15 @@ from pirol.compiler.ir import (
     prune,
     symbols_in,
 )
+from pirol.passes.amp import MIXED
 from pirol.passes.derive import derived
 from pirol.prim import Builder, Facts, Unify
 from pirol.prim.decomp import DECOMPOSITIONS, Decomposition
 from pirol.prim.decomp.shape import sized
+from pirol.prim.prim import WIDE
 
 # Attributes that say how the op stood in Paddle's program.
-CAPTURED = ("layout", "fixed", "names", "results")
+CAPTURED = ("layout", "fixed", "names", "results", MIXED)
 # Ops whose first operand is the shape of their only result.
 SHAPED = ("pd_op.uniform", "pd_op.gaussian", "pd_op.truncated_gaussian_random")
 # Ops whose results all have the shape of the first operand.
@@ -165,6 +168,8 @@ class _Decomposer:
     def opaque(self, op: Op, why: str) -> Sequence[Value]:
         if "site" not in op.attrs:
             raise Unsupported(f"{op.name}: {why}")
+        if MIXED in op.attrs:
+            return self.as_captured(op, why)
         attrs = {"callee": op.name, "why": why, **_plain_attrs(op)}
         fixed = op.attrs.get("fixed", ())
         operands = [v for k, v in enumerate(self.operands(op)) if k not in fixed]
@@ -181,6 +186,25 @@ class _Decomposer:
         if key not in self.seen:  # one result, and one size that depends on data
             self.seen[key] = self.b.op("opaque", operands, types, attrs).results
         return self.seen[key]
+
+    def as_captured(self, op: Op, why: str) -> Sequence[Value]:
+        """What Paddle runs of an op that was to be of halves: in float32."""
+        operands, results = (
+            [Value(replace(v.type, dtype=WIDE)) if v.dtype in HALVES else v for v in vs]
+            for vs in (op.operands, op.results)
+        )
+        for old, new in zip(op.operands, operands):
+            given = self.env[old]
+            self.env[new] = given if new is old else self.b.cast(given, dtype=WIDE)
+        attrs = {k: v for k, v in op.attrs.items() if k != MIXED}
+        wide = replace(
+            op, operands=tuple(operands), results=tuple(results), attrs=attrs
+        )
+        found = self.opaque(wide, why)
+        return [
+            self.b.cast(v, dtype=r.dtype) if r.dtype in HALVES else v
+            for v, r in zip(found, op.results)
+        ]
 
     def declared(self, op: Op) -> list[TensorType]:
         """The results' types as Paddle says, or of the shape that an operand gives."""

@@ -23,6 +23,8 @@ def to_static(
     full_graph: bool = True,
     strict: bool = False,
     progress: Progress | None = None,
+    amp: str | None = None,
+    amp_level: str = "O1",
     passes: Sequence[Callable[[Any], Any]] = (),
 ) -> Any:
     """Compile a function or Layer; usable as a decorator, with or without arguments.
@@ -36,6 +38,9 @@ def to_static(
         strict: raise StrictError instead of letting Paddle run what Pirol cannot
             compile. PIROL_STRICT=1 sets it for all.
         progress: called with (stage, fraction done) while compiling.
+        amp: "bfloat16" or "float16": the float32 program in mixed precision, by the
+            lists of paddle.amp (docs/users.md).
+        amp_level: "O1", or "O2" for norms, softmax and sums of halves as well.
         passes: your own passes, Graph -> Graph, run before ops are fused; see
             docs/passes.md. One that fails or makes an invalid graph leaves the
             program to Paddle, as all that cannot be compiled.
@@ -51,9 +56,12 @@ def to_static(
     from pirol.compiler.capture.saved import compile_loaded, is_loaded
     from pirol.compiler.capture.seam import connect
     from pirol.compiler.capture.sot import own_code
+    from pirol.passes.amp import checked
+
+    mixed = None if amp is None else checked(amp, amp_level)
 
     def compile_it(target: Any) -> Any:
-        options = Options(strict=strict, progress=progress, passes=passes)
+        options = Options(strict=strict, progress=progress, passes=passes, amp=mixed)
         if is_loaded(target):
             compile_loaded(target, options)
             return target

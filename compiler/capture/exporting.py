@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from pirol.compiler.archive import Archive, Source
 from pirol.compiler.capture.options import Options
 from pirol.compiler.capture.saved import plain_name
 from pirol.compiler.capture.seam import Slot
 from pirol.compiler.dims import equal, substitute, symbols_of
 from pirol.compiler.errors import PirolError, message
-from pirol.compiler.ir import DTYPES, Graph, Guard, Op
+from pirol.compiler.ir import DTYPES, HALVES, Graph, Guard, Op, Value, rename
 from pirol.compiler.pipeline import lower
 from pirol.prim import Facts
 
@@ -38,6 +40,9 @@ def archive(options: Options, targets: tuple[str, ...]) -> Archive:
     if left:
         raise PirolError(_refused(left))
     graph = _closed(lowered.stages["canonicalize"])
+    given = len(layer.origin_runnable_program.x_values)
+    held = [k for k, place in enumerate(state.program.inputs) if place >= given]
+    graph = _rounded_weights(graph, held)
     sources, weights = _sources(layer, graph, state.program.inputs)
     return Archive(graph, sources, _form(layer), weights, targets)
 
@@ -54,6 +59,22 @@ def _closed(graph: Graph) -> Graph:
     ]
     told = [g for g in guards if g.kind != "eq" or equal(g.a, g.b) is not True]
     return replace(graph, guards=tuple(told))
+
+
+def _rounded_weights(graph: Graph, held: list[int]) -> Graph:
+    """The graph with weights that are read as halves only being such in the file."""
+    users, inputs, replaced = graph.users(), [*graph.inputs], dict[Value, Value]()
+    kept = {*graph.outputs, *(graph.inputs[k] for k, _ in graph.writes)}
+    for k in held:
+        value = graph.inputs[k]
+        casts = [op.result for op in users[value] if op.name == "cast"]
+        kinds = {v.dtype for v in casts}
+        lone = len(casts) == len(users[value]) and len(kinds) == 1
+        if value not in kept and lone and kinds <= {*HALVES}:
+            inputs[k] = Value(replace(value.type, dtype=casts[0].dtype))
+            replaced |= dict.fromkeys(casts, inputs[k])
+    ops = [op for op in graph.ops if not replaced.keys() & {*op.results}]
+    return rename(replace(graph, inputs=tuple(inputs), ops=tuple(ops)), replaced)
 
 
 def _refused(ops: list[Op]) -> str:
@@ -76,12 +97,18 @@ def _sources(
             sources.append(Source(plain_name(maker.attrs()["name"]), False))
             continue
         parameter = layer._params[place - given]
-        weights[parameter.name] = parameter.numpy().view(DTYPES[value.dtype][1])
+        weights[parameter.name] = _weight(parameter, DTYPES[value.dtype][1])
         sources.append(Source(parameter.name, True))
     names = [s.name for s in sources]
     if len(set(names)) < len(names):
         raise PirolError(f"export: two inputs have one name, of {', '.join(names)}")
     return tuple(sources), weights
+
+
+def _weight(parameter: Any, dtype: Any) -> Any:
+    """Its contents; NumPy's bfloat16 are bits to Paddle."""
+    found = parameter.numpy()
+    return found.view(dtype) if found.dtype == np.uint16 else found.astype(dtype)
 
 
 def _form(layer: Any) -> Any:

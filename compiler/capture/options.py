@@ -27,8 +27,10 @@ class Options(paddle.static.BuildStrategy):  # type: ignore[misc]
         strict: bool = False,
         progress: Progress | None = None,
         passes: Sequence[Pass] = (),
+        amp: tuple[str, str] | None = None,
     ) -> None:
         super().__init__()
+        self.amp = amp  # the half, and the level
         self.passes = tuple(passes)
         self.strict = strict or os.environ.get("PIROL_STRICT", "") not in ("", "0")
         self.progress = progress

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -25,6 +25,7 @@ from pirol.compiler.capture.plans import LOCK, Left, Plans
 from pirol.compiler.capture.reader import Program, read
 from pirol.compiler.capture.training import TrainingPlans
 from pirol.compiler.capture.walks import follow
+from pirol.passes.amp import amp
 
 
 class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
@@ -112,7 +113,11 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
     def _read(self, stops: bool = False) -> Program:
         runnable = self.origin_runnable_program
         inputs = [*runnable.x_values, *runnable.param_values]
-        return read(runnable.program, inputs, runnable.out_values, stops)
+        program = read(runnable.program, inputs, runnable.out_values, stops)
+        mixed = self._build_strategy.amp
+        if mixed is None:
+            return program
+        return replace(program, graph=amp(program.graph, *mixed))
 
 
 MAKERS = ("pd_op.full", "pd_op.assign_value", "pd_op.assign_value_")
