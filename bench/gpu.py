@@ -30,6 +30,8 @@ from pirol.bench.peers import TOLERANCES, BenchError, check
 from pirol.bench.suites import SUITES
 from pirol.bench.worker import load_function
 from pirol.bench.workloads import Workload
+from pirol.compiler.ir import BITS
+from pirol.compiler.loaded import of_numpy, to_numpy
 
 CACHE = 1 << 28  # bytes that no cache holds
 ROUNDS = 7
@@ -54,12 +56,18 @@ def export(workload: Workload, folder: Path, open_sizes: bool = False) -> None:
             else paddle.static.InputSpec(x.shape, workload.dtype)
             for x in inputs
         ]
+    tensors = [paddle.to_tensor(bits(x), dtype=workload.dtype) for x in inputs]
     function = load_function(path, "paddle")
     run = pirol.to_static(function, input_spec=spec, strict=True)
     with paddle.no_grad():
-        run(*map(paddle.to_tensor, inputs))
+        run(*tensors)
     pirol.export(run, str(folder / f"{workload.name}.pirol"), target="cuda:sm_90")
     (folder / f"{workload.name}.json").write_text(json.dumps(asdict(workload)) + "\n")
+
+
+def bits(array: Any) -> Any:
+    """The array; of bfloat16, which NumPy alone has not, its bits."""
+    return array.view(np.uint16) if array.dtype == "bfloat16" else array
 
 
 def read(path: Path) -> Workload:
@@ -85,7 +93,9 @@ class Torch:
         return self.torch.randn(shape, device="cuda").cpu().numpy()
 
     def tensors(self, arrays: Sequence[Any]) -> list[Any]:
-        return [self.torch.from_numpy(a).cuda() for a in arrays]
+        kinds = [getattr(self.torch, str(a.dtype)) for a in arrays]
+        whole = (self.torch.from_numpy(bits(a)).cuda() for a in arrays)
+        return [x.view(kind) for x, kind in zip(whole, kinds)]
 
     def another(self, tensors: Sequence[Any]) -> list[Any]:
         return [t.clone() for t in tensors]
@@ -139,7 +149,6 @@ class Plain:
         from pirol.compiler.loaded import DRIVER
 
         _native.open_cuda(DRIVER)
-        self.array = _native.Array
         self.rng = np.random.default_rng(0)
         self.last: Any = None
 
@@ -147,17 +156,17 @@ class Plain:
         return self.rng.standard_normal(shape)
 
     def tensors(self, arrays: Sequence[Any]) -> list[Any]:
-        return [self.array(np.ascontiguousarray(a)).to(0) for a in arrays]
+        return [of_numpy(np.ascontiguousarray(a)).to(0) for a in arrays]
 
     def another(self, tensors: Sequence[Any]) -> list[Any]:
         return [t.to(-1).to(0) for t in tensors]
 
     def reference(self, workload: Workload, folder: Path, tensors: list[Any]) -> Any:
-        return workload.reference([np.from_dlpack(t.to(-1)) for t in tensors])
+        return workload.reference([to_numpy(t.to(-1)) for t in tensors])
 
     def check(self, where: str, got: Any, wanted: Any, dtype: str) -> None:
         self.last = got
-        check(where, Workload(where, (), (), dtype), np.from_dlpack(got.to(-1)), wanted)
+        check(where, Workload(where, (), (), dtype), to_numpy(got.to(-1)), wanted)
 
     def wait(self) -> None:
         self.last.to(-1)
@@ -268,7 +277,7 @@ def compare(path: Path, gpu: Any, sides: Sequence[str]) -> Row:
     workload, folder = read(path), path.parent
     tensors = gpu.tensors(workload.inputs(gpu))
     wanted = gpu.reference(workload, folder, tensors)
-    width = np.dtype(workload.dtype).itemsize
+    width = BITS[workload.dtype] // 8
     size = sum(math.prod(t.shape) for t in tensors) * width
     more = min(MOST, CACHE // size)
     sets = [tensors, *(gpu.another(tensors) for _ in range(more))]

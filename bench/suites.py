@@ -80,4 +80,19 @@ GPU: tuple[Workload, ...] = (
     Workload("encoder_layer", (8, 512, 768), encoder(768, 12, False)),
     Workload("resnet_block", (16, 256, 56, 56), bottleneck(64, 1, False)),
 )
+# The same of halves, those in memory 256 MB each as well.
+GPU += tuple(
+    replace(
+        w,
+        name=f"{w.name}_bf16",
+        shape=(1 << 17, 1024) if w.shape == TALL else w.shape,
+        dtype="bfloat16",
+    )
+    for w in GPU
+    if w.name
+    in (
+        *("pointwise", "bias_gelu", "softmax", "layer_norm", "transpose_add"),
+        *("mlp", "encoder_layer", "resnet_block"),
+    )
+)
 SUITES = {"complex": COMPLEX, "gpu": GPU, "models": MODELS, "pooling": POOLING}

@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 
 from pirol.bench.worker import load_function
+from pirol.compiler.ir import DTYPES
 from pirol.prim.window import window_extent
 
 Shape = tuple[int, ...]
@@ -144,7 +145,7 @@ class Workload:
                 shape = np.broadcast_shapes(shape, kept.pop())
             elif op in RESULTS:
                 shape = RESULTS[op](shape, *numbers)
-        return [x.astype(self.dtype) for x in found]
+        return [x.astype(DTYPES[self.dtype][1]) for x in found]
 
     def drawn(self, rng: Any, kind: str, shape: Shape, *numbers: int) -> Any:
         """An operand; of complex numbers, both parts by themselves."""

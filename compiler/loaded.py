@@ -102,8 +102,8 @@ class Program:
         """An Array over the tensor's memory; of NumPy's over a copy on the device."""
         if isinstance(tensor, np.ndarray):
             if self.device < 0:
-                return _of_numpy(tensor)
-            dense = _of_numpy(np.asarray(tensor, order="C"))
+                return of_numpy(tensor)
+            dense = of_numpy(np.asarray(tensor, order="C"))
             return dense.to(self.device, stream)
         if self.device < 0:
             return self._array(tensor)
@@ -255,7 +255,8 @@ def importer(like: Any) -> Callable[[Any], Any]:
 BFLOAT16 = (4, 16, 1)
 
 
-def _of_numpy(array: Any) -> Any:
+def of_numpy(array: Any) -> Any:
+    """NumPy's array as an Array over the same memory."""
     make = native_module().Array
     if array.dtype != ml_dtypes.bfloat16:
         return make(array)

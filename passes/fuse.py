@@ -6,14 +6,23 @@ groups free of cycles and must be accepted by `lower` (graph -> None or a refusa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pirol.compiler.errors import Unsupported
-from pirol.compiler.ir import Graph, Op, Value, defined_by, named_by, structure
+from pirol.compiler.ir import (
+    HALVES,
+    Graph,
+    Op,
+    Value,
+    defined_by,
+    named_by,
+    prune,
+    structure,
+)
 from pirol.prim import PRIMS
-from pirol.prim.prim import STEPS
+from pirol.prim.prim import STEPS, WIDE
 
 # Views of what memory holds, and constants.
 FREE = (
@@ -44,25 +53,38 @@ def fuse(graph: Graph, lower: Lower) -> tuple[Graph, list[Refused]]:
 
 
 def _unshare(graph: Graph) -> Graph:
-    """A copy of each view or constant for each of its users: views cost nothing."""
+    """A copy of each view or constant for each of its users: views cost nothing, and a
+    half is widened faster than it is read as what it is widened to."""
     producers = graph.producers()
     returned = set(graph.results)
     ops: list[Op] = []
 
-    def private(value: Value) -> Value:
+    def private(value: Value, user: Op) -> Value:
         source = producers.get(value)
-        if source is None or source.name not in FREE:
+        if source is None or not (is_free(source) or _widens_for(source, [user])):
             return value
-        operands = tuple(map(private, source.operands))
+        operands = tuple(private(v, user) for v in source.operands)
         result = Value(value.type)
         ops.append(replace(source, operands=operands, results=(result,)))
         return result
 
     for op in graph.ops:
-        if op.name not in FREE or op.result in returned:
-            operands = tuple(map(private, op.operands))
+        if not is_free(op) or op.result in returned:
+            operands = tuple(private(v, op) for v in op.operands)
             ops.append(replace(op, operands=operands))
-    return graph.with_ops(ops)
+    return prune(graph.with_ops(ops))
+
+
+def is_free(op: Op) -> bool:
+    """Whether it is a view, or a constant."""
+    return op.name in FREE
+
+
+def _widens_for(op: Op, users: Sequence[Op]) -> bool:
+    """Whether it widens a half for users whose kernels may as well do it."""
+    half = op.name == "cast" and op.operands[0].dtype in HALVES
+    plain = all(_fusible(u) and PRIMS[u.name].kind != "contract" for u in users)
+    return half and op.result.dtype == WIDE and plain
 
 
 @dataclass(eq=False)
@@ -110,8 +132,26 @@ class _Fuser:
 
     def run(self) -> None:
         for op in self.graph.ops:
-            for source in self.sources(op):
-                self.edge(source, op)
+            if not self.waits(op):
+                self.take(op)
+
+    def waits(self, op: Op) -> bool:
+        """Whether it is a view of what others read too, or repeats it: it goes with its
+        reader, else that would be written once for each of them."""
+        source = self.producers.get(op.operands[0]) if op.operands else None
+        if source is None or len(op.results) != 1 or op.result in self.results:
+            return False
+        if not (is_free(op) or _widens_for(op, self.users[op.result])):
+            return False
+        many = op.name == "broadcast" or len(self.users[op.operands[0]]) > 1
+        return many or self.waits(source)
+
+    def take(self, op: Op) -> None:
+        """Merge what an op reads into its group, what only now has its turn first."""
+        for source in sorted(self.sources(op), key=self.waits, reverse=True):
+            self.edge(source, op)
+            if self.waits(source):
+                self.take(source)
 
     def edge(self, source: Op, op: Op) -> None:
         a, b = self.of[source], self.of[op]

@@ -31,10 +31,19 @@ def _wide(b: Builder, op: Op) -> Sequence[Value] | None:
         return None
     if op.name == "const" and isinstance(op.attrs["value"], (int, float)):
         return None
-    wide = [b.cast(v, dtype=WIDE) if _half(v) else v for v in op.operands]
+    wide = [_widened(b, v) if _half(v) else v for v in op.operands]
     attrs = {k: WIDE if v in HALVES else v for k, v in op.attrs.items()}
     pairs = zip(b.emit(op.name, wide, attrs).results, op.results)
     return [b.cast(v, dtype=r.dtype) if _half(r) else v for v, r in pairs]
+
+
+def _widened(b: Builder, value: Value) -> Value:
+    """The half as float32; what is repeated is widened once."""
+    source = b.producers.get(value)
+    if source is None or source.name != "broadcast":
+        found: Value = b.cast(value, dtype=WIDE)
+        return found
+    return b.one("broadcast", _widened(b, source.operands[0]), **source.attrs)
 
 
 def _half(value: Value) -> bool:

@@ -11,7 +11,7 @@ halves, and as they are where its result is rounded to such and nothing else.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from pirol.compiler import dims
@@ -82,22 +82,41 @@ def _in_a_row(places: list[int]) -> bool:
 def products(graph: Graph) -> Graph:
     """The graph with `product` for each dot_general that is worth it."""
     reader = lone_readers(graph)
-    lone: set[Value] = set()  # products that one op reads, and nobody else
 
     def rule(b: Builder, op: Op) -> Value | None:
-        if op.name == "add":
-            return _with_row(b, op, lone)
         if op.name == "cast":
             return cast_back(b, op)
         make = {"conv": _pointwise, "dot_general": _product}.get(op.name)
         if make is None or op.result.dtype not in FLOATS:
             return None
-        made = make(b, op, rounded(reader.get(op.result)))
-        if made is not None and op.result in reader:
-            lone.add(made)
-        return made
+        return make(b, op, rounded(reader.get(op.result)))
+
+    return _with_rows(prune(rewritten(graph, rule)))
+
+
+def _with_rows(graph: Graph) -> Graph:
+    """The graph with product(x, y) + a row, where nobody else reads the product, as
+    product(x, y, row); of halves, where the sum is rounded as the product was."""
+    reader = lone_readers(graph)
+
+    def rule(b: Builder, op: Op) -> Value | None:
+        if op.name == "cast":
+            return cast_back(b, op)
+        if op.name != "add":
+            return None
+        for whole, added in (op.operands, op.operands[::-1]):
+            half = rounded(reader.get(op.result))
+            found = _with_row(b, whole, added, half) if whole in reader else None
+            if found is not None and _lone(b, whole, reader):
+                return found
+        return None
 
     return prune(rewritten(graph, rule))
+
+
+def _lone(b: Builder, whole: Value, reader: Mapping[Value, Op]) -> bool:
+    source = b.producers[whole]
+    return source.name != "cast" or source.operands[0] in reader
 
 
 def lone_readers(graph: Graph) -> dict[Value, Op]:
@@ -118,12 +137,21 @@ def rounded(op: Op | None) -> str:
 
 def narrowed(b: Builder, x: Value, y: Value) -> tuple[Value, Value]:
     """The halves that both have been widened from, or they themselves."""
-    found = [b.producers.get(v) for v in (x, y)]
-    given = [op.operands[0] for op in found if op is not None and op.name == "cast"]
-    kinds = {v.dtype for v in given}
-    if len(given) < 2 or len(kinds) > 1 or kinds.isdisjoint(HALVES):
+    left, right = _half_of(b, x), _half_of(b, y)
+    if left is None or right is None or left.dtype != right.dtype:
         return x, y
-    return given[0], given[1]
+    return left, right
+
+
+def _half_of(b: Builder, value: Value) -> Value | None:
+    source = b.producers.get(value)
+    if source is None:
+        return None
+    x = source.operands[0]
+    if source.name == "cast":
+        return x if x.dtype in HALVES else None
+    inner = _half_of(b, x) if source.name == "broadcast" else None
+    return None if inner is None else b.one("broadcast", inner, **source.attrs)
 
 
 def _pointwise(b: Builder, op: Op, half: str) -> Value | None:
@@ -231,25 +259,31 @@ def _unrepeated(b: Builder, source: Op, side: Side) -> Side | None:
     return Side(x, (), tuple(map(kept.index, side.summed)))
 
 
-def _with_row(b: Builder, op: Op, lone: set[Value]) -> Value | None:
-    """product(x, y) + a row -> product(x, y, row)"""
-    for whole, added in (op.operands, op.operands[::-1]):
-        source, spread = b.producers.get(whole), b.producers.get(added)
-        if whole not in lone or source is None or spread is None:
-            continue
-        if len(source.operands) == 2 and _is_row(source, spread):
-            row = spread.operands[0]
-            made: Value = b.product(*source.operands, row, **source.attrs)
-            return made
-    return None
+def _with_row(b: Builder, whole: Value, added: Value, half: str) -> Value | None:
+    """product(x, y) + row -> product(x, y, row); or the same of what is widened."""
+    source, spread = b.producers.get(whole), b.producers.get(added)
+    if source is None or spread is None or spread.name != "broadcast":
+        return None
+    product, row = source, spread.operands[0]
+    if source.name == "cast":
+        product = b.producers.get(source.operands[0], source)
+        row = _half_of(b, row) or row
+    dtype = product.result.dtype
+    if product.name != "product" or len(product.operands) > 2:
+        return None
+    if row.dtype != dtype or dtype not in ("float32", half):
+        return None
+    if not _is_row(product, spread):
+        return None
+    made: Value = b.product(*product.operands, row, **product.attrs)
+    return b.cast(made, dtype=WIDE) if dtype == half else made
 
 
 def _is_row(source: Op, spread: Op) -> bool:
     """Whether a value is one row for each of a product's, which has no batch."""
     y = sides(source)[1]
-    if spread.name != "broadcast" or y.batch or len(y.free) != 1:
+    if y.batch or len(y.free) != 1:
         return False
     row, shape = spread.operands[0], source.result.shape
     wide = row.type.rank == 1 and dims.equal(row.shape[0], shape[-1]) is True
-    last = tuple(spread.attrs["dims"]) == (len(shape) - 1,)
-    return wide and last and row.dtype == "float32"
+    return wide and tuple(spread.attrs["dims"]) == (len(shape) - 1,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from cuda_stand_in import Device, device
 
 from pirol.bench import gpu
 from pirol.bench.suites import SUITES
-from pirol.bench.workloads import Workload
 
 __all__ = ["device"]  # a fixture
 pytestmark = [
@@ -21,6 +21,7 @@ pytestmark = [
     pytest.mark.skipif(not has_compiler(), reason="the simulator needs g++"),
 ]
 NAMES = ("softmax", "sum_all", "sum_rows", "transpose", "residual_rms_norm")
+NAMES += ("softmax_bf16",)
 
 
 @pytest.fixture(autouse=True)
@@ -35,8 +36,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 def exported(folder: Path, *names: str) -> None:
     for workload in SUITES["gpu"]:
         if workload.name in names:
-            small = Workload(workload.name, (8, 96), workload.steps)
-            gpu.export(small, folder)
+            gpu.export(replace(workload, shape=(8, 96)), folder)
 
 
 def test_a_table(device: Device, tmp_path: Path, capsys: Any) -> None:
