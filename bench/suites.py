@@ -92,7 +92,7 @@ GPU += tuple(
     if w.name
     in (
         *("pointwise", "bias_gelu", "softmax", "layer_norm", "transpose_add"),
-        *("mlp", "encoder_layer", "resnet_block"),
+        *("mlp", "encoder_layer"),
     )
 )
 SUITES = {"complex": COMPLEX, "gpu": GPU, "models": MODELS, "pooling": POOLING}

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from cuda_gpu import Gpu, has_gpu
 from graph_case import agree
+from graph_meaning import same_bits
 from graph_runs import Program
 from graphs import rolled, rolled_sizes
+from half_data import cast, every_half, near_every_half
+
+from pirol.compiler.ir import DTYPES, HALVES
 
 pytestmark = [
     pytest.mark.gpu,
@@ -28,3 +33,17 @@ def test_graphs_agree(chunk: int) -> None:
             agree(
                 case.expected(sizes, arrays), program.cuda(k, arrays, data % 4 + 1), at
             )
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_halves_are_rounded_to_nearest_even(dtype: str) -> None:
+    """By the device's own instructions."""
+    halves, floats = every_half(dtype), near_every_half(dtype)
+    graphs = [
+        cast(dtype, "float32", halves.size), cast("float32", dtype, floats.size)
+    ]  # fmt: skip
+    program = Program(graphs, device=Gpu)
+    assert same_bits(program.cuda(0, [halves])[0], halves.astype(np.float32))
+    with np.errstate(over="ignore", invalid="ignore"):
+        rounded = floats.astype(DTYPES[dtype][1])
+    assert same_bits(program.cuda(1, [floats])[0], rounded)

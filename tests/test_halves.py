@@ -14,6 +14,7 @@ from cuda_simulator_build import has_compiler
 from cuda_stand_in import Device, Library, device, dnn, library
 from graph_meaning import same_bits
 from graph_runs import run_c, run_cuda
+from half_data import cast, every_half, near_every_half
 from test_export import exported
 
 import pirol
@@ -34,31 +35,7 @@ RUNS = [run_c, pytest.param(run_cuda, marks=needs_simulator)]
 rng = np.random.default_rng(5)
 
 
-def cast(of: str, to: str, count: int) -> Graph:
-    b = Builder()
-    x = b.input(TensorType((count,), of))
-    return b.graph("f", [b.cast(x, dtype=to)])
-
-
 # ---- conversions ----
-
-
-def every_half(dtype: str) -> Any:
-    return np.arange(1 << 16, dtype=np.uint16).view(DTYPES[dtype][1])
-
-
-def near_every_half(dtype: str) -> Any:
-    """Each half, the middle between it and the next, and what is beside the middle;
-    and floats of random bits."""
-    wide = every_half(dtype).astype(np.float32)
-    finite = np.sort(wide[np.isfinite(wide)])
-    with np.errstate(over="ignore"):
-        middle = (finite[:-1].astype(np.float64) + finite[1:]) / 2
-        found = [middle.astype(np.float32)]
-        found += [np.nextafter(found[0], np.float32(end)) for end in (-np.inf, np.inf)]
-    bits = rng.integers(0, 1 << 32, 20_000, np.uint32).view(np.float32)
-    top = np.float32(DTYPES[dtype][1](finite[-1])) * np.float32([1, 1.001, 1.01, 1.9])
-    return np.concatenate([wide, *found, bits, top, -top])
 
 
 @pytest.mark.parametrize("run", RUNS)
