@@ -340,17 +340,25 @@ def run(chosen: argparse.Namespace, names: Sequence[str] | None) -> list[Row]:
     print(f"{gpu.name}; a copy of 256 MiB moves {copy / 1e12:.2f} TB/s; times in us")
     heads = "".join(f"{name:>10}" for name in sides)
     print(f"{'workload':<20}{heads}{'/ best':>9}{'of copy':>8}{'host us':>9}")
-    rows = []
+    rows: list[Row] = []
     for path in sorted(chosen.folder.glob("*.json")):
         if names is not None and path.stem not in names:
             continue
         rows.append(compare(path, gpu, sides))
         print(rows[-1].line(sides, copy), flush=True)
+        if chosen.json:
+            write(chosen.json, rows)
     ratios = [r.ratio() for r in rows if r.ratio() == r.ratio()]
     if ratios:
         mean = statistics.geometric_mean(ratios)
         print(f"geometric mean of Pirol / best over {len(ratios)}: {mean:.2f}")
     return rows
+
+
+def write(path: Path, rows: Sequence[Row]) -> None:
+    """All figures so far, as JSON."""
+    found = [asdict(r) | {"ratio": r.ratio()} for r in rows]
+    path.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -368,9 +376,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             export(small, chosen.folder, chosen.open)
         return 0
     rows = run(chosen, names)
-    if chosen.json:
-        found = [asdict(r) | {"ratio": r.ratio()} for r in rows]
-        chosen.json.write_text(json.dumps(found, indent=1) + "\n")
     return int(any(r.failed for r in rows))
 
 

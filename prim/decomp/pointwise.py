@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pirol.compiler import dims
-from pirol.compiler.ir import COMPLEX, FLOATS, INEXACT, INTS, Value
+from pirol.compiler.ir import COMPLEX, FLOATS, HALVES, INEXACT, INTS, Value
 from pirol.prim.builder import Builder
 from pirol.prim.decomp.registry import decomposes, need, number
 
@@ -301,6 +301,8 @@ def _scalar(b: Builder, value: Value, like: Value) -> Any:
 def masked_fill(b: Builder, x: Value, mask: Value, value: Value) -> Any:
     """The value where the mask holds, else x; all broadcast together."""
     need(mask.dtype == "bool", f"a mask of {mask.dtype}")
+    if x.dtype in HALVES:  # in mixed precision, constants stay float32
+        value = b.cast(value, dtype=x.dtype)
     _one_dtype(x, value)
     return b.select(mask, value, x)
 
