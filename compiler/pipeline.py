@@ -23,6 +23,7 @@ from pirol.passes.conv_grads import conv_grads
 from pirol.passes.convolutions import convolutions
 from pirol.passes.decompose import decompose
 from pirol.passes.fuse import Refused, fuse
+from pirol.passes.paddings import paddings
 from pirol.passes.plan import Plan, plan
 from pirol.passes.products import products
 from pirol.passes.split import split_reductions
@@ -131,7 +132,7 @@ def finish(graph: Graph, run: Run, target: str = "cpu") -> Lowered:
 
 # Passes on primitives that only some target wants: a device, then libraries in order.
 FOR: dict[str, tuple[tuple[str, Pass, str], ...]] = {
-    "cpu": (),
+    "cpu": (("paddings", paddings, "flat"),),
     "cuda": (("split", split_reductions, "flat"),),
     "cublas": (("products", products, "flat"),),
     "cudnn": (("convolutions", convolutions, "flat"),),

@@ -70,7 +70,7 @@ def schedule(nest: Nest) -> Kernel:
         return sums
     tiles = contraction(nest)
     if tiles is not None:
-        return tiles.kernel()
+        return tiles.turned().kernel()
     nest = plain_sums(nest)
     planes = windows(nest)
     if planes is not None:

@@ -177,8 +177,9 @@ class Dot:
     """to[i, j] = sum over k of left[i, k] * right[k, j].
 
     Each place is (name, first element, its steps): of `to` a row's, of `left` a row's
-    and a term's, of `right` a term's. What lies up to a vector after the columns is
-    read and written too.
+    and a term's, of `right` a term's. With `tables`, arrays of places, left[i, k] is
+    rows[i] + terms[k] after the first instead. What lies up to a vector after the
+    columns is read and written too.
     """
 
     dtype: str
@@ -188,6 +189,7 @@ class Dot:
     rows: Affine
     columns: Affine
     terms: Affine
+    tables: tuple[str, str] = ("0", "0")
 
 
 @dataclass(frozen=True)

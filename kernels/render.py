@@ -202,11 +202,8 @@ class _Renderer:
         return start, *map(self.index, steps)
 
     def dot(self, dot: Dot) -> str:
-        given = [
-            text
-            for place in (dot.to, dot.left, dot.right)
-            for text in self.place(*place)
-        ]
+        given = [*self.place(*dot.to), *self.place(*dot.left), *dot.tables]
+        given += [*self.place(*dot.right)]
         given += [self.index(n) for n in (dot.rows, dot.columns, dot.terms)]
         return f"pr_dot_{SHORT[dot.dtype]}({', '.join(given)});"
 
