@@ -88,6 +88,24 @@ def _lane(nest: Nest) -> Axis:
     return (along or nest.rows)[-1]
 
 
+def places_of(nest: Nest, node: int) -> tuple[Affine, Affine] | None:
+    """A load's place as a row's and a term's; None where it is not always there, or not
+    the sum of two."""
+    load = nest.nodes[node]
+    assert isinstance(load, Load)
+    if load.guard is not None or load.index.data():
+        return None
+    summed = {a.name for a in nest.columns}
+    rows: list[tuple[affine.Atom, Dim]] = []
+    terms: list[tuple[affine.Atom, Dim]] = []
+    for atom, step in load.index.terms:
+        axes = Affine(((atom, 1),)).axes()
+        if axes & summed and axes - summed:
+            return None
+        (terms if axes & summed else rows).append((atom, step))
+    return Affine(tuple(rows), load.index.const), Affine(tuple(terms))
+
+
 @dataclass(frozen=True)
 class Contraction:
     """A nest with one contraction `dot` of the loads `left` and `right`."""
@@ -101,8 +119,9 @@ class Contraction:
     lanes: str = "wide"  # the side along which results lie in memory
 
     def turned(self) -> Contraction:
-        """With the sides changed where the columns' operand lies unevenly, as windows
-        do: they would be packed again and again, and are read as rows as they are."""
+        """With the sides changed where the columns' operand is read in windows that
+        share elements: those would be packed again and again, and are read as rows as
+        they lie."""
         other = replace(
             self,
             left=self.right,
@@ -111,8 +130,10 @@ class Contraction:
             wide=self.high,
             lanes="high",
         )
-        even = self.flat_steps(self.right, self.wide) is not None
-        return self if even or other.left_places is None else other
+        load = self.nest.nodes[self.right]
+        assert isinstance(load, Load)
+        shared = _shares(load.index, self.wide, self.nest.columns)
+        return other if shared and other.left_places is not None else self
 
     def kernel(self) -> Kernel:
         """The kernel; a task is one tile, and those of a panel follow each other."""
@@ -329,21 +350,8 @@ class Contraction:
 
     @property
     def left_places(self) -> tuple[Affine, Affine] | None:
-        """The left operand's place as a row's and a term's; None where it is not always
-        there, or not the sum of two."""
-        load = self.nest.nodes[self.left]
-        assert isinstance(load, Load)
-        if load.guard is not None or load.index.data():
-            return None
-        summed = {a.name for a in self.nest.columns}
-        rows: list[tuple[affine.Atom, Dim]] = []
-        terms: list[tuple[affine.Atom, Dim]] = []
-        for atom, step in load.index.terms:
-            axes = Affine(((atom, 1),)).axes()
-            if axes & summed and axes - summed:
-                return None
-            (terms if axes & summed else rows).append((atom, step))
-        return Affine(tuple(rows), load.index.const), Affine(tuple(terms))
+        """The left operand's places, if they are sums of a row's and a term's."""
+        return places_of(self.nest, self.left)
 
     @property
     def packs_left(self) -> bool:
@@ -464,6 +472,17 @@ def _least(a: Affine, b: Affine) -> Expr:
 def _at(index: Affine, axes: Iterable[Axis]) -> Affine:
     """The index where the axes are 0."""
     return affine.substitute(index, {a.name: affine.ZERO for a in axes})
+
+
+def _shares(index: Affine, some: Sequence[Axis], others: Sequence[Axis]) -> bool:
+    """Whether axes of both kinds may lead to the same elements: one's steps lie within
+    the reach of another's, and the other way round."""
+
+    def within(a: Axis, b: Axis) -> bool:
+        step, reach = index.coefficient(a.name), index.coefficient(b.name)
+        return not affine.nonnegative(dims.sub(step, dims.mul(reach, b.extent)))
+
+    return any(within(a, b) and within(b, a) for a in some for b in others)
 
 
 def _step(index: Affine, axes: Sequence[Axis]) -> Dim | None:

@@ -193,6 +193,24 @@ class Dot:
 
 
 @dataclass(frozen=True)
+class Along:
+    """to[i] = sum over lines l and j < length of left[its row i + its line l + j] *
+    right[its line l + j].
+
+    `left` is (name, rows' places, lines' places), `right` (name, first element, lines'
+    places): places are arrays.
+    """
+
+    dtype: str
+    to: str
+    left: tuple[str, str, str]
+    right: tuple[str, Affine, str]
+    rows: Dim
+    lines: Dim
+    length: Dim
+
+
+@dataclass(frozen=True)
 class Outer:
     """The thread's sums[i, j] += left[k, its row i] * right[k, its column j], over the
     terms in shared memory, in order (CUDA; see cuda_contract.py)."""
@@ -218,7 +236,7 @@ class Barrier:
 
 
 Stmt: TypeAlias = (
-    "Let | Var | Set | Array | Put | Move | Loop | If | Turn | Dot | Outer"
+    "Let | Var | Set | Array | Put | Move | Loop | If | Turn | Dot | Along | Outer"
     " | WarpReduce | Barrier"
 )
 
@@ -248,7 +266,11 @@ class Kernel:
     @property
     def dots(self) -> bool:
         """Whether there is a Dot in it."""
-        return any(isinstance(s, Dot) for s in _statements(self.body))
+        return self.has(Dot)
+
+    def has(self, kind: type) -> bool:
+        """Whether there is a statement of a kind in it."""
+        return any(isinstance(s, kind) for s in _statements(self.body))
 
     @property
     def params(self) -> tuple[Dim, ...]:

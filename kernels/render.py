@@ -19,6 +19,7 @@ from pirol.compiler.dims import Dim
 from pirol.compiler.ir import BITS, COMPLEX, DTYPES, FLOATS, INTS, SHORT, TensorType
 from pirol.kernels.affine import ZERO, Affine, Data, Quotient, Remainder
 from pirol.kernels.kernel import (
+    Along,
     Apply,
     Array,
     At,
@@ -102,7 +103,9 @@ class _Renderer:
 
     def header(self) -> str:
         if not self.target.inline_header:
-            used = [self.target.header, *(["pirol_dot.h"] if self.kernel.dots else [])]
+            more = {"pirol_dot.h": Dot, "pirol_along.h": Along}
+            found = [name for name, kind in more.items() if self.kernel.has(kind)]
+            used = [self.target.header, *found]
             return "\n".join(f'#include "{name}"' for name in used)
         return (HEADERS / self.target.header).read_text()
 
@@ -187,6 +190,8 @@ class _Renderer:
                 return [f"{pad}pr_turn_{BITS[dtype] // 8}({', '.join(given)});"]
             case Dot():
                 return [pad + self.dot(stmt)]
+            case Along():
+                return [pad + self.along(stmt)]
             case Outer(dtype, sums, left, right):
                 return [f"{pad}pr_outer_{SHORT[dtype]}({sums}, {left}, {right});"]
             case WarpReduce():
@@ -206,6 +211,12 @@ class _Renderer:
         given += [*self.place(*dot.right)]
         given += [self.index(n) for n in (dot.rows, dot.columns, dot.terms)]
         return f"pr_dot_{SHORT[dot.dtype]}({', '.join(given)});"
+
+    def along(self, along: Along) -> str:
+        name, first, right_at = along.right
+        given = [along.to, *along.left, *self.place(name, first), right_at]
+        given += map(self.dim, (along.rows, along.lines, along.length))
+        return f"pr_along_{SHORT[along.dtype]}({', '.join(given)});"
 
     def array(self, array: Array) -> str:
         kind = self.type(array.dtype)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from pirol.compiler.dims import Dim, Shape, add, floordiv, mul, sub
 from pirol.compiler.errors import Unsupported
-from pirol.compiler.ir import Graph, Op, Value
+from pirol.compiler.ir import BITS, Graph, Op, Value
 from pirol.prim import Builder
 from pirol.prim.builder import rewritten
 
@@ -32,7 +32,7 @@ def conv_grads(graph: Graph) -> Graph:
 def _input_grad(b: Builder, op: Op) -> Value:
     """Along a dim of stride s, the places s u + r of the input, for each r below s, are
     a conv of their own, of the taps that lead there. Where there is also a dilation,
-    the cotangent is spread instead.
+    the cotangent is spread instead. Few channels are one conv, its taps those of all.
 
     There are as many places as the largest input that leads to such an output has; the
     result is cut to the input's size.
@@ -45,16 +45,27 @@ def _input_grad(b: Builder, op: Op) -> Value:
         _Dim(_fixed(k), p[0], p[1], d, s, g)
         for k, p, d, s, g in zip(w.shape[2:], padding, dilation, strides, gaps)
     ]
-    sizes = (add(n, dim.more) for n, dim in zip(ct.shape[2:], dims))
-    shape = (ct.shape[0], w.shape[0], *sizes)
-    parts = []
-    for places in itertools.product(*(range(dim.step) for dim in dims)):
-        phases = [dim.phase(r) for dim, r in zip(dims, places)]
-        if all(p.taps for p in phases):
-            parts.append(_phase(b, ct, w, phases, dilation, groups))
-        else:
-            parts.append(b.const(value=0.0, shape=shape, dtype=ct.dtype))
-    return _first(b, _in_line(b, parts, [dim.step for dim in dims]), op.result.shape)
+    steps = [dim.step for dim in dims]
+    places = [*itertools.product(*map(range, steps))]
+    every = [[dim.phase(r) for dim, r in zip(dims, place)] for place in places]
+    if 1 < len(every) <= _lanes(ct.dtype) // max(floordiv(w.shape[0], groups), 1):
+        found = _together(b, ct, w, every, dims, groups)
+    else:
+        sizes = (add(n, dim.more) for n, dim in zip(ct.shape[2:], dims))
+        shape = (ct.shape[0], w.shape[0], *sizes)
+        parts = [
+            _phase(b, ct, w, phases, dilation, groups)
+            if all(p.taps for p in phases)
+            else b.const(value=0.0, shape=shape, dtype=ct.dtype)
+            for phases in every
+        ]
+        found = _in_line(b, parts, steps)
+    return _first(b, found, op.result.shape)
+
+
+def _lanes(dtype: str) -> int:
+    """Channels that one conv has rather than several convs: a vector's elements."""
+    return int(512 // BITS[dtype])
 
 
 @dataclass(frozen=True)
@@ -109,6 +120,15 @@ def _spread(b: Builder, x: Value, steps: Sequence[int]) -> Value:
     return spread
 
 
+def _padded(b: Builder, x: Value, low: Sequence[int], high: Sequence[int]) -> Value:
+    """x with zeros before and behind each dim."""
+    if not any((*low, *high)):
+        return x
+    none = (0,) * x.type.rank
+    padded: Value = b.pad(x, low=low, high=high, interior=none, value=0)
+    return padded
+
+
 def _phase(
     b: Builder,
     ct: Value,
@@ -119,21 +139,70 @@ def _phase(
 ) -> Value:
     """The places of the input that these taps of [C, O, ...] lead to."""
     low, high = [p.low for p in phases], [p.high for p in phases]
+    return _conv(b, ct, _turned(b, w, phases), low, high, dilation, groups)
+
+
+def _turned(b: Builder, w: Value, phases: Sequence[_Phase]) -> Value:
+    """These taps of [C, O, ...], the last first."""
     taps = (*w.shape[:2], *(p.taps for p in phases))
-    starts, steps = (
-        (0, 0, *(p.first for p in phases)),
-        (1, 1, *(p.step for p in phases)),
-    )
-    w = b.slice(w, starts=starts, sizes=taps, steps=steps)
+    starts = (0, 0, *(min(p.first, k) for p, k in zip(phases, w.shape[2:])))
+    w = b.slice(w, starts=starts, sizes=taps, steps=(1, 1, *(p.step for p in phases)))
+    turned: Value = b.reverse(w, axes=tuple(range(2, w.type.rank)))
+    return turned
+
+
+def _conv(
+    b: Builder,
+    ct: Value,
+    w: Value,
+    low: Sequence[int],
+    high: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Value:
+    """The conv of stride 1 with so much padding; what is negative is cut."""
     found: Value = b.conv(
         _cut(b, ct, low, high),
-        b.reverse(w, axes=tuple(range(2, w.type.rank))),
-        strides=(1,) * len(phases),
+        w,
+        strides=(1,) * len(low),
         padding=tuple((max(a, 0), max(z, 0)) for a, z in zip(low, high)),
         dilation=dilation,
         groups=groups,
     )
     return found
+
+
+def _together(
+    b: Builder,
+    ct: Value,
+    w: Value,
+    every: Sequence[Sequence[_Phase]],
+    dims: Sequence[_Dim],
+    groups: int,
+) -> Value:
+    """As _in_line of all phases: one conv, whose channels they are, with as many taps
+    as they have together; a tap that one has not is 0."""
+    low = [max(p.low for p in along) for along in zip(*every)]
+    taps = [max(p.taps - p.low for p in ps) + a for ps, a in zip(zip(*every), low)]
+    channels = floordiv(w.shape[0], groups)
+    alone = (groups, 1, channels, w.shape[1], *taps)
+    each = []
+    for phases in every:
+        before = [a - p.low for a, p in zip(low, phases)]
+        behind = [k - p.taps - n for k, p, n in zip(taps, phases, before)]
+        ends = ((0, 0, *before), (0, 0, *behind))
+        each.append(b.reshape(_padded(b, _turned(b, w, phases), *ends), shape=alone))
+    shape = (groups * len(every) * channels, w.shape[1], *taps)
+    w = b.reshape(b.concat(*each, axis=1), shape=shape)
+    dilation = [dim.dilation for dim in dims]
+    high = [dim.more + (k - 1) * dim.dilation - a for dim, k, a in zip(dims, taps, low)]
+    found = _conv(b, ct, w, low, high, dilation, groups)
+    steps, (batch, _, *sizes), rank = [d.step for d in dims], found.shape, len(dims)
+    found = b.reshape(found, shape=(batch, groups, *steps, channels, *sizes))
+    pairs = (k for n in range(rank) for k in (3 + rank + n, 2 + n))
+    found = b.transpose(found, perm=(0, 1, 2 + rank, *pairs))
+    whole = (mul(n, step) for n, step in zip(sizes, steps))
+    return b.reshape(found, shape=(batch, groups * channels, *whole))  # type: ignore[no-any-return]
 
 
 def _in_line(b: Builder, parts: Sequence[Value], steps: Sequence[int]) -> Value:

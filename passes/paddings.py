@@ -9,17 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pirol.compiler.dims import add, equal, floordiv
+from pirol.compiler.dims import add, equal, floordiv, product
 from pirol.compiler.ir import Graph, Op, Value
 from pirol.prim import Builder
 from pirol.prim.builder import rewritten
 
+TAPS = 64  # of windows that one channel alone reads, a plane at a time
 Pads = tuple[tuple[int, int], ...]
 
 
 def paddings(graph: Graph) -> Graph:
-    """The graph with no padding left in its convs but those of one output channel a
-    group, whose kernels pad a plane at a time."""
+    """The graph with no padding left in its convs, but for those of one output channel
+    a group and small windows, whose kernels pad a plane at a time."""
     most: dict[Value, Pads] = {}
     read: dict[Value, Value] = {}  # a conv's result -> its input
     for op in filter(_padded, graph.ops):
@@ -45,8 +46,9 @@ def paddings(graph: Graph) -> Graph:
 def _padded(op: Op) -> bool:
     if op.name != "conv" or not any(map(any, op.attrs["padding"])):
         return False
-    channels = floordiv(op.operands[1].shape[0], op.attrs["groups"])
-    return equal(channels, 1) is not True
+    w = op.operands[1].shape
+    terms, one = product(w[1:]), equal(floordiv(w[0], op.attrs["groups"]), 1) is True
+    return not (one and isinstance(terms, int) and terms <= TAPS)
 
 
 def _most(a: Iterable[tuple[int, int]], b: Iterable[tuple[int, int]]) -> Pads:
