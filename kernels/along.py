@@ -13,7 +13,7 @@ from pirol.compiler import dims
 from pirol.compiler.dims import Dim, product
 from pirol.kernels import affine
 from pirol.kernels.affine import Affine, axis, constant
-from pirol.kernels.contract import WORTH, places_of
+from pirol.kernels.contract import WORTH, factors_of, places_of
 from pirol.kernels.emit import (
     Passes,
     axes_of,
@@ -23,9 +23,8 @@ from pirol.kernels.emit import (
     unravel,
 )
 from pirol.kernels.kernel import Along, At, Kernel, Loop, Offset, Put, Stmt
-from pirol.kernels.nest import Axis, Load, Nest, Reduce, Scalar
+from pirol.kernels.nest import Axis, Load, Nest
 from pirol.kernels.tile import row_stores
-from pirol.prim.contract import COMPILED_IN
 
 LEAST = 4  # terms of a line
 
@@ -33,28 +32,28 @@ LEAST = 4  # terms of a line
 def along_lines(nest: Nest) -> Kernel | None:
     """The kernel of a contraction whose terms are lines in both operands, None where
     they are not."""
-    total = Passes(nest).total
-    dot = None if total is None else nest.nodes[total]
-    if total is None or not isinstance(dot, Reduce) or dot.kind != "dot":
+    found = factors_of(nest)
+    if found is None or len(nest.columns) < 2:
         return None
-    factors = nest.nodes[dot.args[0]]
-    assert isinstance(factors, Scalar)
-    few, many = sorted(factors.args, key=lambda k: len(_rows_of(nest, k)))
-    own = [a for a in nest.rows if a.name in _rows_of(nest, many)]
-    own = [a for a in own if a.name not in _rows_of(nest, few)]
-    if not own or _rows_of(nest, few) - _rows_of(nest, many):
+    dot, factors = found
+    few, many = sorted(factors, key=lambda k: len(_rows_of(nest, k)))
+    shared = _rows_of(nest, few)
+    own = [a for a in nest.rows if a.name in _rows_of(nest, many) - shared]
+    if not (own and shared) or shared - _rows_of(nest, many):
         return None
-    places, last = [places_of(nest, k) for k in (many, few)], nest.columns[-1]
-    if dot.dtype not in COMPILED_IN or len(nest.columns) < 2 or None in places:
+    long = not isinstance(nest.columns[-1].extent, int)
+    long = long or nest.columns[-1].extent >= LEAST
+    if not long or not all(_along(nest, k) for k in (many, few)):
         return None
-    long = not isinstance(last.extent, int) or last.extent >= LEAST
-    even = all(p and p[1].coefficient(last.name) == 1 for p in places)
-    plain = all(p and p[1].plain(last.name) for p in places)
-    return (
-        _Along(nest, total, many, few, own).kernel()
-        if long and even and plain
-        else None
-    )
+    return _Along(nest, dot, many, few, own).kernel()
+
+
+def _along(nest: Nest, node: int) -> bool:
+    """Whether the last terms of a load lie one behind the other."""
+    places, last = places_of(nest, node), nest.columns[-1].name
+    if places is None or not places[1].plain(last):
+        return False
+    return dims.equal(places[1].coefficient(last), 1) is True
 
 
 def _rows_of(nest: Nest, node: int) -> set[str]:

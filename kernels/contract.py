@@ -60,25 +60,32 @@ ONE = {"high": "row", "wide": "column"}  # where they are walked one by one
 
 def contraction(nest: Nest) -> Contraction | None:
     """How a nest's contraction is cut into tiles; None where it has no two sides."""
-    total = Passes(nest).total
-    dot = None if total is None else nest.nodes[total]
-    if total is None or not isinstance(dot, Reduce) or dot.kind != "dot":
+    found = factors_of(nest)
+    if found is None:
         return None
-    factors = nest.nodes[dot.args[0]]
-    assert isinstance(factors, Scalar)
-    sides = [axes_of(nest, k) for k in factors.args]
+    dot, factors = found
+    sides = [axes_of(nest, k) for k in factors]
     only = [[a for a in nest.rows if a.name in s - t] for s, t in (sides, sides[::-1])]
-    if not all(only) or dot.dtype not in COMPILED_IN:
+    if not all(only):
         return None
     lane = _lane(nest)
     right = 1 if lane in only[1] else 0
     if lane not in only[right]:
         return None
     only[right] = [*(a for a in only[right] if a is not lane), lane]
-    left = factors.args[1 - right]
-    return Contraction(
-        nest, total, left, factors.args[right], only[1 - right], only[right]
-    )
+    left, other = factors[1 - right], factors[right]
+    return Contraction(nest, dot, left, other, only[1 - right], only[right])
+
+
+def factors_of(nest: Nest) -> tuple[int, tuple[int, ...]] | None:
+    """The nest's contraction and what it multiplies; None where it has none."""
+    total = Passes(nest).total
+    dot = None if total is None else nest.nodes[total]
+    if total is None or not isinstance(dot, Reduce) or dot.kind != "dot":
+        return None
+    factors = nest.nodes[dot.args[0]]
+    assert isinstance(factors, Scalar)
+    return (total, factors.args) if dot.dtype in COMPILED_IN else None
 
 
 def _lane(nest: Nest) -> Axis:
