@@ -13,7 +13,7 @@ from pirol.compiler import dims
 from pirol.compiler.dims import Dim, product
 from pirol.kernels import affine
 from pirol.kernels.affine import Affine, axis, constant
-from pirol.kernels.contract import WORTH, factors_of, places_of
+from pirol.kernels.contract import WORTH
 from pirol.kernels.emit import (
     Passes,
     axes_of,
@@ -24,6 +24,7 @@ from pirol.kernels.emit import (
 )
 from pirol.kernels.kernel import Along, At, Kernel, Loop, Offset, Put, Stmt
 from pirol.kernels.nest import Axis, Load, Nest
+from pirol.kernels.operands import factors_of, places_of
 from pirol.kernels.tile import row_stores
 
 LEAST = 4  # terms of a line

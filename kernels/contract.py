@@ -46,13 +46,14 @@ from pirol.kernels.kernel import (
     Var,
 )
 from pirol.kernels.merge import merge_axes
-from pirol.kernels.nest import Axis, Const, Load, Nest, Reduce, Scalar
+from pirol.kernels.nest import Axis, Const, Load, Nest
+from pirol.kernels.operands import factors_of, places_of, shares, start_of, step_of
 from pirol.kernels.tile import row_stores
-from pirol.prim.contract import COMPILED_IN
 
 BYTES = 256  # of a panel's row: several vectors
 UNIT = 6  # rows that are computed at once
-ROWS = 66  # the most rows of a tile
+ROWS, FEW = 66, 24  # the most rows of a tile, and those of one of many terms
+TASK = 1 << 24  # products; a task has no more where that leaves it FEW rows
 WORTH = 1 << 18  # products that pay for a thread
 ALL = 1 << 62
 ONE = {"high": "row", "wide": "column"}  # where they are walked one by one
@@ -77,40 +78,11 @@ def contraction(nest: Nest) -> Contraction | None:
     return Contraction(nest, dot, left, other, only[1 - right], only[right])
 
 
-def factors_of(nest: Nest) -> tuple[int, tuple[int, ...]] | None:
-    """The nest's contraction and what it multiplies; None where it has none."""
-    total = Passes(nest).total
-    dot = None if total is None else nest.nodes[total]
-    if total is None or not isinstance(dot, Reduce) or dot.kind != "dot":
-        return None
-    factors = nest.nodes[dot.args[0]]
-    assert isinstance(factors, Scalar)
-    return (total, factors.args) if dot.dtype in COMPILED_IN else None
-
-
 def _lane(nest: Nest) -> Axis:
     """The row axis along which the first store is contiguous, else the last one."""
     index = nest.stores[0].index
     along = [a for a in nest.rows if index.along(a.name)]
     return (along or nest.rows)[-1]
-
-
-def places_of(nest: Nest, node: int) -> tuple[Affine, Affine] | None:
-    """A load's place as a row's and a term's; None where it is not always there, or not
-    the sum of two."""
-    load = nest.nodes[node]
-    assert isinstance(load, Load)
-    if load.guard is not None or load.index.data():
-        return None
-    summed = {a.name for a in nest.columns}
-    rows: list[tuple[affine.Atom, Dim]] = []
-    terms: list[tuple[affine.Atom, Dim]] = []
-    for atom, step in load.index.terms:
-        axes = Affine(((atom, 1),)).axes()
-        if axes & summed and axes - summed:
-            return None
-        (terms if axes & summed else rows).append((atom, step))
-    return Affine(tuple(rows), load.index.const), Affine(tuple(terms))
 
 
 @dataclass(frozen=True)
@@ -139,7 +111,7 @@ class Contraction:
         )
         load = self.nest.nodes[self.right]
         assert isinstance(load, Load)
-        shared = _shares(load.index, self.wide, self.nest.columns)
+        shared = shares(load.index, self.wide, self.nest.columns)
         return other if shared and other.left_places is not None else self
 
     def kernel(self) -> Kernel:
@@ -182,10 +154,13 @@ class Contraction:
     @property
     def rows(self) -> int:
         """The rows of a tile: a number, so that blocks of rows are alike in size."""
-        count = product(a.extent for a in self.high)
+        count, most = product(a.extent for a in self.high), ROWS
+        if isinstance(self.terms, int):
+            fit = TASK // (self.width * max(self.terms, 1)) // UNIT * UNIT
+            most = min(ROWS, max(FEW, fit))
         if not isinstance(count, int):
-            return ROWS
-        each = -(-count // max(1, -(-count // ROWS)))
+            return most
+        each = -(-count // max(1, -(-count // most)))
         return -(-each // UNIT) * UNIT or UNIT
 
     @property
@@ -307,14 +282,14 @@ class Contraction:
         assert isinstance(load, Load)
         outer = [a.name for a in self.nest.columns[: len(self.nest.columns) - len(run)]]
         if run:
-            step, width = _step(load.index, self.wide), constant(self.width)
+            step, width = step_of(load.index, self.wide), constant(self.width)
             assert step is not None
             start = affine.add(
-                _at(load.index, [*run, *self.wide]),
+                start_of(load.index, [*run, *self.wide]),
                 affine.scale(axis("wide_first"), step),
             )
             source = (f"in{load.buffer}", start, constant(step))
-            to = ("panel", affine.scale(_at(self.term, run), self.width), width)
+            to = ("panel", affine.scale(start_of(self.term, run), self.width), width)
             wide = (_used("wide"), self.width)
             high = (constant(product(a.extent for a in run)), ALL)
             turn = Turn(load.dtype, to, source, wide, high)
@@ -332,10 +307,10 @@ class Contraction:
         assert isinstance(load, Load)
         if load.guard is not None or load.index.data():
             return []
-        if _step(load.index, self.wide) in (None, 1):
+        if step_of(load.index, self.wide) in (None, 1):
             return []
         runs = (columns[k:] for k in range(len(columns)))
-        return next((run for run in runs if _step(load.index, run) == 1), [])
+        return next((run for run in runs if step_of(load.index, run) == 1), [])
 
     def lets(self, node: int) -> list[Stmt]:
         """An operand's value."""
@@ -347,7 +322,7 @@ class Contraction:
         assert isinstance(load, Load)
         if load.guard is not None or load.index.data():
             return None
-        side, term = _step(load.index, axes), _step(load.index, self.nest.columns)
+        side, term = step_of(load.index, axes), step_of(load.index, self.nest.columns)
         return None if side is None or term is None else (side, term)
 
     @property
@@ -416,7 +391,7 @@ class Contraction:
             tables = ("rows_at", "terms_at")
         else:
             row, term = self.left_steps
-            start = _at(load.index, [*self.nest.columns, *self.high])
+            start = start_of(load.index, [*self.nest.columns, *self.high])
             start = affine.add(start, affine.scale(axis("high_first"), row))
             left = (left[0], start, constant(row), constant(term))
         width = constant(self.width)
@@ -474,32 +449,3 @@ def _apply(prim: str, *args: Affine) -> Expr:
 
 def _least(a: Affine, b: Affine) -> Expr:
     return _apply("min", a, b)
-
-
-def _at(index: Affine, axes: Iterable[Axis]) -> Affine:
-    """The index where the axes are 0."""
-    return affine.substitute(index, {a.name: affine.ZERO for a in axes})
-
-
-def _shares(index: Affine, some: Sequence[Axis], others: Sequence[Axis]) -> bool:
-    """Whether axes of both kinds may lead to the same elements: one's steps lie within
-    the reach of another's, and the other way round."""
-
-    def within(a: Axis, b: Axis) -> bool:
-        step, reach = index.coefficient(a.name), index.coefficient(b.name)
-        return not affine.nonnegative(dims.sub(step, dims.mul(reach, b.extent)))
-
-    return any(within(a, b) and within(b, a) for a in some for b in others)
-
-
-def _step(index: Affine, axes: Sequence[Axis]) -> Dim | None:
-    """How far apart neighbours of the row-major axes lie, if always as far."""
-    step = index.coefficient(axes[-1].name)
-    reach = step
-    for a in reversed(axes):
-        if not index.plain(a.name):
-            return None
-        if dims.equal(index.coefficient(a.name), reach) is not True:
-            return None
-        reach = dims.mul(reach, a.extent)
-    return step
