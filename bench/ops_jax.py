@@ -189,6 +189,14 @@ def convolve(
     )
 
 
+def input_gradient(x: Any, w: Any, ct: Any, *numbers: int) -> Any:
+    return jax.vjp(lambda x: convolve(x, w, *numbers), x)[1](ct)[0]
+
+
+def weight_gradient(x: Any, w: Any, ct: Any, *numbers: int) -> Any:
+    return jax.vjp(lambda w: convolve(x, w, *numbers), w)[1](ct)[0]
+
+
 def attention(x: Any, heads: int) -> Any:
     batch, tokens, width = x.shape
     parts = x.reshape(batch, tokens, 3, heads, width // 3 // heads)

@@ -202,6 +202,33 @@ def convolve(
     return np.concatenate(parts, 1)
 
 
+def input_gradient(
+    x: Any, w: Any, ct: Any, out: int, k: int, stride: int, pad: int, groups: int
+) -> Any:
+    """Tap by tap, each where it lies in the padded image."""
+    found = np.zeros_like(np.pad(x, [(0, 0)] * 2 + [(pad, pad)] * 2))
+    inside = np.split(found, groups, 1)
+    parts = [*zip(inside, np.split(ct, groups, 1), np.split(w, groups))]
+    high, wide = (stride * n for n in ct.shape[2:])
+    for i in range(k):
+        for j in range(k):
+            for to, c, v in parts:
+                at = to[:, :, i : i + high : stride, j : j + wide : stride]
+                at += np.einsum("nohw,oc->nchw", c, v[:, :, i, j], optimize=True)
+    return found[:, :, pad : pad + x.shape[2], pad : pad + x.shape[3]]
+
+
+def weight_gradient(
+    x: Any, w: Any, ct: Any, out: int, k: int, stride: int, pad: int, groups: int
+) -> Any:
+    taps = _strided(_windows(x, k, pad, 1, 0), 2, stride)
+    parts = [
+        np.einsum("nchwij,nohw->ocij", *pair, optimize=True)
+        for pair in zip(np.split(taps, groups, 1), np.split(ct, groups, 1))
+    ]
+    return np.concatenate(parts)
+
+
 def attention(x: Any, heads: int) -> Any:
     """Of queries, keys and values side by side, [batch, tokens, 3 * width]."""
     batch, tokens, width = x.shape

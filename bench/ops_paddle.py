@@ -157,6 +157,21 @@ def convolve(
     return paddle.nn.functional.conv2d(x, w, None, stride, pad, groups=groups)
 
 
+def input_gradient(x: Any, w: Any, ct: Any, *numbers: int) -> Any:
+    return _gradient(0, ct, (x, w), *numbers)
+
+
+def weight_gradient(x: Any, w: Any, ct: Any, *numbers: int) -> Any:
+    return _gradient(1, ct, (x, w), *numbers)
+
+
+def _gradient(wanted: int, ct: Any, given: Any, *numbers: int) -> Any:
+    with paddle.enable_grad():
+        x, w = (v.detach() for v in given)
+        (x, w)[wanted].stop_gradient = False
+        return paddle.grad(convolve(x, w, *numbers), (x, w)[wanted], ct)[0]
+
+
 def attention(x: Any, heads: int) -> Any:
     batch, tokens, width = x.shape
     parts = x.reshape([batch, tokens, 3, heads, width // 3 // heads])

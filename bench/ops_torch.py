@@ -150,6 +150,21 @@ def convolve(
     return torch.nn.functional.conv2d(x, w, None, stride, pad, groups=groups)
 
 
+def input_gradient(x: Any, w: Any, ct: Any, *numbers: int) -> Any:
+    return _gradients(x, w, ct, *numbers, wanted=0)
+
+
+def weight_gradient(x: Any, w: Any, ct: Any, *numbers: int) -> Any:
+    return _gradients(x, w, ct, *numbers, wanted=1)
+
+
+def _gradients(x: Any, w: Any, ct: Any, *numbers: int, wanted: int) -> Any:
+    _, _, stride, pad, groups = numbers
+    mask = [wanted == n for n in range(3)]
+    sizes = ([stride] * 2, [pad] * 2, [1, 1], False, [0, 0], groups)
+    return torch.ops.aten.convolution_backward(ct, x, w, None, *sizes, mask)[wanted]
+
+
 def attention(x: Any, heads: int) -> Any:
     batch, tokens, width = x.shape
     parts = x.view(batch, tokens, 3, heads, width // 3 // heads)

@@ -95,4 +95,33 @@ GPU += tuple(
         *("mlp", "encoder_layer"),
     )
 )
-SUITES = {"complex": COMPLEX, "gpu": GPU, "models": MODELS, "pooling": POOLING}
+# ResNet-18's convolutions of images of 112 x 112, and some in groups: channels, side,
+# and the numbers of a convolution.
+LAYERS = {
+    "first": (3, 112, 64, 7, 2, 3, 1),
+    "64_at_28": (64, 28, 64, 3, 1, 1, 1),
+    "128_at_14": (128, 14, 128, 3, 1, 1, 1),
+    "256_at_7": (256, 7, 256, 3, 1, 1, 1),
+    "512_at_4": (512, 4, 512, 3, 1, 1, 1),
+    "to_128": (64, 28, 128, 3, 2, 1, 1),
+    "to_512": (256, 7, 512, 3, 2, 1, 1),
+    "aside_128": (64, 28, 128, 1, 2, 0, 1),
+    "1x1_256": (256, 28, 64, 1, 1, 0, 1),
+    "groups_32": (128, 28, 128, 3, 1, 1, 32),
+    "by_channel": (96, 28, 96, 3, 1, 1, 96),
+}
+PARTS = {"": "convolve", "_x": "input_gradient", "_w": "weight_gradient"}
+CONVOLUTIONS: tuple[Workload, ...] = tuple(
+    Workload(
+        f"{name}{part}", (8, c, side, side), (f"{op}:{','.join(map(str, sizes))}",)
+    )
+    for name, (c, side, *sizes) in LAYERS.items()
+    for part, op in PARTS.items()
+)
+SUITES = {
+    "complex": COMPLEX,
+    "convolutions": CONVOLUTIONS,
+    "gpu": GPU,
+    "models": MODELS,
+    "pooling": POOLING,
+}

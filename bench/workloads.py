@@ -51,6 +51,8 @@ OPERANDS = {
     "spectral": ("modes", "modes", "square"),
     "dense": ("matrix", "out"),
     "convolve": ("filters",),
+    "input_gradient": ("filters", "swept"),
+    "weight_gradient": ("filters", "swept"),
 }
 # Op -> the shape of its result, of its first operand's and the step's numbers, where
 # that is not its first operand's.
@@ -63,6 +65,7 @@ RESULTS: dict[str, Callable[..., Shape]] = {
     "convolve": lambda s, out, k, stride, pad, groups: _swept(
         s, out, k, stride, pad, 1
     ),
+    "weight_gradient": lambda s, *numbers: _filters(s, *numbers),
     "pool": lambda s, *sizes: _swept(s, s[1], *sizes),
     "attention": lambda s, heads: (*s[:-1], s[-1] // 3),
     "tokens": lambda s: (s[0], math.prod(s[2:]), s[1]),
@@ -78,6 +81,10 @@ def _swept(
 ) -> Shape:
     sizes = (k, stride, (pad, pad), dilation)
     return shape[0], channels, *(window_extent(n, *sizes) for n in shape[2:])
+
+
+def _filters(shape: Shape, out: int, k: int, *numbers: int) -> Shape:
+    return out, shape[1] // numbers[-1], k, k
 
 
 @dataclass(frozen=True)
@@ -193,9 +200,10 @@ def _operand(rng: Any, kind: str, shape: Shape, numbers: Sequence[int]) -> Any:
         case "out":
             return rng.standard_normal(numbers[0])
         case "filters":
-            out, k, _, _, groups = numbers
-            weight = rng.standard_normal((out, shape[1] // groups, k, k))
+            weight = rng.standard_normal(_filters(shape, *numbers))
             return weight / math.sqrt(weight[0].size)
+        case "swept":
+            return rng.standard_normal(RESULTS["convolve"](shape, *numbers))
         case "square":
             return rng.standard_normal((shape[1],) * 2) / math.sqrt(shape[1])
         case "modes":

@@ -24,6 +24,7 @@ from pirol.passes.convolutions import convolutions
 from pirol.passes.decompose import decompose
 from pirol.passes.fuse import Refused, fuse
 from pirol.passes.halves import halves
+from pirol.passes.paddings import paddings
 from pirol.passes.plan import Plan, plan
 from pirol.passes.products import products
 from pirol.passes.split import split_reductions
@@ -85,7 +86,7 @@ class Run:
         return graph
 
 
-PASSES = 14  # at most, but for the user's own
+PASSES = 13  # at most, but for the user's own
 
 
 def flatten(graph: Graph, facts: Facts, run: Run, level: str = "pir") -> Graph:
@@ -133,7 +134,7 @@ def finish(graph: Graph, run: Run, target: str = "cpu") -> Lowered:
 
 # Passes on primitives that only some target wants: a device, then libraries in order.
 FOR: dict[str, tuple[tuple[str, Pass, str], ...]] = {
-    "cpu": (),
+    "cpu": (("paddings", paddings, "flat"),),
     "cuda": (("split", split_reductions, "flat"),),
     "cublas": (("products", products, "flat"),),
     "cudnn": (("convolutions", convolutions, "flat"),),

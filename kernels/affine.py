@@ -177,7 +177,7 @@ def within(value: Affine, low: Dim, high: Dim, extents: Extents) -> tuple[bool, 
     if found is None:
         return False, False
     least, largest = found
-    return _nonnegative(dims.sub(least, low)), _nonnegative(
+    return nonnegative(dims.sub(least, low)), nonnegative(
         dims.sub(dims.sub(high, 1), largest)
     )
 
@@ -211,12 +211,13 @@ def _end(atom: str | Remainder | Data, extents: Extents) -> Dim:
 
 def _sign(coefficient: Dim) -> int:
     """1 where it is >= 0, -1 where it is <= 0, 0 where neither is known."""
-    if _nonnegative(coefficient):
+    if nonnegative(coefficient):
         return 1
-    return -1 if _nonnegative(dims.mul(coefficient, -1)) else 0
+    return -1 if nonnegative(dims.mul(coefficient, -1)) else 0
 
 
-def _nonnegative(value: Dim) -> bool:
+def nonnegative(value: Dim) -> bool:
+    """Whether it is sure to be 0 or more."""
     if isinstance(value, int):
         return value >= 0
     return bool(value.is_nonnegative)

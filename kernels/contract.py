@@ -1,15 +1,16 @@
 """Schedule for contractions (matmul, conv): tiles of products, finished while in cache.
 
 The axes that only one operand depends on are the tile's rows ("high"), those of the
-other its columns ("wide"), the lanes. A panel of the columns' operand is packed by
-evaluating its load, so that a conv needs no image of its windows in memory; the
-epilogue reads the tile.
+other its columns ("wide"). A panel of the columns' operand is packed by evaluating its
+load; the rows' operand is read one number at a time, which may lie anywhere, so that a
+conv needs no image of its windows in memory. The epilogue reads the tile.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from pirol.compiler import dims
 from pirol.compiler.dims import Dim, product
@@ -44,38 +45,37 @@ from pirol.kernels.kernel import (
     Turn,
     Var,
 )
-from pirol.kernels.nest import Axis, Load, Nest, Reduce, Scalar
+from pirol.kernels.merge import merge_axes
+from pirol.kernels.nest import Axis, Const, Load, Nest
+from pirol.kernels.operands import factors_of, places_of, shares, start_of, step_of
 from pirol.kernels.tile import row_stores
-from pirol.prim.contract import COMPILED_IN
 
 BYTES = 256  # of a panel's row: several vectors
 UNIT = 6  # rows that are computed at once
-ROWS = 132  # the most rows of a tile
+ROWS, FEW = 66, 24  # the most rows of a tile, and those of one of many terms
+TASK = 1 << 24  # products; a task has no more where that leaves it FEW rows
 WORTH = 1 << 18  # products that pay for a thread
 ALL = 1 << 62
+ONE = {"high": "row", "wide": "column"}  # where they are walked one by one
 
 
 def contraction(nest: Nest) -> Contraction | None:
     """How a nest's contraction is cut into tiles; None where it has no two sides."""
-    total = Passes(nest).total
-    dot = None if total is None else nest.nodes[total]
-    if total is None or not isinstance(dot, Reduce) or dot.kind != "dot":
+    found = factors_of(nest)
+    if found is None:
         return None
-    factors = nest.nodes[dot.args[0]]
-    assert isinstance(factors, Scalar)
-    sides = [axes_of(nest, k) for k in factors.args]
+    dot, factors = found
+    sides = [axes_of(nest, k) for k in factors]
     only = [[a for a in nest.rows if a.name in s - t] for s, t in (sides, sides[::-1])]
-    if not all(only) or dot.dtype not in COMPILED_IN:
+    if not all(only):
         return None
     lane = _lane(nest)
     right = 1 if lane in only[1] else 0
     if lane not in only[right]:
         return None
     only[right] = [*(a for a in only[right] if a is not lane), lane]
-    left = factors.args[1 - right]
-    return Contraction(
-        nest, total, left, factors.args[right], only[1 - right], only[right]
-    )
+    left, other = factors[1 - right], factors[right]
+    return Contraction(nest, dot, left, other, only[1 - right], only[right])
 
 
 def _lane(nest: Nest) -> Axis:
@@ -95,6 +95,24 @@ class Contraction:
     right: int
     high: Sequence[Axis]
     wide: Sequence[Axis]
+    lanes: str = "wide"  # the side along which results lie in memory
+
+    def turned(self) -> Contraction:
+        """With the sides changed where the columns' operand is read in windows that
+        share elements: those would be packed again and again, and are read as rows as
+        they lie."""
+        other = replace(
+            self,
+            left=self.right,
+            right=self.left,
+            high=self.wide,
+            wide=self.high,
+            lanes="high",
+        )
+        load = self.nest.nodes[self.right]
+        assert isinstance(load, Load)
+        shared = shares(load.index, self.wide, self.nest.columns)
+        return other if shared and other.left_places is not None else self
 
     def kernel(self) -> Kernel:
         """The kernel; a task is one tile, and those of a panel follow each other."""
@@ -104,7 +122,7 @@ class Contraction:
             *unravel([a.name for a in order], nest, "r"),
             *self.block_ends(),
             self.pack_once(),
-            *self.pack_left(),
+            *self.prepare_left(),
             self.tile(),
             self.epilogue(),
         ]
@@ -115,7 +133,7 @@ class Contraction:
             self.nest.name,
             self.nest.inputs,
             self.nest.outputs,
-            (*arrays, start, loop),
+            (*arrays, *self.list_terms(), start, loop),
             product(a.extent for a in order),
             grain(dims.mul(self.rows * self.width, self.terms), WORTH),
             scratch,
@@ -136,10 +154,13 @@ class Contraction:
     @property
     def rows(self) -> int:
         """The rows of a tile: a number, so that blocks of rows are alike in size."""
-        count = product(a.extent for a in self.high)
+        count, most = product(a.extent for a in self.high), ROWS
+        if isinstance(self.terms, int):
+            fit = TASK // (self.width * max(self.terms, 1)) // UNIT * UNIT
+            most = min(ROWS, max(FEW, fit))
         if not isinstance(count, int):
-            return ROWS
-        each = -(-count // max(1, -(-count // ROWS)))
+            return most
+        each = -(-count // max(1, -(-count // most)))
         return -(-each // UNIT) * UNIT or UNIT
 
     @property
@@ -153,14 +174,20 @@ class Contraction:
         return [a for a in self.nest.rows if a not in (*self.high, *self.wide)]
 
     def arrays(self) -> tuple[list[Stmt], Dim]:
-        """The panel, the tile, and the left rows where they are packed."""
-        sizes = {
-            "panel": dims.mul(self.terms, self.width),
-            "tile": self.rows * self.width,
-        }
-        if self.left_steps is None:
-            sizes["left"] = dims.mul(self.rows, self.terms)
-        return in_scratch((name, self.dtype, size) for name, size in sizes.items())
+        """The panel, the tile, and the left rows where they are packed, or else their
+        places and the terms' where those lie unevenly."""
+        found: list[tuple[str, str, Dim]] = [
+            ("panel", self.dtype, dims.mul(self.terms, self.width)),
+            ("tile", self.dtype, self.rows * self.width),
+        ]
+        if self.packs_left:
+            found.append(("left", self.dtype, dims.mul(self.rows, self.terms)))
+        elif self.left_steps is None:
+            found += [
+                ("rows_at", "int64", self.rows),
+                ("terms_at", "int64", self.terms),
+            ]
+        return in_scratch(found)
 
     # ---- blocks ----
 
@@ -188,20 +215,20 @@ class Contraction:
             found.append(Let(f"{side}_stop", "int64", _least(stop, constant(count))))
         return found
 
-    def each_column(self, body: Iterable[Stmt]) -> Stmt:
-        """A loop over the block's columns, the lanes, with `column` within the panel.
+    def each_lane(self, side: str, axes: Sequence[Axis], body: Iterable[Stmt]) -> Stmt:
+        """A loop over the block's part of a side, as lanes.
 
         Several axes are walked in lines of the last one.
         """
-        lane, length = self.wide[-1], self.wide[-1].extent
-        first, stop = axis("wide_first"), axis("wide_stop")
-        if len(self.wide) == 1:
+        lane, length = axes[-1], axes[-1].extent
+        first, stop = axis(f"{side}_first"), axis(f"{side}_stop")
+        if len(axes) == 1:
             return Loop(lane.name, first, stop, tuple(body), kind="lanes")
         start = affine.scale(axis("line"), length)
         low = affine.add(first, affine.scale(start, -1))
         high = affine.add(stop, affine.scale(start, -1))
         lines = [
-            *unravel([a.name for a in self.wide[:-1]], self.nest, "line"),
+            *self.places(axes[:-1], "line"),
             Let("lane_first", "int64", _apply("max", low, affine.ZERO)),
             Let("lane_stop", "int64", _least(high, constant(length))),
             Loop(
@@ -212,12 +239,15 @@ class Contraction:
         ends = [Affine(((affine.Quotient(e, length), 1),)) for e in (first, last)]
         return Loop("line", ends[0], affine.add(ends[1], constant(1)), tuple(lines))
 
-    @property
-    def column(self) -> Affine:
-        """The place of a column in its panel."""
-        shape = tuple(a.extent for a in self.wide)
-        flat = affine.linear([axis(a.name) for a in self.wide], shape)
-        return affine.add(flat, affine.scale(axis("wide_first"), -1))
+    def each_one(self, side: str, axes: Sequence[Axis], body: Iterable[Stmt]) -> Stmt:
+        """A loop over the block's part of a side, one behind the other."""
+        first, stop, name = axis(f"{side}_first"), axis(f"{side}_stop"), ONE[side]
+        return Loop(name, first, stop, (*self.places(axes, name), *body))
+
+    def places(self, axes: Sequence[Axis], flat: str) -> list[Stmt]:
+        """Lets for axes from their row-major number."""
+        nest = replace(self.nest, axes=tuple(axes))
+        return unravel([a.name for a in axes], nest, flat)
 
     @property
     def term(self) -> Affine:
@@ -246,21 +276,41 @@ class Contraction:
         return [Loop("k", affine.ZERO, constant(self.terms), (columns,))]
 
     def pack(self) -> list[Stmt]:
-        """panel[term, column] = the right operand."""
-        width = constant(self.width)
-        load, flat = self.nest.nodes[self.right], self.flat_steps(self.right, self.wide)
+        """panel[term, column] = the right operand; where the last terms lie one behind
+        the other, they are turned."""
+        load, run = self.nest.nodes[self.right], self.run_of_terms()
         assert isinstance(load, Load)
-        if flat is not None and flat[1] == 1 and flat[0] != 1:
-            start = _at(load.index, [*self.nest.columns, *self.wide])
-            start = affine.add(start, affine.scale(axis("wide_first"), flat[0]))
-            source = (f"in{load.buffer}", start, constant(flat[0]))
-            wide, high = (_used("wide"), self.width), (constant(self.terms), ALL)
-            return [Turn(load.dtype, ("panel", affine.ZERO, width), source, wide, high)]
-        place = affine.add(affine.scale(self.term, self.width), self.column)
+        outer = [a.name for a in self.nest.columns[: len(self.nest.columns) - len(run)]]
+        if run:
+            step, width = step_of(load.index, self.wide), constant(self.width)
+            assert step is not None
+            start = affine.add(
+                start_of(load.index, [*run, *self.wide]),
+                affine.scale(axis("wide_first"), step),
+            )
+            source = (f"in{load.buffer}", start, constant(step))
+            to = ("panel", affine.scale(start_of(self.term, run), self.width), width)
+            wide = (_used("wide"), self.width)
+            high = (constant(product(a.extent for a in run)), ALL)
+            turn = Turn(load.dtype, to, source, wide, high)
+            return [column_loops(self.nest, [turn], outer)]
+        column = affine.add(_flat(self.wide), affine.scale(axis("wide_first"), -1))
+        place = affine.add(affine.scale(self.term, self.width), column)
         put = Put("panel", place, Ref(f"v{self.right}"))
-        lanes = self.each_column([*self.lets(self.right), put])
-        names = [a.name for a in self.nest.columns]
-        return [column_loops(self.nest, [lanes], names)]
+        lanes = self.each_lane("wide", self.wide, [*self.lets(self.right), put])
+        return [column_loops(self.nest, [lanes], outer)]
+
+    def run_of_terms(self) -> list[Axis]:
+        """The last terms' axes along which the right operand lies in memory, where it
+        does not along the columns."""
+        load, columns = self.nest.nodes[self.right], list(self.nest.columns)
+        assert isinstance(load, Load)
+        if load.guard is not None or load.index.data():
+            return []
+        if step_of(load.index, self.wide) in (None, 1):
+            return []
+        runs = (columns[k:] for k in range(len(columns)))
+        return next((run for run in runs if step_of(load.index, run) == 1), [])
 
     def lets(self, node: int) -> list[Stmt]:
         """An operand's value."""
@@ -272,7 +322,7 @@ class Contraction:
         assert isinstance(load, Load)
         if load.guard is not None or load.index.data():
             return None
-        side, term = _step(load.index, axes), _step(load.index, self.nest.columns)
+        side, term = step_of(load.index, axes), step_of(load.index, self.nest.columns)
         return None if side is None or term is None else (side, term)
 
     @property
@@ -280,10 +330,38 @@ class Contraction:
         """The left operand's steps where it is read as it lies; None: it is packed."""
         return self.flat_steps(self.left, self.high)
 
-    def pack_left(self) -> list[Stmt]:
-        """left[row, term] = the left operand, where it does not lie evenly."""
+    @property
+    def left_places(self) -> tuple[Affine, Affine] | None:
+        """The left operand's places, if they are sums of a row's and a term's."""
+        return places_of(self.nest, self.left)
+
+    @property
+    def packs_left(self) -> bool:
+        """Whether the left operand is packed for each task."""
+        return self.left_steps is None and self.left_places is None
+
+    def list_terms(self) -> list[Stmt]:
+        """terms_at[term] = its part of the left operand's places, if uneven."""
+        if self.packs_left or self.left_steps is not None:
+            return []
+        assert self.left_places is not None
+        put = Put("terms_at", self.term, Offset(self.left_places[1]))
+        names = [a.name for a in self.nest.columns]
+        return [column_loops(self.nest, [put], names)]
+
+    def prepare_left(self) -> list[Stmt]:
+        """What the left operand needs where it lies unevenly: its rows' places in
+        rows_at, or itself packed."""
         if self.left_steps is not None:
             return []
+        if self.packs_left:
+            return self.pack_left()
+        assert self.left_places is not None
+        put = Put("rows_at", self.row, Offset(self.left_places[0]))
+        return [self.each_one("high", self.high, [put])]
+
+    def pack_left(self) -> list[Stmt]:
+        """left[row, term] = the left operand."""
         place = affine.add(affine.scale(self.row, self.terms), self.term)
         put = Put("left", place, Ref(f"v{self.left}"))
         last = self.nest.columns[-1]
@@ -292,7 +370,7 @@ class Contraction:
         inner: Stmt = Loop(last.name, affine.ZERO, stop, body, kind="lanes")
         names = [a.name for a in self.nest.columns[:-1]]
         inner = column_loops(self.nest, [inner], names)
-        return [self.each_row([inner])]
+        return [self.each_one("high", self.high, [inner])]
 
     # ---- the tile ----
 
@@ -301,22 +379,21 @@ class Contraction:
         """The place of a row in its tile."""
         return affine.add(axis("row"), affine.scale(axis("high_first"), -1))
 
-    def each_row(self, body: Iterable[Stmt]) -> Stmt:
-        """A loop over the tile's rows."""
-        places = unravel([a.name for a in self.high], self.nest, "row")
-        return Loop("row", axis("high_first"), axis("high_stop"), (*places, *body))
-
     def tile(self) -> Stmt:
         """The products of the tile."""
         load = self.nest.nodes[self.left]
         assert isinstance(load, Load)
-        if self.left_steps is None:
+        left = (f"in{load.buffer}", affine.ZERO, affine.ZERO, affine.ZERO)
+        tables = ("0", "0")
+        if self.packs_left:
             left = ("left", affine.ZERO, constant(self.terms), constant(1))
+        elif self.left_steps is None:
+            tables = ("rows_at", "terms_at")
         else:
             row, term = self.left_steps
-            start = _at(load.index, [*self.nest.columns, *self.high])
+            start = start_of(load.index, [*self.nest.columns, *self.high])
             start = affine.add(start, affine.scale(axis("high_first"), row))
-            left = (f"in{load.buffer}", start, constant(row), constant(term))
+            left = (left[0], start, constant(row), constant(term))
         width = constant(self.width)
         return Dot(
             self.dtype,
@@ -326,19 +403,44 @@ class Contraction:
             _used("high"),
             _used("wide"),
             constant(self.terms),
+            tables,
         )
 
     def epilogue(self) -> Stmt:
-        """What is done with each element of the tile."""
-        place = affine.add(affine.scale(self.row, self.width), self.column)
+        """What is done with each element of the tile, along memory."""
+        nest, other = self.finish, "high" if self.lanes == "wide" else "wide"
+        names = {a.name for a in (self.wide if self.lanes == "wide" else self.high)}
+        along = [a for a in nest.axes if a.name in names]
+        rest = [a for a in nest.axes if a.name not in names]
+        at = {self.lanes: _flat(along), other: axis(ONE[other])}
+        row, column = (
+            affine.add(at[side], affine.scale(axis(f"{side}_first"), -1))
+            for side in ("high", "wide")
+        )
+        place = affine.add(affine.scale(row, self.width), column)
         have: dict[int, Expr] = {self.dot: At("tile", place)}
-        lanes = self.each_column(row_stores(self.nest, Passes(self.nest), have))
-        return self.each_row([lanes])
+        body = row_stores(nest, Passes(nest), have)
+        return self.each_one(other, rest, [self.each_lane(self.lanes, along, body)])
+
+    @cached_property
+    def finish(self) -> Nest:
+        """The nest of what follows the products, each side's axes merged."""
+        nodes = self.nest.nodes
+        needed = closure(self.nest, [s.node for s in self.nest.stores], [self.dot])
+        kept = (n if k in needed else Const(0, n.dtype) for k, n in enumerate(nodes))
+        axes = (*self.wide, *self.high)
+        rest = replace(self.nest, nodes=tuple(kept), axes=axes)
+        return merge_axes(rest, {a.name for a in self.wide})
 
 
 def _used(side: str) -> Affine:
     """How many rows or columns the task's block has."""
     return affine.add(axis(f"{side}_stop"), affine.scale(axis(f"{side}_first"), -1))
+
+
+def _flat(axes: Sequence[Axis]) -> Affine:
+    """The row-major number of where the axes stand."""
+    return affine.linear([axis(a.name) for a in axes], tuple(a.extent for a in axes))
 
 
 def _apply(prim: str, *args: Affine) -> Expr:
@@ -347,21 +449,3 @@ def _apply(prim: str, *args: Affine) -> Expr:
 
 def _least(a: Affine, b: Affine) -> Expr:
     return _apply("min", a, b)
-
-
-def _at(index: Affine, axes: Iterable[Axis]) -> Affine:
-    """The index where the axes are 0."""
-    return affine.substitute(index, {a.name: affine.ZERO for a in axes})
-
-
-def _step(index: Affine, axes: Sequence[Axis]) -> Dim | None:
-    """How far apart neighbours of the row-major axes lie, if always as far."""
-    step = index.coefficient(axes[-1].name)
-    reach = step
-    for a in reversed(axes):
-        if not index.plain(a.name):
-            return None
-        if dims.equal(index.coefficient(a.name), reach) is not True:
-            return None
-        reach = dims.mul(reach, a.extent)
-    return step

@@ -1,11 +1,12 @@
 """Schedules for the CPU: Nest -> Kernel.
 
-Six forms. "Along rows": the lanes are neighbouring rows (pointwise work, reductions
+Seven forms. "Along rows": the lanes are neighbouring rows (pointwise work, reductions
 over few or over outer elements). "Along columns": the lanes are one row's elements
 (softmax, layer_norm), in as many passes over the row as its reductions need. The
 third, for transposes, is in turn.py, the fourth, for contractions, in contract.py, the
 fifth, for windows, in window.py, the sixth, for sums at places that data name, in
-scatter.py.
+scatter.py, the seventh, for contractions of lines that one operand has for all rows, in
+along.py.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pirol.compiler.dims import Dim, product
 from pirol.compiler.ir import FLOATS
 from pirol.kernels import affine
 from pirol.kernels.affine import Affine, axis, constant
+from pirol.kernels.along import along_lines
 from pirol.kernels.contract import contraction
 from pirol.kernels.emit import (
     Emitter,
@@ -70,11 +72,14 @@ def schedule(nest: Nest) -> Kernel:
         return sums
     tiles = contraction(nest)
     if tiles is not None:
-        return tiles.kernel()
-    nest = plain_sums(nest)
-    planes = windows(nest)
+        return tiles.turned().kernel()
+    planes = windows(plain_sums(nest))
     if planes is not None:
         return planes.kernel()
+    lines = along_lines(nest)
+    if lines is not None:
+        return lines
+    nest = plain_sums(nest)
     if _lanes_in_columns(nest):
         return _AlongColumns(nest).kernel()
     turns = turned(nest)

@@ -177,8 +177,9 @@ class Dot:
     """to[i, j] = sum over k of left[i, k] * right[k, j].
 
     Each place is (name, first element, its steps): of `to` a row's, of `left` a row's
-    and a term's, of `right` a term's. What lies up to a vector after the columns is
-    read and written too.
+    and a term's, of `right` a term's. With `tables`, arrays of places, left[i, k] is
+    rows[i] + terms[k] after the first instead. What lies up to a vector after the
+    columns is read and written too.
     """
 
     dtype: str
@@ -188,6 +189,25 @@ class Dot:
     rows: Affine
     columns: Affine
     terms: Affine
+    tables: tuple[str, str] = ("0", "0")
+
+
+@dataclass(frozen=True)
+class Along:
+    """to[i] = sum over lines l and j < length of left[its row i + its line l + j] *
+    right[its line l + j].
+
+    `left` is (name, rows' places, lines' places), `right` (name, first element, lines'
+    places): places are arrays.
+    """
+
+    dtype: str
+    to: str
+    left: tuple[str, str, str]
+    right: tuple[str, Affine, str]
+    rows: Dim
+    lines: Dim
+    length: Dim
 
 
 @dataclass(frozen=True)
@@ -216,7 +236,7 @@ class Barrier:
 
 
 Stmt: TypeAlias = (
-    "Let | Var | Set | Array | Put | Move | Loop | If | Turn | Dot | Outer"
+    "Let | Var | Set | Array | Put | Move | Loop | If | Turn | Dot | Along | Outer"
     " | WarpReduce | Barrier"
 )
 
@@ -246,7 +266,11 @@ class Kernel:
     @property
     def dots(self) -> bool:
         """Whether there is a Dot in it."""
-        return any(isinstance(s, Dot) for s in _statements(self.body))
+        return self.has(Dot)
+
+    def has(self, kind: type) -> bool:
+        """Whether there is a statement of a kind in it."""
+        return any(isinstance(s, kind) for s in _statements(self.body))
 
     @property
     def params(self) -> tuple[Dim, ...]:

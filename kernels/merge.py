@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from pirol.compiler import dims
@@ -10,10 +11,12 @@ from pirol.kernels.affine import Affine
 from pirol.kernels.nest import Axis, Nest, index_of, with_index
 
 
-def merge_axes(nest: Nest) -> Nest:
-    """The nest with as few axes as its accesses allow."""
+def merge_axes(nest: Nest, apart: Collection[str] = ()) -> Nest:
+    """The nest with as few axes as its accesses allow; none of those named merges with
+    one that is not."""
     while True:
-        pair = next((p for p in _neighbours(nest) if _mergeable(nest, *p)), None)
+        pairs = (p for p in _neighbours(nest) if _alike(p, apart))
+        pair = next((p for p in pairs if _mergeable(nest, *p)), None)
         if pair is None:
             return nest
         nest = _merge(nest, *pair)
@@ -24,6 +27,11 @@ def _neighbours(nest: Nest) -> list[tuple[Axis, Axis]]:
     for axes in (nest.rows, nest.columns):
         pairs += list(zip(axes, axes[1:]))
     return pairs
+
+
+def _alike(pair: tuple[Axis, Axis], apart: Collection[str]) -> bool:
+    outer, inner = (a.name in apart for a in pair)
+    return outer == inner
 
 
 def _indices(nest: Nest) -> list[Affine]:

@@ -28,6 +28,7 @@ from pirol.compiler.ir import (
 )
 from pirol.kernels.affine import ZERO, Affine, Data, Quotient, Remainder
 from pirol.kernels.kernel import (
+    Along,
     Apply,
     Array,
     At,
@@ -115,8 +116,9 @@ class _Renderer:
         return "\n".join([*lines, "}", ""])
 
     def header(self) -> str:
-        dots = self.target is CPU and self.kernel.dots
-        return self.target.head + ('#include "pirol_dot.h"\n' if dots else "")
+        more = {"pirol_dot.h": Dot, "pirol_along.h": Along}
+        found = [name for name, kind in more.items() if self.kernel.has(kind)]
+        return self.target.head + "".join(f'#include "{name}"\n' for name in found)
 
     def cpu_head(self) -> list[str]:
         lines = [
@@ -199,6 +201,8 @@ class _Renderer:
                 return [f"{pad}pr_turn_{BITS[dtype] // 8}({', '.join(given)});"]
             case Dot():
                 return [pad + self.dot(stmt)]
+            case Along():
+                return [pad + self.along(stmt)]
             case Outer(dtype, sums, left, right):
                 return [f"{pad}pr_outer_{SHORT[dtype]}({sums}, {left}, {right});"]
             case WarpReduce():
@@ -214,13 +218,16 @@ class _Renderer:
         return start, *map(self.index, steps)
 
     def dot(self, dot: Dot) -> str:
-        given = [
-            text
-            for place in (dot.to, dot.left, dot.right)
-            for text in self.place(*place)
-        ]
+        given = [*self.place(*dot.to), *self.place(*dot.left), *dot.tables]
+        given += [*self.place(*dot.right)]
         given += [self.index(n) for n in (dot.rows, dot.columns, dot.terms)]
         return f"pr_dot_{SHORT[dot.dtype]}({', '.join(given)});"
+
+    def along(self, along: Along) -> str:
+        name, first, right_at = along.right
+        given = [along.to, *along.left, *self.place(name, first), right_at]
+        given += map(self.dim, (along.rows, along.lines, along.length))
+        return f"pr_along_{SHORT[along.dtype]}({', '.join(given)});"
 
     def array(self, array: Array) -> str:
         kind = self.type(array.dtype)

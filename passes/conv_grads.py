@@ -1,19 +1,20 @@
 """conv_grads: a conv's gradients as convs, for which there are kernels.
 
-That of the input is a conv of the cotangent with the weights turned round, each of the
-places that a stride leaves between its steps a channel; that of the weights a conv of
-the input with the cotangent, in which strides and dilation change places and the batch
-is summed.
+That of the input is a conv of the cotangent with the weights turned round, one for each
+of the places that a stride leaves between its steps; that of the weights a conv of the
+input with the cotangent, in which strides and dilation change places and the batch is
+summed.
 """
 
 from __future__ import annotations
 
-import math
+import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from pirol.compiler.dims import Dim, Shape, floordiv, mul, sub
+from pirol.compiler.dims import Dim, Shape, add, floordiv, mul, sub
 from pirol.compiler.errors import Unsupported
-from pirol.compiler.ir import Graph, Op, Value
+from pirol.compiler.ir import BITS, Graph, Op, Value
 from pirol.prim import Builder
 from pirol.prim.builder import rewritten
 
@@ -29,39 +30,85 @@ def conv_grads(graph: Graph) -> Graph:
 
 
 def _input_grad(b: Builder, op: Op) -> Value:
-    """Along a dim of stride s, the s places of the input between two of the output are
-    channels of one conv: place s u + r has the taps r, r + s, ... of the window alone.
-    Where there is also a dilation, the cotangent is spread instead.
+    """Along a dim of stride s, the places s u + r of the input, for each r below s, are
+    a conv of their own, of the taps that lead there. Where there is also a dilation,
+    the cotangent is spread instead. Few channels are one conv, its taps those of all.
 
-    There is as much padding behind as the largest input that leads to such an output
-    has; the result is cut to the input's size.
+    There are as many places as the largest input that leads to such an output has; the
+    result is cut to the input's size.
     """
     (ct, w), groups = op.operands, op.attrs["groups"]
     strides, padding, dilation = (op.attrs[k] for k in WINDOW)
-    kernel = [_fixed(k) for k in w.shape[2:]]
-    spread = [s if d > 1 else 1 for s, d in zip(strides, dilation)]
-    ct = _spread(b, ct, spread)
-    steps = [1 if d > 1 else s for s, d in zip(strides, dilation)]
-    phases = [min(s, k) for s, k in zip(steps, kernel)]
-    taps = [-(-k // s) for k, s in zip(kernel, steps)]
-    low = [
-        (m - 1) * d - p[0] // s for m, d, p, s in zip(taps, dilation, padding, steps)
+    gaps = [s if d > 1 else 1 for s, d in zip(strides, dilation)]
+    ct, w = _spread(b, ct, gaps), _swapped(b, w, groups)
+    dims = [
+        _Dim(_fixed(k), p[0], p[1], d, s, g)
+        for k, p, d, s, g in zip(w.shape[2:], padding, dilation, strides, gaps)
     ]
-    high = [
-        -((p[1] - (k - 1) * d - e + 1) // s)
-        for k, d, p, s, e in zip(kernel, dilation, padding, steps, spread)
-    ]
-    found = b.conv(
-        _cut(b, ct, low, high),
-        _by_phase(b, _swapped(b, w, groups), taps, steps, phases),
-        strides=(1,) * len(strides),
-        padding=tuple((max(a, 0), max(z, 0)) for a, z in zip(low, high)),
-        dilation=dilation,
-        groups=groups,
-    )
-    found = _in_line(b, found, op.result.shape[1], steps, phases)
-    starts = (0, 0, *(p[0] % s for p, s in zip(padding, steps)))
-    return _block(b, found, starts, op.result.shape)
+    steps = [dim.step for dim in dims]
+    places = [*itertools.product(*map(range, steps))]
+    every = [[dim.phase(r) for dim, r in zip(dims, place)] for place in places]
+    if 1 < len(every) <= _lanes(ct.dtype) // max(floordiv(w.shape[0], groups), 1):
+        found = _together(b, ct, w, every, dims, groups)
+    else:
+        sizes = (add(n, dim.more) for n, dim in zip(ct.shape[2:], dims))
+        shape = (ct.shape[0], w.shape[0], *sizes)
+        parts = [
+            _phase(b, ct, w, phases, dilation, groups)
+            if all(p.taps for p in phases)
+            else b.const(value=0.0, shape=shape, dtype=ct.dtype)
+            for phases in every
+        ]
+        found = _in_line(b, parts, steps)
+    return _first(b, found, op.result.shape)
+
+
+def _lanes(dtype: str) -> int:
+    """Channels that one conv has rather than several convs: a vector's elements."""
+    return int(512 // BITS[dtype])
+
+
+@dataclass(frozen=True)
+class _Phase:
+    """Of a window's taps along a dim: the first, how far the next, and how many, and
+    what is padded (or cut) before and behind the cotangent."""
+
+    first: int
+    step: int
+    taps: int
+    low: int
+    high: int
+
+
+@dataclass(frozen=True)
+class _Dim:
+    """A dim of a conv: the window's size, padding, dilation and stride, and how far the
+    cotangent is spread."""
+
+    size: int
+    before: int
+    behind: int
+    dilation: int
+    stride: int
+    gap: int
+
+    @property
+    def step(self) -> int:
+        """How far apart the places of a phase are."""
+        return self.stride // self.gap
+
+    @property
+    def more(self) -> int:
+        """How many more places a phase has than the cotangent, spread."""
+        least = (self.size - 1) * self.dilation + self.gap - self.before - self.behind
+        return -(-(least + self.step - 1) // self.step) - 1
+
+    def phase(self, r: int) -> _Phase:
+        """That of the places r, r + step, ..."""
+        late, first = divmod(r + self.before, self.step)
+        taps = max(-(-(self.size - first) // self.step), 0)
+        reach = (taps - 1) * self.dilation
+        return _Phase(first, self.step, taps, reach - late, self.more + late)
 
 
 def _spread(b: Builder, x: Value, steps: Sequence[int]) -> Value:
@@ -73,65 +120,135 @@ def _spread(b: Builder, x: Value, steps: Sequence[int]) -> Value:
     return spread
 
 
-def _by_phase(
-    b: Builder,
-    w: Value,
-    taps: Sequence[int],
-    steps: Sequence[int],
-    phases: Sequence[int],
-) -> Value:
-    """[C, O, ...] as [C * phases, O, taps], each phase's taps turned round; a tap that
-    the window has not is 0."""
-    rank = len(steps)
-    more = [m * s - k for m, s, k in zip(taps, steps, w.shape[2:])]
-    if any(more):
-        none = (0,) * w.type.rank
-        w = b.pad(w, low=none, high=(0, 0, *more), interior=none, value=0)
-    split = tuple(n for pair in zip(taps, steps) for n in pair)
-    w = b.reshape(w, shape=(*w.shape[:2], *split))
-    w = _first(b, w, (*w.shape[:2], *(n for pair in zip(taps, phases) for n in pair)))
-    w = b.reverse(w, axes=tuple(range(2, 2 + 2 * rank, 2)))
-    at = (*range(3, 3 + 2 * rank, 2), 1, *range(2, 2 + 2 * rank, 2))
-    w = b.transpose(w, perm=(0, *at))
-    out = mul(w.shape[0], math.prod(phases))
-    return b.reshape(w, shape=(out, w.shape[1 + rank], *taps))  # type: ignore[no-any-return]
-
-
-def _in_line(
-    b: Builder, x: Value, channels: Dim, steps: Sequence[int], phases: Sequence[int]
-) -> Value:
-    """[N, C * phases, ...] as [N, C, ...], each dim `steps` times as long."""
-    if all(s == 1 for s in steps):
+def _padded(b: Builder, x: Value, low: Sequence[int], high: Sequence[int]) -> Value:
+    """x with zeros before and behind each dim."""
+    if not any((*low, *high)):
         return x
-    rank = len(steps)
-    batch, _, *sizes = x.shape
-    x = b.reshape(x, shape=(batch, channels, *phases, *sizes))
-    pairs = (n for k in range(rank) for n in (2 + rank + k, 2 + k))
-    x = b.transpose(x, perm=(0, 1, *pairs))
-    more = (n for s, r in zip(steps, phases) for n in (0, s - r))
-    high = (0, 0, *more)
-    if any(high):
-        none = (0,) * x.type.rank
-        x = b.pad(x, low=none, high=high, interior=none, value=0)
-    whole = (mul(n, s) for n, s in zip(sizes, steps))
-    return b.reshape(x, shape=(batch, channels, *whole))  # type: ignore[no-any-return]
+    none = (0,) * x.type.rank
+    padded: Value = b.pad(x, low=low, high=high, interior=none, value=0)
+    return padded
+
+
+def _phase(
+    b: Builder,
+    ct: Value,
+    w: Value,
+    phases: Sequence[_Phase],
+    dilation: Sequence[int],
+    groups: int,
+) -> Value:
+    """The places of the input that these taps of [C, O, ...] lead to."""
+    low, high = [p.low for p in phases], [p.high for p in phases]
+    return _conv(b, ct, _turned(b, w, phases), low, high, dilation, groups)
+
+
+def _turned(b: Builder, w: Value, phases: Sequence[_Phase]) -> Value:
+    """These taps of [C, O, ...], the last first."""
+    taps = (*w.shape[:2], *(p.taps for p in phases))
+    starts = (0, 0, *(min(p.first, k) for p, k in zip(phases, w.shape[2:])))
+    w = b.slice(w, starts=starts, sizes=taps, steps=(1, 1, *(p.step for p in phases)))
+    turned: Value = b.reverse(w, axes=tuple(range(2, w.type.rank)))
+    return turned
+
+
+def _conv(
+    b: Builder,
+    ct: Value,
+    w: Value,
+    low: Sequence[int],
+    high: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Value:
+    """The conv of stride 1 with so much padding; what is negative is cut."""
+    found: Value = b.conv(
+        _cut(b, ct, low, high),
+        w,
+        strides=(1,) * len(low),
+        padding=tuple((max(a, 0), max(z, 0)) for a, z in zip(low, high)),
+        dilation=dilation,
+        groups=groups,
+    )
+    return found
+
+
+def _together(
+    b: Builder,
+    ct: Value,
+    w: Value,
+    every: Sequence[Sequence[_Phase]],
+    dims: Sequence[_Dim],
+    groups: int,
+) -> Value:
+    """As _in_line of all phases: one conv, whose channels they are, with as many taps
+    as they have together; a tap that one has not is 0."""
+    low = [max(p.low for p in along) for along in zip(*every)]
+    taps = [max(p.taps - p.low for p in ps) + a for ps, a in zip(zip(*every), low)]
+    channels = floordiv(w.shape[0], groups)
+    alone = (groups, 1, channels, w.shape[1], *taps)
+    each = []
+    for phases in every:
+        before = [a - p.low for a, p in zip(low, phases)]
+        behind = [k - p.taps - n for k, p, n in zip(taps, phases, before)]
+        ends = ((0, 0, *before), (0, 0, *behind))
+        each.append(b.reshape(_padded(b, _turned(b, w, phases), *ends), shape=alone))
+    shape = (groups * len(every) * channels, w.shape[1], *taps)
+    w = b.reshape(b.concat(*each, axis=1), shape=shape)
+    dilation = [dim.dilation for dim in dims]
+    high = [dim.more + (k - 1) * dim.dilation - a for dim, k, a in zip(dims, taps, low)]
+    found = _conv(b, ct, w, low, high, dilation, groups)
+    steps, (batch, _, *sizes), rank = [d.step for d in dims], found.shape, len(dims)
+    found = b.reshape(found, shape=(batch, groups, *steps, channels, *sizes))
+    pairs = (k for n in range(rank) for k in (3 + rank + n, 2 + n))
+    found = b.transpose(found, perm=(0, 1, 2 + rank, *pairs))
+    whole = (mul(n, step) for n, step in zip(sizes, steps))
+    return b.reshape(found, shape=(batch, groups * channels, *whole))  # type: ignore[no-any-return]
+
+
+def _in_line(b: Builder, parts: Sequence[Value], steps: Sequence[int]) -> Value:
+    """[N, C, ...] of the places s u + r of each dim, from those for each r, the last
+    dim's next to each other."""
+    if not steps:
+        return parts[0]
+    (*rest, step), axis = steps, 1 + len(steps)
+    if step > 1:
+        shape = parts[0].shape
+        one = (*shape[: axis + 1], 1, *shape[axis + 1 :])
+        whole = (*shape[:axis], mul(shape[axis], step), *shape[axis + 1 :])
+        each = [b.reshape(p, shape=one) for p in parts]
+        parts = [
+            b.reshape(b.concat(*each[k : k + step], axis=axis + 1), shape=whole)
+            for k in range(0, len(each), step)
+        ]
+    return _in_line(b, parts, rest)
 
 
 def _weight_grad(b: Builder, op: Op) -> Value:
-    """Groups of channels are groups again, each of the whole batch."""
+    """Groups of channels are groups again, each of the whole batch. What of x no window
+    reaches is cut, where the sizes tell it, and the result else."""
     (x, ct), groups = op.operands, op.attrs["groups"]
     strides, padding, dilation = (op.attrs[k] for k in WINDOW)
-    out, inside, *_ = op.result.shape
+    out, inside, *kernel = op.result.shape
+    low = [p[0] for p in padding]
+    high = [
+        p[1] - _unreached(n + sum(p) - (k - 1) * d - 1, s)
+        for n, p, k, d, s in zip(x.shape[2:], padding, kernel, dilation, strides)
+    ]
     found = b.conv(
-        _swapped(b, x, groups, within=False),
+        _swapped(b, _cut(b, x, low, high), groups, within=False),
         b.transpose(ct, perm=(1, 0, *range(2, ct.type.rank))),
         strides=dilation,
-        padding=padding,
+        padding=tuple((a, max(z, 0)) for a, z in zip(low, high)),
         dilation=strides,
         groups=groups,
     )
     found = b.transpose(found, perm=(1, 0, *range(2, ct.type.rank)))
-    return _first(b, found, (out, inside, *op.result.shape[2:]))
+    return _first(b, found, (out, inside, *kernel))
+
+
+def _unreached(steps: Dim, stride: int) -> int:
+    """How far behind the last window so many places reach; 0 where it is not known."""
+    return steps % stride if isinstance(steps, int) and steps > 0 else 0
 
 
 WINDOW = ("strides", "padding", "dilation")

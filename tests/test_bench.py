@@ -83,6 +83,11 @@ BLOCKS = (
         (2, 3, 8, 8),
         ("convolve:8,4,4,0,1", "tokens", "add", *encoder(8, 2, True), "mean_tokens"),
     ),
+    Workload(
+        "gradients",
+        (2, 4, 9, 8),
+        ("input_gradient:6,3,2,1,2", "weight_gradient:6,3,2,1,2"),
+    ),
     Workload("head", (2, 6, 9, 8), ("pool:3,2,1,1", "mean_space", "dense:7")),
 )
 
