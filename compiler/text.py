@@ -8,6 +8,7 @@ graph @f(%0: f32[n, 4]) {
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Mapping
@@ -27,23 +28,27 @@ def print_graph(graph: Graph) -> str:
 class _Printer:
     def __init__(self) -> None:
         self.names: dict[Value, str] = {}
+        self.count = itertools.count()
 
-    def name(self, value: Value) -> str:
-        return self.names.setdefault(value, f"%{len(self.names)}")
+    def define(self, value: Value) -> str:
+        """A new name; a branch that stands in two ops has its own in each."""
+        self.names[value] = f"%{next(self.count)}"
+        return self.names[value]
 
     def graph(self, graph: Graph, head: str, pad: str) -> list[str]:
-        inputs = ", ".join(f"{self.name(v)}: {v.type}" for v in graph.inputs)
+        inputs = ", ".join(f"{self.define(v)}: {v.type}" for v in graph.inputs)
         lines = [f"{pad}{head}({inputs}) {{"]
         lines += [f"{pad}  guard {g}" for g in graph.guards]
         for op in graph.ops:
             lines += self.op(op, pad + "  ")
-        lines += [f"{pad}  write {i} = {self.name(v)}" for i, v in graph.writes]
-        lines.append(f"{pad}  return {', '.join(map(self.name, graph.outputs))}")
+        lines += [f"{pad}  write {i} = {self.names[v]}" for i, v in graph.writes]
+        ends = ", ".join(self.names[v] for v in graph.outputs)
+        lines.append(f"{pad}  return {ends}")
         return [*lines, pad + "}"]
 
     def op(self, op: Op, pad: str) -> list[str]:
-        operands = ", ".join(map(self.name, op.operands))
-        results = ", ".join(map(self.name, op.results))
+        operands = ", ".join(self.names[v] for v in op.operands)
+        results = ", ".join(map(self.define, op.results))
         types = ", ".join(str(r.type) for r in op.results)
         line = f"  # {json.dumps(op.line)}" if op.line else ""
         head = f"{pad}{results} = " if results else f"{pad}= "

@@ -19,7 +19,8 @@ RANKS = (
     ),
     ("pirol.compiler.text",),
     ("pirol.prim",),
-    ("pirol.compiler.autodiff", "pirol.compiler.interpreter", "pirol.compiler.verify"),
+    ("pirol.compiler.autodiff", "pirol.compiler.interpreter", "pirol.compiler.verify")
+    + ("pirol.compiler.loops",),
     ("pirol.passes",),
     ("pirol.kernels",),
     (
