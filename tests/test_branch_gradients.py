@@ -123,6 +123,12 @@ FUNCTIONS = [plain, by_cond, nested, one_sided, with_integers, unused, passed_on
 FUNCTIONS += [scalar, writing]
 
 
+def some(functions: Sequence[Any]) -> list[Any]:
+    """All, the first of them in the quick suite too."""
+    full = pytest.mark.full
+    return [pytest.param(f, marks=[full] if k else []) for k, f in enumerate(functions)]
+
+
 def drawn(signs: Sequence[float], shape: tuple[int, ...], seed: int = 0) -> list[Any]:
     """Arrays of these signs."""
     rng = np.random.default_rng(seed)
@@ -179,7 +185,7 @@ def compiled(function: Callable[..., Any], *dims: Any) -> Any:
     return pirol.to_static(function, input_spec=specs)
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("function", some(FUNCTIONS))
 def test_values_and_gradients(function: Any) -> None:
     """In each branch, at sizes that are unknown beforehand, to the second order."""
     fast = compiled(function, None, None)
@@ -199,6 +205,7 @@ def test_second_order_in_each_branch(function: Any) -> None:
     assert served(fast), pirol.explain(fast)
 
 
+@pytest.mark.full
 @pytest.mark.filterwarnings("ignore::pirol.compiler.capture.options.PirolWarning")
 def test_an_op_of_paddles_in_a_branch() -> None:
     fast = compiled(opaque, 4, 4)
@@ -249,6 +256,7 @@ def test_parameters_in_a_branch() -> None:
     assert served(fast), pirol.explain(fast)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("fault", ["the other branch", "too much"])
 def test_a_planted_fault_is_found(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the gradient in the branches: one for another, or a wrong number."""

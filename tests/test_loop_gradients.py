@@ -9,7 +9,7 @@ import paddle
 import pytest
 from paddle import nn
 from paddle.static import InputSpec
-from test_branch_gradients import branch, drawn, results, served
+from test_branch_gradients import branch, drawn, results, served, some
 from vjp_samples import check, f64
 
 import pirol
@@ -101,7 +101,7 @@ def compiled(function: Any) -> Any:
     return pirol.to_static(function, input_spec=[*specs, InputSpec([], "int64")])
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("function", some(FUNCTIONS))
 def test_values_and_gradients(function: Any) -> None:
     """At sizes, and for numbers of turns, that are unknown beforehand; none too."""
     fast = compiled(function)
@@ -128,6 +128,7 @@ class Recurrent(nn.Layer):
         return self.head(state)
 
 
+@pytest.mark.full
 def test_a_layer_learns() -> None:
     found = []
     for fast in (True, False):
@@ -159,6 +160,7 @@ def test_a_second_derivative_says_that_it_is_not_there() -> None:
         paddle.grad(y.sum(), [x], create_graph=True)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("fault", ["forwards", "the last turn twice"])
 def test_a_planted_fault_is_found(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the way back through the turns."""
