@@ -35,19 +35,21 @@ class _Printer:
         self.names[value] = f"%{next(self.count)}"
         return self.names[value]
 
+    def name(self, value: Value) -> str:
+        return self.names.get(value) or self.define(value)
+
     def graph(self, graph: Graph, head: str, pad: str) -> list[str]:
         inputs = ", ".join(f"{self.define(v)}: {v.type}" for v in graph.inputs)
         lines = [f"{pad}{head}({inputs}) {{"]
         lines += [f"{pad}  guard {g}" for g in graph.guards]
         for op in graph.ops:
             lines += self.op(op, pad + "  ")
-        lines += [f"{pad}  write {i} = {self.names[v]}" for i, v in graph.writes]
-        ends = ", ".join(self.names[v] for v in graph.outputs)
-        lines.append(f"{pad}  return {ends}")
+        lines += [f"{pad}  write {i} = {self.name(v)}" for i, v in graph.writes]
+        lines.append(f"{pad}  return {', '.join(map(self.name, graph.outputs))}")
         return [*lines, pad + "}"]
 
     def op(self, op: Op, pad: str) -> list[str]:
-        operands = ", ".join(self.names[v] for v in op.operands)
+        operands = ", ".join(map(self.name, op.operands))
         results = ", ".join(map(self.define, op.results))
         types = ", ".join(str(r.type) for r in op.results)
         line = f"  # {json.dumps(op.line)}" if op.line else ""

@@ -109,6 +109,14 @@ def writing(x: Any, w: Any) -> Any:
     return state * w
 
 
+def early(x: Any, w: Any) -> Any:
+    """Each branch returns."""
+    if x.sum() > 0:
+        return x * w
+    y = x.sin()
+    return y - w
+
+
 def opaque(x: Any, w: Any) -> Any:
     """Paddle runs the op in the branch, and its gradient."""
     if x.sum() > 0:
@@ -120,7 +128,7 @@ def opaque(x: Any, w: Any) -> Any:
 
 
 FUNCTIONS = [plain, by_cond, nested, one_sided, with_integers, unused, passed_on]
-FUNCTIONS += [scalar, writing]
+FUNCTIONS += [scalar, writing, early]
 
 
 def some(functions: Sequence[Any]) -> list[Any]:

@@ -77,7 +77,16 @@ def until(x: Any, w: Any, n: Any) -> Any:
     return x * n.astype(x.dtype)
 
 
-FUNCTIONS = [powers, growing, exchanged, branching, until]
+def broken(x: Any, w: Any, n: Any) -> Any:
+    """A loop over a range that may end before its end."""
+    for k in range(n):
+        x = x * (w + k)
+        if x.abs().max() > 3.0:
+            break
+    return x
+
+
+FUNCTIONS = [powers, growing, exchanged, branching, until, broken]
 
 
 def agree(function: Any, fast: Any, arrays: Any, turns: int) -> None:
