@@ -74,6 +74,7 @@ class Plans:
         self.native = False  # no plan has steps of Paddle's
         self.draws = False  # random numbers
         self.broken = False  # Paddle runs every call from now on
+        self.why = ""  # the last plan could not be made
         self.hints: dict[str, int] = {}  # the sizes that the last plan was made for
         # Its executor runs a program for one thread at a time.
         self.paddle_lock = threading.RLock()
@@ -157,6 +158,7 @@ class Plans:
             self.broken = self.broken or not self.variants
             known = isinstance(error, (PirolError, OSError))
             why = str(error) if known else f"internal error, {error!r}"
+            self.why = why
             self.options.fall_back("the program", why)
             return False
         return True
@@ -262,7 +264,7 @@ class Plans:
         def run(tensors: Sequence[Any]) -> list[Any]:
             found = plans.attempt(list(tensors))
             if found is None:
-                raise PirolError("a branch fits no plan")
+                raise PirolError(f"a branch has no plan: {plans.why or 'no size fits'}")
             return found
 
         return run
