@@ -8,7 +8,7 @@ gradient needs are computed anew, so the result is again differentiable to any o
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,7 +28,6 @@ from pirol.compiler.ir import (
 )
 from pirol.prim import PRIMS, Builder, Facts
 
-IF, WHILE = CONTROL
 EXPANDED = ("call", "group")  # their bodies stand for them
 STOP = "stop_gradient"
 Level = tuple[tuple[int, ...], tuple[int, ...]]
@@ -245,7 +244,7 @@ def _reached(op: Op, active: Container[Value]) -> Sequence[Value]:
     """The results that depend on active operands; those of an `if`, in a branch."""
     if op.name not in CONTROL or "gradient" in op.attrs:
         return op.results
-    if op.name == WHILE:
+    if op.name == "pd_op.while":
         places = [k for k, v in enumerate(op.operands) if v in active]
         return [op.results[k - 1] for k in _carried(op.branches[0], places)]
     found = []
@@ -259,18 +258,22 @@ def _reached(op: Op, active: Container[Value]) -> Sequence[Value]:
 def _carried(body: Graph, operands: Sequence[int]) -> list[int]:
     """The operands of a `while` that are loop variables and come to depend on these."""
     while True:
-        inner = _active(body.ops, [body.inputs[k - 1] for k in operands])
-        late = [k for k, v in enumerate(body.outputs) if k and v in inner]
-        if set(late) <= set(operands):
+        late = dependent(body, [k - 1 for k in operands]) - {0}
+        if late <= set(operands):
             return [k for k in operands if k < len(body.outputs)]
-        operands = sorted({*operands, *late})
+        operands = sorted(late.union(operands))
+
+
+def dependent(graph: Graph, inputs: Iterable[int]) -> set[int]:
+    """The float outputs that depend on some of the inputs, by their places."""
+    found = _active(graph.ops, [graph.inputs[k] for k in inputs])
+    return {k for k, v in enumerate(graph.outputs) if v in found}
 
 
 def loop_level(op: Op) -> Level:
     """The gradient of a loop's body that the gradient of the loop goes through: of the
     variables that depend on what is wanted, and of what is wanted besides."""
-    body = op.branches[0]
-    ((wanted, _),) = op.attrs["gradient"]
+    body, (wanted, _) = op.branches[0], op.attrs["gradient"][0]
     carried = tuple(_carried(body, wanted))
     rest = tuple(k for k in wanted if k >= len(body.outputs))
     return (*carried, *rest), carried
@@ -287,8 +290,7 @@ def _pull(b: Builder, op: Op, cts: _Cotangents, active: set[Value]) -> None:
     if rule is None:
         why = op.attrs.get("why", "")
         if op.branches:
-            acts = op.attrs.get("effect")
-            why = "it draws random numbers, or acts" if acts else "it is a gradient"
+            why = "it draws random numbers, or acts"
         raise _unsupported(
             op, op.line, "has no gradient rule" + (f": {why}" if why else "")
         )
@@ -310,11 +312,9 @@ def _pull(b: Builder, op: Op, cts: _Cotangents, active: set[Value]) -> None:
 
 
 def _is_whole(op: Op) -> bool:
-    """Whether its gradient is an op of the same kind. A loop's has none in turn."""
-    if op.attrs.get("effect") or "site" not in op.attrs:
-        return False
-    again = op.name == WHILE and "gradient" not in op.attrs
-    return again or op.name in (IF, "opaque")
+    """Whether its gradient is an op of the same kind."""
+    fit = "site" in op.attrs and not op.attrs.get("effect")
+    return fit and op.name in ("opaque", *CONTROL)
 
 
 def _pull_whole(b: Builder, op: Op, cts: _Cotangents, active: set[Value]) -> None:

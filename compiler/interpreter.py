@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pirol.compiler.autodiff import branch_gradient, loop_level
+from pirol.compiler.autodiff import Level, branch_gradient
 from pirol.compiler.dims import evaluate
 from pirol.compiler.errors import Unsupported
 from pirol.compiler.ir import DTYPES, Graph, Op, Value
@@ -88,11 +88,13 @@ class _Run:
             levels = op.attrs.get("gradient", ())
             return self.branch(branch_gradient(branch, levels), values)
         (body,) = op.branches
-        run = functools.partial(self.branch, body)
+
+        def bodies(levels: Sequence[Level]) -> Any:
+            return functools.partial(self.branch, branch_gradient(body, levels))
+
         if "gradient" not in op.attrs:
-            return loop(op, run)(*operands)
-        back = functools.partial(self.branch, branch_gradient(body, [loop_level(op)]))
-        return loop_gradient(op, run, back, np.zeros_like)(*operands)
+            return loop(op, bodies(()))(*operands)
+        return loop_gradient(op, bodies, np.zeros_like)(*operands)
 
     def branch(self, graph: Graph, operands: Sequence[Any]) -> list[Any]:
         """A branch's outputs; its symbols are its own."""

@@ -6,6 +6,7 @@ that returns its results as a list.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import threading
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from paddle.base.dygraph.base import switch_to_static_graph
 from paddle.base.libpaddle import pir
 from paddle.jit.dy2static.pir_partial_program import PartialProgramLayer
 
-from pirol.compiler.autodiff import Level, loop_level
+from pirol.compiler.autodiff import Level
 from pirol.compiler.capture.attributes import attributes
 from pirol.compiler.capture.direct import direct
 from pirol.compiler.capture.library import library
@@ -87,8 +88,8 @@ def _control(op: Op, branch: Compile) -> Callable[..., Any]:
     (body,) = op.branches
     if not levels:
         return loop(op, branch(body, ()))
-    back = branch(body, [loop_level(op)])
-    return loop_gradient(op, branch(body, ()), back, paddle.zeros_like)
+    bodies = functools.cache(functools.partial(branch, body))
+    return loop_gradient(op, bodies, paddle.zeros_like)
 
 
 def _constant(site: Any) -> Callable[..., Any]:
