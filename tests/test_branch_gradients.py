@@ -203,6 +203,15 @@ def test_values_and_gradients(function: Any) -> None:
     assert pirol.explain(fast).compiles == 1
 
 
+def test_outputs_without_a_gradient_are_told_from_others() -> None:
+    fast = compiled(with_integers, 3, 4)
+    for sign in (1, -1):
+        x, w = (paddle.to_tensor(a.astype("float32")) for a in drawn((sign, 1), (3, 4)))
+        x.stop_gradient = False
+        for run in (fast, with_integers):
+            assert [out.stop_gradient for out in run(x, w)] == [False, True, True]
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("function", [f for f in FUNCTIONS if f is not writing])
 def test_second_order_in_each_branch(function: Any) -> None:
