@@ -8,7 +8,7 @@ gradient needs are computed anew, so the result is again differentiable to any o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from pirol.compiler.dims import same_shape
 from pirol.compiler.errors import ShapeError, Unsupported, message
 from pirol.compiler.ir import (
+    CONTROL,
     INEXACT,
     Graph,
     Op,
@@ -29,15 +30,23 @@ from pirol.prim import PRIMS, Builder, Facts
 
 EXPANDED = ("call", "group")  # their bodies stand for them
 STOP = "stop_gradient"
+Level = tuple[tuple[int, ...], tuple[int, ...]]
 
 
-def vjp(graph: Graph, *, wrt: Sequence[int] | None = None) -> Graph:
+def vjp(
+    graph: Graph,
+    *,
+    wrt: Sequence[int] | None = None,
+    given: Sequence[int] | None = None,
+) -> Graph:
     """The graph of gradients with respect to the float inputs in `wrt` (None: all).
 
-    An input on which no output depends has a gradient of zeros. Raises Unsupported
-    where a cotangent reaches an op that has no gradient rule.
+    given: the float outputs that have a cotangent (None: all). An input on which none
+    of them depends has a gradient of zeros. Raises Unsupported where a cotangent
+    reaches an op that has no gradient rule.
     """
-    found = _differentiated(graph, _chosen(graph, wrt), effects=False, unused=True)
+    chosen = _chosen(graph, wrt)
+    found = _differentiated(graph, chosen, effects=False, unused=True, given=given)
     made = replace(found.graph, name=f"{graph.name}_vjp", writes=())
     return prune(replace(made, outputs=found.graph.outputs[len(graph.outputs) :]))
 
@@ -70,8 +79,20 @@ def joint(graph: Graph, wrt: Sequence[int]) -> Joint:
     return replace(found, graph=prune(found.graph))
 
 
+def branch_gradient(branch: Graph, levels: Sequence[Level]) -> Graph:
+    """What a control op's branch becomes in the gradient of these levels: its inputs
+    are the branch's, then cotangents. Operands count from the op's condition."""
+    for wanted, given in levels:
+        branch = vjp(branch, wrt=[k - 1 for k in wanted], given=given)
+    return branch
+
+
 def _differentiated(
-    graph: Graph, wrt: Sequence[int], effects: bool, unused: bool
+    graph: Graph,
+    wrt: Sequence[int],
+    effects: bool,
+    unused: bool,
+    given: Sequence[int] | None = None,
 ) -> Joint:
     """With zeros for inputs on which no output depends, or (not unused) without."""
     b = Builder(Facts(guards=list(graph.guards)))
@@ -83,8 +104,8 @@ def _differentiated(
     writes = tuple(zip(places, results[len(outputs) :]))
     ends = [
         (output, b.input(kind.type))
-        for kind, output in zip(graph.outputs, outputs)
-        if kind.dtype in INEXACT
+        for k, (kind, output) in enumerate(zip(graph.outputs, outputs))
+        if kind.dtype in INEXACT and (given is None or k in given)
     ]
     cts, reached = _pulled(b, tuple(b.ops), ends, wanted)
     b.line = ""
@@ -215,20 +236,61 @@ def _active(ops: Sequence[Op], wanted: Sequence[Value]) -> set[Value]:
     for op in ops:
         if found.isdisjoint(op.operands) or op.name == STOP:
             continue
-        found.update(r for r in op.results if r.dtype in INEXACT)
+        found.update(r for r in _reached(op, found) if r.dtype in INEXACT)
     return found
+
+
+def _reached(op: Op, active: Container[Value]) -> Sequence[Value]:
+    """The results that depend on active operands; those of an `if`, in a branch."""
+    if op.name not in CONTROL or "gradient" in op.attrs:
+        return op.results
+    if op.name == "pd_op.while":
+        places = [k for k, v in enumerate(op.operands) if v in active]
+        return [op.results[k - 1] for k in _carried(op.branches[0], places)]
+    found = []
+    for branch in op.branches:
+        pairs = zip(branch.inputs, op.operands[1:])
+        inner = _active(branch.ops, [v for v, operand in pairs if operand in active])
+        found += [r for r, v in zip(op.results, branch.outputs) if v in inner]
+    return found
+
+
+def _carried(body: Graph, operands: Sequence[int]) -> list[int]:
+    """The operands of a `while` that are loop variables and come to depend on these."""
+    while True:
+        late = dependent(body, [k - 1 for k in operands]) - {0}
+        if late <= set(operands):
+            return [k for k in operands if k < len(body.outputs)]
+        operands = sorted(late.union(operands))
+
+
+def dependent(graph: Graph, inputs: Iterable[int]) -> set[int]:
+    """The float outputs that depend on some of the inputs, by their places."""
+    found = _active(graph.ops, [graph.inputs[k] for k in inputs])
+    return {k for k, v in enumerate(graph.outputs) if v in found}
+
+
+def loop_level(op: Op) -> Level:
+    """The gradient of a loop's body that the gradient of the loop goes through: of the
+    variables that depend on what is wanted, and of what is wanted besides."""
+    body, (wanted, _) = op.branches[0], op.attrs["gradient"][0]
+    carried = tuple(_carried(body, wanted))
+    rest = tuple(k for k in wanted if k >= len(body.outputs))
+    return (*carried, *rest), carried
 
 
 def _pull(b: Builder, op: Op, cts: _Cotangents, active: set[Value]) -> None:
     """Pass the cotangents of an op's results on to its active operands."""
     if not any(r in cts for r in op.results):
         return
-    if op.name == "opaque" and "site" in op.attrs and not op.attrs.get("effect"):
-        _pull_opaque(b, op, cts, active)
+    if _is_whole(op):
+        _pull_whole(b, op, cts, active)
         return
     rule = PRIMS[op.name].vjp if op.name in PRIMS else None
     if rule is None:
-        why = op.attrs.get("why")
+        why = op.attrs.get("why", "")
+        if op.branches:
+            why = "it draws random numbers, or acts"
         raise _unsupported(
             op, op.line, "has no gradient rule" + (f": {why}" if why else "")
         )
@@ -249,18 +311,36 @@ def _pull(b: Builder, op: Op, cts: _Cotangents, active: set[Value]) -> None:
             cts.add(operand, grad)
 
 
-def _pull_opaque(b: Builder, op: Op, cts: _Cotangents, active: set[Value]) -> None:
-    """By Paddle's own gradient: an opaque op of the same site, with one more level of
-    (the operands whose gradients it gives, the results whose cotangents follow)."""
-    wanted = tuple(k for k, v in enumerate(op.operands) if v in active)
+def _is_whole(op: Op) -> bool:
+    """Whether its gradient is an op of the same kind."""
+    fit = "site" in op.attrs and not op.attrs.get("effect")
+    return fit and op.name in ("opaque", *CONTROL)
+
+
+def _pull_whole(b: Builder, op: Op, cts: _Cotangents, active: set[Value]) -> None:
+    """By an op of the same site, which Paddle differentiates, or the same branches, to
+    be differentiated when they are compiled. It has one more level of (the operands
+    whose gradients it gives, the results whose cotangents follow its operands)."""
     given = tuple(k for k, r in enumerate(op.results) if r in cts)
-    attrs = {**op.attrs, "callee": f"{op.title}_grad"}
-    attrs["gradient"] = (*op.attrs.get("gradient", ()), (wanted, given))
-    operands = [*op.operands, *(cts.of(op.results[k]) for k in given)]
+    wanted = tuple(k for k, v in enumerate(op.operands) if v in active)
+    wanted = tuple(k for k in wanted if _reaches(op, k, given))
+    if not wanted:
+        return
+    attrs = {**op.attrs, "gradient": (*op.attrs.get("gradient", ()), (wanted, given))}
+    if not op.branches:
+        attrs["callee"] = f"{op.title}_grad"
+    operands = (*op.operands, *(cts.of(op.results[k]) for k in given))
     b.line = op.line
-    types = [op.operands[k].type for k in wanted]
-    for k, grad in zip(wanted, b.op("opaque", operands, types, attrs).results):
+    results = tuple(Value(op.operands[k].type) for k in wanted)
+    new = replace(op, operands=operands, attrs=attrs, results=results)
+    for k, grad in zip(wanted, b.add_op(new).results):
         cts.add(op.operands[k], grad)
+
+
+def _reaches(op: Op, operand: int, results: Sequence[int]) -> bool:
+    """Whether some of the results may depend on an operand."""
+    found = _reached(op, {op.operands[operand]})
+    return any(op.results[k] in found for k in results)
 
 
 def conjugate(b: Builder, part: Any) -> Any:

@@ -5,14 +5,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from pirol.compiler.autodiff import Level, branch_gradient
 from pirol.compiler.dims import evaluate
 from pirol.compiler.errors import Unsupported
 from pirol.compiler.ir import DTYPES, HALVES, Graph, Op, Value
+from pirol.compiler.loops import loop, loop_gradient
 from pirol.prim import PRIMS
 from pirol.prim.prim import widened
 
@@ -87,11 +90,17 @@ class _Run:
     def control(self, op: Op, operands: Sequence[Any]) -> Sequence[Any]:
         goes, *values = operands
         if op.name == "pd_op.if":
-            return self.branch(op.branches[0 if goes else 1], values)
-        count = len(op.results)
-        while goes:
-            goes, *values[:count] = self.branch(op.branches[0], values)
-        return values[:count]
+            branch = op.branches[0 if goes else 1]
+            levels = op.attrs.get("gradient", ())
+            return self.branch(branch_gradient(branch, levels), values)
+        (body,) = op.branches
+
+        def bodies(levels: Sequence[Level]) -> Any:
+            return functools.partial(self.branch, branch_gradient(body, levels))
+
+        if "gradient" not in op.attrs:
+            return loop(op, bodies(()))(*operands)
+        return loop_gradient(op, bodies, np.zeros_like)(*operands)
 
     def branch(self, graph: Graph, operands: Sequence[Any]) -> list[Any]:
         """A branch's outputs; its symbols are its own."""

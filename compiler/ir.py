@@ -210,8 +210,12 @@ def rename(graph: Graph, values: Mapping[Value, Value]) -> Graph:
     )
 
 
-def structure(body: Graph) -> Any:
-    """Equal for bodies that differ in nothing but their values' identities."""
+def structure(body: Graph, texts: dict[Op, str] | None = None) -> Any:
+    """Equal for bodies that differ in nothing but their values' identities.
+
+    texts: the attributes' texts so far, for a caller that asks of the same ops again.
+    """
+    texts = {} if texts is None else texts
     numbers = {v: k for k, v in enumerate(body.inputs)}
     ops = []
     for op in body.ops:
@@ -219,7 +223,9 @@ def structure(body: Graph) -> Any:
         for result in op.results:
             numbers[result] = len(numbers)
         types = tuple(r.type for r in op.results)
-        ops.append((op.name, operands, repr(op.attrs), types))
+        if op not in texts:
+            texts[op] = repr(op.attrs)
+        ops.append((op.name, operands, texts[op], types))
     outputs = tuple(numbers[v] for v in body.outputs)
     return tuple(v.type for v in body.inputs), tuple(ops), outputs
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pirol.compiler.autodiff import without_stops
+from pirol.compiler.autodiff import Level, branch_gradient, without_stops
 from pirol.compiler.errors import PirolError, message
 from pirol.compiler.ir import Graph, Guard
 from pirol.compiler.verify import verify
@@ -52,15 +52,19 @@ def lower(
     own: Sequence[Pass] = (),
     level: str = "pir",
     target: str = "cpu",
+    levels: Sequence[Level] = (),
 ) -> Lowered:
     """Run the passes on a graph as captured, or as decomposed and exported ("calls"),
-    for a target, keys of FOR with "+" between; `hints` are the first call's sizes.
+    for a target, keys of FOR with "+" between; `hints` are the first call's sizes,
+    `levels` say which gradient of a branch is wanted in its place.
 
     The user's `own` passes run on primitives ("flat"), before those are fused; one with
     the attribute `level = "calls"` runs while composite ops are still calls.
     """
     run = Run(progress, tuple(own))
     flat = flatten(graph, Facts(hints), run, level)
+    if levels:
+        flat = run.stages["gradient"] = branch_gradient(flat, levels)
     return finish(without_stops(flat), run, target)
 
 

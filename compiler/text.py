@@ -8,6 +8,7 @@ graph @f(%0: f32[n, 4]) {
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Mapping
@@ -27,12 +28,18 @@ def print_graph(graph: Graph) -> str:
 class _Printer:
     def __init__(self) -> None:
         self.names: dict[Value, str] = {}
+        self.count = itertools.count()
+
+    def define(self, value: Value) -> str:
+        """A new name; a branch that stands in two ops has its own in each."""
+        self.names[value] = f"%{next(self.count)}"
+        return self.names[value]
 
     def name(self, value: Value) -> str:
-        return self.names.setdefault(value, f"%{len(self.names)}")
+        return self.names.get(value) or self.define(value)
 
     def graph(self, graph: Graph, head: str, pad: str) -> list[str]:
-        inputs = ", ".join(f"{self.name(v)}: {v.type}" for v in graph.inputs)
+        inputs = ", ".join(f"{self.define(v)}: {v.type}" for v in graph.inputs)
         lines = [f"{pad}{head}({inputs}) {{"]
         lines += [f"{pad}  guard {g}" for g in graph.guards]
         for op in graph.ops:
@@ -43,7 +50,7 @@ class _Printer:
 
     def op(self, op: Op, pad: str) -> list[str]:
         operands = ", ".join(map(self.name, op.operands))
-        results = ", ".join(map(self.name, op.results))
+        results = ", ".join(map(self.define, op.results))
         types = ", ".join(str(r.type) for r in op.results)
         line = f"  # {json.dumps(op.line)}" if op.line else ""
         head = f"{pad}{results} = " if results else f"{pad}= "

@@ -33,7 +33,9 @@ def _scope(graph: Graph, level: str) -> None:
             _body(op, level)
         for branch in op.branches:
             _scope(branch, "pir")
-            count = len(branch.inputs) == len(op.operands) - 1
+            levels = op.attrs.get("gradient", ())
+            cotangents = sum(len(given) for _, given in levels)
+            count = len(op.operands) - cotangents == len(branch.inputs) + 1
             _check(count, op, "operands do not fit a branch")
         for result in op.results:
             _check(result not in seen, op, "defines a value twice")

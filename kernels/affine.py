@@ -106,12 +106,21 @@ def axis(name: str) -> Affine:
 
 
 def _make(terms: Mapping[Atom, Dim], const: Dim) -> Affine:
-    kept = ((a, c) for a, c in terms.items() if dims.equal(c, 0) is not True)
-    return Affine(tuple(sorted(kept, key=lambda t: str(t[0]))), const)
+    kept = [(a, c) for a, c in terms.items() if dims.equal(c, 0) is not True]
+    if len(kept) > 1:
+        kept.sort(key=lambda t: str(t[0]))
+    return Affine(tuple(kept), const)
+
+
+def _is(dim: Dim, number: int) -> bool:
+    return isinstance(dim, int) and dim == number
 
 
 def add(a: Affine, b: Affine) -> Affine:
     """a + b."""
+    for one, other in ((a, b), (b, a)):
+        if not other.terms and _is(other.const, 0):
+            return one
     terms: dict[Atom, Dim] = dict(a.terms)
     for atom, coefficient in b.terms:
         terms[atom] = dims.add(terms.get(atom, 0), coefficient)
@@ -120,6 +129,8 @@ def add(a: Affine, b: Affine) -> Affine:
 
 def scale(a: Affine, by: Dim) -> Affine:
     """a * by."""
+    if _is(by, 1):
+        return a
     terms = {atom: dims.mul(c, by) for atom, c in a.terms}
     return _make(terms, dims.mul(a.const, by))
 
@@ -317,6 +328,8 @@ def evaluate(value: Affine, axes: Mapping[str, Any], symbols: Mapping[str, int])
 
 def substitute(value: Affine, replaced: Mapping[str, Affine]) -> Affine:
     """The Affine with axes replaced by Affines."""
+    if value.axes().isdisjoint(replaced):
+        return value
     total = constant(value.const)
     for atom, coefficient in value.terms:
         match atom:

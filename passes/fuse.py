@@ -101,6 +101,7 @@ class _Fuser:
         self.lower = lower
         self.refused: list[Refused] = []
         self.answers: dict[Any, Any] = {}
+        self.texts: dict[Op, str] = {}  # of attributes
         self.order = {op: k for k, op in enumerate(graph.ops)}
         self.producers = graph.producers()
         self.users = graph.users()
@@ -176,7 +177,7 @@ class _Fuser:
 
     def answer(self, body: Graph) -> Any:
         """What `lower` says of the ops; asked once for bodies that are built alike."""
-        key = structure(body)
+        key = structure(body, self.texts)
         if key not in self.answers:
             self.answers[key] = self.lower(body)
         return self.answers[key]

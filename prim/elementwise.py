@@ -340,7 +340,8 @@ def _log_hypot_vjp(b: Any, ct: Any, x: Any, y: Any, out: Any) -> Sequence[Any]:
 def _copysign_vjp(b: Any, ct: Any, x: Any, y: Any, out: Any) -> Sequence[Any]:
     """ct, turned round where the sign is; 0 where x is 0."""
     turned = b.mul(ct, b.copysign(1.0, b.mul(b.copysign(1.0, x), b.copysign(1.0, y))))
-    return b.select(b.eq(x, 0.0), zeros_like(b, ct), turned), None
+    zero = zeros_like(b, ct)
+    return b.select(b.eq(x, 0.0), zero, turned), zero
 
 
 _binary("hypot", np.hypot, {"float": "pr_hypot_{t}({0}, {1})"}, _hypot_vjp, FLOATS, 8)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 from hypothesis import settings
 
@@ -15,3 +17,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """--update-docs writes the outputs shown in the docs anew; --graph: one graph."""
     parser.addoption("--update-docs", action="store_true", default=False)
     parser.addoption("--graph", metavar="SEED:NUMBER", help="of test_kernels_many.py")
+
+
+# Files that take long, longest first: whoever runs the last file runs it alone.
+LONG = (
+    *("kernels_many", "docs", "decompositions_sampling", "captured_gradients"),
+    *("primitives", "max_pool", "cuda_device", "graphnet_bench", "cudnn", "cublas"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, the others as they are."""
+    places = {f"test_{name}": k for k, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONG)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _kept() -> None:
+    """What is there before a file's tests stays: no search for garbage looks at it."""
+    gc.collect()
+    gc.freeze()

@@ -144,6 +144,8 @@ def under_no_grad(x: Any) -> Any:
 
 
 PAIRS: dict[str, Callable[[Any, Any], Any]] = {
+    "copysign": paddle.copysign,
+    "heaviside": lambda x, y: paddle.heaviside(paddle.where(x > 0.5, 0.0 * x, x), y),
     **{
         name: getattr(paddle, name)
         for name in [

@@ -118,7 +118,8 @@ def planted(name: str) -> Any:
         if name in ("floor", "ceil", "round", "trunc"):
             return cts
         grads = list(right(b, op, cts))
-        at = max(k for k, g in enumerate(grads) if g is not None)
+        last = max(k for k, g in enumerate(grads) if g is not None)
+        at = 0 if name == "copysign" else last  # its sign's gradient is 0
         grads[at] = b.mul(grads[at], 1.1)
         return grads
 

@@ -142,8 +142,8 @@ def test_graphs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lowered: list[Any] = []
     before = plans.lower
 
-    def lower(*given: Any) -> Any:
-        lowered.append(before(*given))
+    def lower(*given: Any, **options: Any) -> Any:
+        lowered.append(before(*given, **options))
         return lowered[-1]
 
     monkeypatch.setattr(plans, "lower", lower)

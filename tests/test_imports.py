@@ -19,7 +19,12 @@ RANKS = (
     ),
     ("pirol.compiler.text",),
     ("pirol.prim",),
-    ("pirol.compiler.autodiff", "pirol.compiler.interpreter", "pirol.compiler.verify"),
+    (
+        "pirol.compiler.autodiff",
+        "pirol.compiler.interpreter",
+        "pirol.compiler.loops",
+        "pirol.compiler.verify",
+    ),
     ("pirol.passes",),
     ("pirol.kernels",),
     (

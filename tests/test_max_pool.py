@@ -99,9 +99,16 @@ def test_some_against_the_definition(case: dict[str, Any]) -> None:
 
 
 @FULL
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(cases())
 def test_against_the_definition(case: dict[str, Any]) -> None:
+    check(case)
+
+
+@pytest.mark.slow
+@settings(max_examples=400)
+@given(cases())
+def test_many_against_the_definition(case: dict[str, Any]) -> None:
     check(case)
 
 

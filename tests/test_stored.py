@@ -36,9 +36,9 @@ def lowered(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     seen: list[Any] = []
     before = plans.lower
 
-    def lower(graph: Any, *rest: Any) -> Any:
+    def lower(graph: Any, *rest: Any, **options: Any) -> Any:
         seen.append(graph)
-        return before(graph, *rest)
+        return before(graph, *rest, **options)
 
     monkeypatch.setattr(plans, "lower", lower)
     return seen

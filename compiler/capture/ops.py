@@ -6,6 +6,7 @@ that returns its results as a list.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import threading
 from collections.abc import Callable, Sequence
@@ -17,26 +18,28 @@ from paddle.base.dygraph.base import switch_to_static_graph
 from paddle.base.libpaddle import pir
 from paddle.jit.dy2static.pir_partial_program import PartialProgramLayer
 
+from pirol.compiler.autodiff import Level
 from pirol.compiler.capture.attributes import attributes
 from pirol.compiler.capture.direct import direct
 from pirol.compiler.capture.library import library
 from pirol.compiler.capture.reader import Program, flat_operands, is_fixed
 from pirol.compiler.errors import Unsupported, message
 from pirol.compiler.ir import Graph, Op
+from pirol.compiler.loops import loop, loop_gradient
 from pirol.prim import PRIMS
 
 _names = itertools.count()
 
 
 Branch = Callable[[Sequence[Any]], list[Any]]
+Compile = Callable[[Graph, Sequence[Level]], Branch]
 
 
-def caller(
-    program: Program, branch: Callable[[Graph], Branch]
-) -> Callable[[Op], Callable[..., Any]]:
+def caller(program: Program, branch: Compile) -> Callable[[Op], Callable[..., Any]]:
     """How an opaque op, claimed call or control op of the program is run.
 
-    All are Paddle's but the branches of control ops, which `branch` compiles.
+    All are Paddle's but the branches of control ops, which `branch` compiles, or
+    gradients of them.
     """
 
     users, returned = program.graph.users(), set(program.graph.results)
@@ -48,7 +51,7 @@ def caller(
 
     def of(op: Op) -> Callable[..., Any]:
         if op.branches:
-            return _control(op, [branch(g) for g in op.branches])
+            return _control(op, branch)
         if op.name in PRIMS:
             return library(op)
         number = op.attrs["site"]
@@ -77,18 +80,16 @@ def _gradient(op: Op, site: Any) -> Callable[..., Any]:
     return made
 
 
-def _control(op: Op, branches: Sequence[Branch]) -> Callable[..., Any]:
+def _control(op: Op, branch: Compile) -> Callable[..., Any]:
+    levels = op.attrs.get("gradient", ())
     if op.name == "pd_op.if":
+        branches = [branch(g, levels) for g in op.branches]
         return lambda goes, *tensors: branches[0 if goes else 1](tensors)
-    count = len(op.results)
-
-    def loop(goes: Any, *tensors: Any) -> list[Any]:
-        values, fixed = list(tensors[:count]), tensors[count:]
-        while goes:
-            goes, *values = branches[0]([*values, *fixed])
-        return values
-
-    return loop
+    (body,) = op.branches
+    if not levels:
+        return loop(op, branch(body, ()))
+    bodies = functools.cache(functools.partial(branch, body))
+    return loop_gradient(op, bodies, paddle.zeros_like)
 
 
 def _constant(site: Any) -> Callable[..., Any]:
@@ -98,11 +99,10 @@ def _constant(site: Any) -> Callable[..., Any]:
     return lambda: value.clone()
 
 
-Levels = Sequence[tuple[Sequence[int], Sequence[int]]]
-
-
 @switch_to_static_graph  # type: ignore[untyped-decorator]
-def _as_program(site: Any, fixed: bool, levels: Levels = ()) -> Callable[..., Any]:
+def _as_program(
+    site: Any, fixed: bool, levels: Sequence[Level] = ()
+) -> Callable[..., Any]:
     """A one-op Program, run as to_static runs its own: about 50 us a call.
 
     fixed: whether constant operands are made in it, else they are among the tensors;

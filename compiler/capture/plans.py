@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -13,13 +15,15 @@ from typing import Any
 import paddle
 
 from pirol.compiler import cache, stored
+from pirol.compiler.autodiff import Level
 from pirol.compiler.capture import native
 from pirol.compiler.capture.ops import caller
 from pirol.compiler.capture.options import Options
 from pirol.compiler.capture.reader import Program
+from pirol.compiler.dims import symbol
 from pirol.compiler.errors import BuildError, PirolError, StrictError, Unsupported
 from pirol.compiler.interpreter import bind_symbols
-from pirol.compiler.ir import Graph, Guard
+from pirol.compiler.ir import Graph, Guard, TensorType, Value
 from pirol.compiler.pipeline import Lowered, dump_folder, dumping, lower
 from pirol.compiler.runtime import (
     Built,
@@ -54,10 +58,15 @@ class Plans:
     """The plans of one program, made as calls ask for them; `read` imports it."""
 
     def __init__(
-        self, options: Options, read: Callable[[], Program], whole: bool = True
+        self,
+        options: Options,
+        read: Callable[[], Program],
+        whole: bool = True,
+        levels: Sequence[Level] = (),
     ) -> None:
         self.options = options
         self.whole = whole  # not a branch of a control op
+        self.levels = levels  # of a branch: which gradient of it runs in its place
         self.read = read
         self.program: Program | None = None
         self.variants: list[Compiled] = []
@@ -65,6 +74,7 @@ class Plans:
         self.native = False  # no plan has steps of Paddle's
         self.draws = False  # random numbers
         self.broken = False  # Paddle runs every call from now on
+        self.why = ""  # the last plan could not be made
         self.hints: dict[str, int] = {}  # the sizes that the last plan was made for
         # Its executor runs a program for one thread at a time.
         self.paddle_lock = threading.RLock()
@@ -148,6 +158,7 @@ class Plans:
             self.broken = self.broken or not self.variants
             known = isinstance(error, (PirolError, OSError))
             why = str(error) if known else f"internal error, {error!r}"
+            self.why = why
             self.options.fall_back("the program", why)
             return False
         return True
@@ -175,14 +186,14 @@ class Plans:
         ready = stored.find(key) if key else None
         if ready is not None:
             with contextlib.suppress(OSError):  # it was trimmed just now
-                made = self.assembled(ready, program)
+                made = self.assembled(ready, program, program.graph)
                 self.options.report.unseen.append(lambda: self.look_into(hints))
                 return made
         return self.newly(program, hints, key)
 
     def key_of(self, graph: Graph, hints: dict[str, int]) -> str:
         """The plan's key on disk; "" where it is to be made in any case."""
-        if self.options.passes or dumping():
+        if self.options.passes or self.levels or dumping():
             return ""
         try:
             return stored.key_of(graph, hints)
@@ -191,10 +202,16 @@ class Plans:
 
     def newly(self, program: Program, hints: dict[str, int], key: str) -> Compiled:
         """A plan by all passes, kept on disk if it has a key."""
-        options = self.options
-        lowered = lower(program.graph, hints, options.progress, options.passes)
+        options, original = self.options, program.graph
+        lowered = lower(
+            original, hints, options.progress, options.passes, levels=self.levels
+        )
+        if self.levels:
+            program, original = _of_gradient(program, lowered.stages["gradient"])
         kernels = generate(lowered.plan)
-        ready, made = built(lowered, kernels, lambda r: self.assembled(r, program))
+        ready, made = built(
+            lowered, kernels, lambda r: self.assembled(r, program, original)
+        )
         if key:
             stored.keep(key, ready)
         options.report.add(lowered, kernels, hints, self.whole)
@@ -220,34 +237,56 @@ class Plans:
                 self.options.fall_back(op.title, str(op.attrs["why"]), op.line)
         return made_for
 
-    def assembled(self, ready: Ready, program: Program) -> Compiled:
+    def assembled(self, ready: Ready, program: Program, original: Graph) -> Compiled:
         made_for = self.accept(ready.plan, ready.facts)
-        made = self.connected(ready, program, program.graph)
+        made = self.connected(ready, program, original)
         self.assumed.append(made_for)
         return made
 
     def connected(self, ready: Ready, program: Program, original: Graph) -> Compiled:
         """The plan, ready to run; `original` has the input types as captured."""
         native.start()
-        call = caller(program, lambda graph: self.branch(program, graph))
+        call = caller(program, functools.partial(self.branch, program))
         made = assemble(ready.plan, original, call, ready.codes)
         with contextlib.suppress(OSError):
             cache.used({c.key for c in ready.codes})
         return made
 
-    def branch(self, program: Program, graph: Graph) -> Callable[..., list[Any]]:
-        """A graph within a control op as a callable, compiled when first called."""
-        inputs = list(range(len(graph.inputs)))
-        inner = replace(program, graph=graph, inputs=inputs)
-        plans = Plans(self.options, lambda: inner, whole=False)
+    def branch(
+        self, program: Program, graph: Graph, levels: Sequence[Level]
+    ) -> Callable[..., list[Any]]:
+        """A graph within a control op, or a gradient of it, as a callable, compiled
+        when first called."""
+        count = len(graph.inputs) + sum(len(given) for _, given in levels)
+        inner = replace(program, graph=graph, inputs=list(range(count)))
+        plans = Plans(self.options, lambda: inner, whole=False, levels=levels)
 
         def run(tensors: Sequence[Any]) -> list[Any]:
             found = plans.attempt(list(tensors))
             if found is None:
-                raise PirolError("a branch fits no plan")
+                raise PirolError(f"a branch has no plan: {plans.why or 'no size fits'}")
             return found
 
         return run
+
+
+def _of_gradient(program: Program, gradient: Graph) -> tuple[Program, Graph]:
+    """The program of a branch's gradient, and that with the branch's own inputs."""
+    own = program.graph.inputs
+    inputs = (*own, *as_given(gradient).inputs[len(own) :])
+    return replace(program, graph=gradient), replace(gradient, inputs=inputs)
+
+
+def as_given(graph: Graph) -> Graph:
+    """The graph whose inputs' computed dims are symbols, which a call may then set."""
+    names = itertools.count()
+
+    def loose(dim: Any) -> Any:
+        plain = isinstance(dim, int) or dim.is_Symbol
+        return dim if plain else symbol(f"given{next(names)}")
+
+    kinds = [TensorType(tuple(map(loose, v.shape)), v.dtype) for v in graph.inputs]
+    return replace(graph, inputs=tuple(map(Value, kinds)))
 
 
 def built(

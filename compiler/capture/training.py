@@ -9,29 +9,29 @@ a forward plan kept.
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import paddle
 
 from pirol.compiler.autodiff import (
+    branch_gradient,
     drawn,
     drawn_apart,
     joint,
     lifted,
+    loop_level,
     vjp,
     without_stops,
 )
 from pirol.compiler.capture import native
 from pirol.compiler.capture.options import Options
-from pirol.compiler.capture.plans import LOCK, Plans, built
+from pirol.compiler.capture.plans import LOCK, Plans, as_given, built
 from pirol.compiler.capture.reader import Program
 from pirol.compiler.capture.walks import current
-from pirol.compiler.dims import symbol
 from pirol.compiler.errors import PirolError, message
-from pirol.compiler.ir import INEXACT, Graph, TensorType, Value, prune
+from pirol.compiler.ir import INEXACT, Graph, prune
 from pirol.compiler.pipeline import Run, finish, flatten
 from pirol.compiler.runtime import Compiled, generate
 from pirol.passes.partition import partition
@@ -115,6 +115,7 @@ class Trained:
         self.backwards: dict[Some, Compiled] = {}
         self.agains: dict[Some, Trained] = {}
         if not name:  # else Paddle may have no gradient for it, nor the user need one
+            _try_branches(parts.backward, make.hints)
             self.backward(tuple(range(len(self.wrt))))
         self.miss, self.learned = self.forward.miss, self.forward.learned
 
@@ -127,7 +128,7 @@ class Trained:
                 outputs = tuple(self.gradients.outputs[k] for k in some)
                 graph = prune(replace(self.gradients, outputs=outputs))
                 name = f"{self.name}backward"
-                self.backwards[some] = self.make(graph, _as_given(graph), name)
+                self.backwards[some] = self.make(graph, as_given(graph), name)
             return self.backwards[some]
 
     def again(self, some: Some) -> Trained:
@@ -139,7 +140,7 @@ class Trained:
                 graph = vjp(self.alone, wrt=[self.wrt[k] for k in some])
                 wrt = [*self.wrt, *range(len(self.alone.inputs), len(graph.inputs))]
                 name = f"{self.name}gradient-"
-                made = Trained(self.make, graph, _as_given(graph), wrt, name)
+                made = Trained(self.make, graph, as_given(graph), wrt, name)
                 self.agains[some] = made
             return self.agains[some]
 
@@ -162,16 +163,14 @@ class Trained:
         return _Call(self, list(tensors), kept).joined(outputs)
 
 
-def _as_given(graph: Graph) -> Graph:
-    """The graph whose inputs' computed dims are symbols, which a call may then set."""
-    names = itertools.count()
-
-    def loose(dim: Any) -> Any:
-        plain = isinstance(dim, int) or dim.is_Symbol
-        return dim if plain else symbol(f"given{next(names)}")
-
-    kinds = [TensorType(tuple(map(loose, v.shape)), v.dtype) for v in graph.inputs]
-    return replace(graph, inputs=tuple(map(Value, kinds)))
+def _try_branches(graph: Graph, hints: Mapping[str, int]) -> None:
+    """Raise Unsupported where a branch has no gradient, whose plan a walk will make."""
+    for op in graph.ops:
+        for branch in op.branches if "gradient" in op.attrs else ():
+            flat = flatten(branch, Facts(dict(hints)), Run())
+            loop = op.name == "pd_op.while"
+            levels = [loop_level(op)] if loop else op.attrs["gradient"]
+            _try_branches(branch_gradient(flat, levels), hints)
 
 
 class _Call:

@@ -68,7 +68,10 @@ def logit(b: Builder, x: Value, *, eps: float) -> Any:
 def heaviside(b: Builder, x: Value, y: Value) -> Any:
     """0 for x < 0, y for x = 0, 1 for x > 0."""
     need(x.dtype == y.dtype != "bool", f"heaviside of {x.dtype}, {y.dtype}")
-    return b.select(b.eq(x, 0), y, b.cast(b.gt(x, 0), dtype=x.dtype))
+    step = b.cast(b.gt(x, 0), dtype=x.dtype)
+    if x.dtype in FLOATS:  # the same, with a gradient of zeros
+        step = b.select(b.gt(x, 0), b.copysign(1.0, x), 0.0)
+    return b.select(b.eq(x, 0), y, step)
 
 
 def _ignoring_nan(name: str, prim: str) -> None:
