@@ -123,7 +123,7 @@ def finish(graph: Graph, run: Run, target: str = "cpu") -> Lowered:
 
     passes: tuple[tuple[str, Pass, str], ...] = (
         ("complex_parts", complex_parts, "flat"),
-        ("conv_grads", conv_grads, "flat"),
+        ("conv_grads", lambda g: conv_grads(g, apart=target == "cpu"), "flat"),
         ("halves", halves, "flat"),
         ("canonicalize-2", canonicalize, "flat"),
         *_named(run.own, "flat"),

@@ -101,8 +101,11 @@ def _team(nest: Nest, extent: int, width: int, words: int) -> int | None:
     def own(team: int) -> int:
         return -(-extent // (team * width)) * width
 
+    def large(team: int) -> bool:
+        return own(team) * words * _part(nest) > LEAST
+
     team = LANES
-    while team < TEAM and own(team) > width and own(team) * words > LEAST:
+    while team < TEAM and own(team) > width and large(team):
         team *= 2
     if own(team) * words > MOST:
         return None
@@ -115,6 +118,17 @@ def _team(nest: Nest, extent: int, width: int, words: int) -> int | None:
     ):
         team *= 2
     return team
+
+
+def _part(nest: Nest) -> float:
+    """How much less than what is held comes from memory: of halves a thread takes more
+    elements, for as many bytes on their way."""
+    loads = [
+        BITS[n.dtype]
+        for n, element in zip(nest.nodes, nest.per_element)
+        if element and isinstance(n, Load)
+    ]
+    return min(max(loads, default=32), 32) / 32 if loads else 1.0
 
 
 @dataclass(kw_only=True)

@@ -9,7 +9,8 @@ summed.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pirol.compiler.dims import Dim, Shape, add, floordiv, mul, sub
@@ -19,20 +20,23 @@ from pirol.prim import Builder
 from pirol.prim.builder import rewritten
 
 
-def conv_grads(graph: Graph) -> Graph:
-    """The graph with `conv` in the place of its gradients."""
+def conv_grads(graph: Graph, apart: bool = True) -> Graph:
+    """The graph with `conv` in the place of its gradients; `apart`: the places between
+    two steps are convs of their own, not channels of one."""
 
     def conv(b: Builder, op: Op) -> Value | None:
-        rule = RULES.get(op.name)
-        return None if rule is None else rule(b, op)
+        if op.name == "conv_input_grad":
+            return _input_grad(b, op, apart)
+        return _weight_grad(b, op) if op.name == "conv_weight_grad" else None
 
     return rewritten(graph, conv)
 
 
-def _input_grad(b: Builder, op: Op) -> Value:
+def _input_grad(b: Builder, op: Op, apart: bool) -> Value:
     """Along a dim of stride s, the places s u + r of the input, for each r below s, are
     a conv of their own, of the taps that lead there. Where there is also a dilation,
-    the cotangent is spread instead. Few channels are one conv, its taps those of all.
+    the cotangent is spread instead. Few channels are one conv, and so are all on a
+    GPU, where launches, and what joins results, cost more than they save.
 
     There are as many places as the largest input that leads to such an output has; the
     result is cut to the input's size.
@@ -47,20 +51,19 @@ def _input_grad(b: Builder, op: Op) -> Value:
     ]
     steps = [dim.step for dim in dims]
     places = [*itertools.product(*map(range, steps))]
+    many = len(places) > _lanes(ct.dtype) // max(floordiv(w.shape[0], groups), 1)
+    if len(places) > 1 and not (apart and many):
+        return _together(b, ct, w, dims, op)
     every = [[dim.phase(r) for dim, r in zip(dims, place)] for place in places]
-    if 1 < len(every) <= _lanes(ct.dtype) // max(floordiv(w.shape[0], groups), 1):
-        found = _together(b, ct, w, every, dims, groups)
-    else:
-        sizes = (add(n, dim.more) for n, dim in zip(ct.shape[2:], dims))
-        shape = (ct.shape[0], w.shape[0], *sizes)
-        parts = [
-            _phase(b, ct, w, phases, dilation, groups)
-            if all(p.taps for p in phases)
-            else b.const(value=0.0, shape=shape, dtype=ct.dtype)
-            for phases in every
-        ]
-        found = _in_line(b, parts, steps)
-    return _first(b, found, op.result.shape)
+    sizes = (add(n, dim.more) for n, dim in zip(ct.shape[2:], dims))
+    shape = (ct.shape[0], w.shape[0], *sizes)
+    parts = [
+        _phase(b, ct, w, phases, dilation, groups)
+        if all(p.taps for p in phases)
+        else b.const(value=0.0, shape=shape, dtype=ct.dtype)
+        for phases in every
+    ]
+    return _first(b, _in_line(b, parts, steps), op.result.shape)
 
 
 def _lanes(dtype: str) -> int:
@@ -102,6 +105,12 @@ class _Dim:
         """How many more places a phase has than the cotangent, spread."""
         least = (self.size - 1) * self.dilation + self.gap - self.before - self.behind
         return -(-(least + self.step - 1) // self.step) - 1
+
+    @property
+    def behind_all(self) -> int:
+        """What is padded behind the cotangent, for the taps of all phases."""
+        reach = (self.size - 1) * self.dilation + self.gap
+        return -((self.behind - reach + 1) // self.step)
 
     def phase(self, r: int) -> _Phase:
         """That of the places r, r + step, ..."""
@@ -172,37 +181,65 @@ def _conv(
     return found
 
 
-def _together(
+def _together(b: Builder, ct: Value, w: Value, dims: Sequence[_Dim], op: Op) -> Value:
+    """The places of the padded input between two steps as channels of one conv: place
+    s u + r has the taps r, r + s, ... of the window alone."""
+    steps, dilation = [dim.step for dim in dims], op.attrs["dilation"]
+    phases = [min(dim.step, dim.size) for dim in dims]
+    taps = [-(-dim.size // dim.step) for dim in dims]
+    low = [
+        (m - 1) * dim.dilation - dim.before // dim.step for m, dim in zip(taps, dims)
+    ]
+    high = [dim.behind_all for dim in dims]
+    w = _by_phase(b, w, taps, steps, phases)
+    found = _conv(b, ct, w, low, high, dilation, op.attrs["groups"])
+    found = _spread_out(b, found, op.result.shape[1], steps, phases)
+    starts = (0, 0, *(dim.before % dim.step for dim in dims))
+    return _block(b, found, starts, op.result.shape)
+
+
+def _by_phase(
     b: Builder,
-    ct: Value,
     w: Value,
-    every: Sequence[Sequence[_Phase]],
-    dims: Sequence[_Dim],
-    groups: int,
+    taps: Sequence[int],
+    steps: Sequence[int],
+    phases: Sequence[int],
 ) -> Value:
-    """As _in_line of all phases: one conv, whose channels they are, with as many taps
-    as they have together; a tap that one has not is 0."""
-    low = [max(p.low for p in along) for along in zip(*every)]
-    taps = [max(p.taps - p.low for p in ps) + a for ps, a in zip(zip(*every), low)]
-    channels = floordiv(w.shape[0], groups)
-    alone = (groups, 1, channels, w.shape[1], *taps)
-    each = []
-    for phases in every:
-        before = [a - p.low for a, p in zip(low, phases)]
-        behind = [k - p.taps - n for k, p, n in zip(taps, phases, before)]
-        ends = ((0, 0, *before), (0, 0, *behind))
-        each.append(b.reshape(_padded(b, _turned(b, w, phases), *ends), shape=alone))
-    shape = (groups * len(every) * channels, w.shape[1], *taps)
-    w = b.reshape(b.concat(*each, axis=1), shape=shape)
-    dilation = [dim.dilation for dim in dims]
-    high = [dim.more + (k - 1) * dim.dilation - a for dim, k, a in zip(dims, taps, low)]
-    found = _conv(b, ct, w, low, high, dilation, groups)
-    steps, (batch, _, *sizes), rank = [d.step for d in dims], found.shape, len(dims)
-    found = b.reshape(found, shape=(batch, groups, *steps, channels, *sizes))
-    pairs = (k for n in range(rank) for k in (3 + rank + n, 2 + n))
-    found = b.transpose(found, perm=(0, 1, 2 + rank, *pairs))
-    whole = (mul(n, step) for n, step in zip(sizes, steps))
-    return b.reshape(found, shape=(batch, groups * channels, *whole))  # type: ignore[no-any-return]
+    """[C, O, ...] as [C * phases, O, taps], each phase's taps turned round; a tap that
+    the window has not is 0."""
+    rank = len(steps)
+    more = [m * s - k for m, s, k in zip(taps, steps, w.shape[2:])]
+    if any(more):
+        none = (0,) * w.type.rank
+        w = b.pad(w, low=none, high=(0, 0, *more), interior=none, value=0)
+    split = tuple(n for pair in zip(taps, steps) for n in pair)
+    w = b.reshape(w, shape=(*w.shape[:2], *split))
+    w = _first(b, w, (*w.shape[:2], *(n for pair in zip(taps, phases) for n in pair)))
+    w = b.reverse(w, axes=tuple(range(2, 2 + 2 * rank, 2)))
+    at = (*range(3, 3 + 2 * rank, 2), 1, *range(2, 2 + 2 * rank, 2))
+    w = b.transpose(w, perm=(0, *at))
+    out = mul(w.shape[0], math.prod(phases))
+    return b.reshape(w, shape=(out, w.shape[1 + rank], *taps))  # type: ignore[no-any-return]
+
+
+def _spread_out(
+    b: Builder, x: Value, channels: Dim, steps: Sequence[int], phases: Sequence[int]
+) -> Value:
+    """[N, C * phases, ...] as [N, C, ...], each dim `steps` times as long."""
+    if all(s == 1 for s in steps):
+        return x
+    rank = len(steps)
+    batch, _, *sizes = x.shape
+    x = b.reshape(x, shape=(batch, channels, *phases, *sizes))
+    pairs = (n for k in range(rank) for n in (2 + rank + k, 2 + k))
+    x = b.transpose(x, perm=(0, 1, *pairs))
+    more = (n for s, r in zip(steps, phases) for n in (0, s - r))
+    high = (0, 0, *more)
+    if any(high):
+        none = (0,) * x.type.rank
+        x = b.pad(x, low=none, high=high, interior=none, value=0)
+    whole = (mul(n, s) for n, s in zip(sizes, steps))
+    return b.reshape(x, shape=(batch, channels, *whole))  # type: ignore[no-any-return]
 
 
 def _in_line(b: Builder, parts: Sequence[Value], steps: Sequence[int]) -> Value:
@@ -252,10 +289,6 @@ def _unreached(steps: Dim, stride: int) -> int:
 
 
 WINDOW = ("strides", "padding", "dilation")
-RULES: dict[str, Callable[[Builder, Op], Value]] = {
-    "conv_input_grad": _input_grad,
-    "conv_weight_grad": _weight_grad,
-}
 
 
 def _swapped(b: Builder, x: Value, groups: int, within: bool = True) -> Value:

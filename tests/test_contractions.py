@@ -174,9 +174,9 @@ def test_convolutions(seed: int) -> None:
     assert (np.abs(got - exact) <= bound).all()
 
 
-def with_gradients(conv: Conv, dtype: str, known: bool) -> Graph:
-    """A conv and its gradients, as the passes leave them; the batch and the first
-    spatial size are known or not."""
+def with_gradients(conv: Conv, dtype: str, known: bool, target: str = "cpu") -> Graph:
+    """A conv and its gradients, as the passes for a target leave them; the batch and
+    the first spatial size are known or not."""
     attrs = conv.attrs
     sizes = [symbol("n"), conv.x[1], symbol("m"), *conv.x[3:]]
     shape = conv.x if known else tuple(sizes)
@@ -192,7 +192,8 @@ def with_gradients(conv: Conv, dtype: str, known: bool) -> Graph:
             b.conv_weight_grad(x, ct, shape=conv.w, **attrs),
         ],
     )
-    return finish(graph, Run()).stages["paddings"]
+    last = {"cpu": "paddings", "cuda": "split"}[target]
+    return finish(graph, Run(), target).stages[last]
 
 
 WINDOW = ("strides", "padding", "dilation")
@@ -243,13 +244,14 @@ CONVS = {
 }
 
 
-def test_gradients_of_convolutions() -> None:
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+def test_gradients_of_convolutions(target: str) -> None:
     """All in one build; every other one of sizes that are not known."""
     cases = [
         (name, conv, ("float32", "float64")[k % 2], k % 4 < 2)
         for k, (name, conv) in enumerate(CONVS.items())
     ]
-    program = Program([with_gradients(*case[1:]) for case in cases])
+    program = Program([with_gradients(*case[1:], target) for case in cases])
     data = np.random.default_rng(0)
     for number, (name, conv, dtype, _) in enumerate(cases):
         attrs, out = conv.attrs, PRIMS["conv"].numpy
