@@ -167,3 +167,27 @@ def test_a_size_is_bound_though_the_value_is_not_read() -> None:
         x = paddle.randn([rows, 4])
         np.testing.assert_array_equal(fast(x).numpy(), sizes_only(x).numpy())
     assert pirol.explain(fast).compiles == 1
+
+
+def parted(x: Any, w: Any) -> Any:
+    """A product that three read as parts of it, in another shape and order."""
+    parts = (x @ w).reshape([-1, 3, 8]).transpose([1, 0, 2])
+    return [paddle.nn.functional.softmax(parts[k]) for k in range(3)]
+
+
+def twice(x: Any, w: Any) -> Any:
+    """A half that two norms read, each of which widens it."""
+    half = (x * 2.0).astype("bfloat16") + w.astype("bfloat16")
+    return half.max(axis=0), paddle.nn.functional.softmax(half)
+
+
+@pytest.mark.parametrize("function, dtype", [(parted, "float32"), (twice, "bfloat16")])
+def test_what_many_read_is_written_once(function: Any, dtype: str) -> None:
+    """Views, and halves that are widened, go with their readers."""
+    fast = pirol.to_static(function, strict=True)
+    x, w = paddle.randn([16, 24]), paddle.randn([24, 24])
+    fast(x, w if function is parted else w[:16])
+    graph = pirol.explain(fast).stages["fuse"]
+    first = next(op for op in graph.ops if op.name == "group")
+    whole = [v.type for v in first.results if v.type.rank == 2]
+    assert whole == [TensorType((16, 24), dtype)]
