@@ -128,7 +128,7 @@ def _part(nest: Nest) -> float:
         for n, element in zip(nest.nodes, nest.per_element)
         if element and isinstance(n, Load)
     ]
-    return min(max(loads, default=32), 32) / 32 if loads else 1.0
+    return min(max(16, *loads), 32) / 32 if loads else 1.0
 
 
 @dataclass(kw_only=True)

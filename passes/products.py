@@ -145,7 +145,7 @@ def narrowed(b: Builder, x: Value, y: Value) -> tuple[Value, Value]:
 
 def _half_of(b: Builder, value: Value) -> Value | None:
     source = b.producers.get(value)
-    if source is None:
+    if source is None or not source.operands:
         return None
     x = source.operands[0]
     if source.name == "cast":

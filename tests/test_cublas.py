@@ -354,6 +354,21 @@ def test_out_of_memory(device: Device, library: Library, tmp_path: Path) -> None
     run(x, y)
 
 
+def by_ones(x: Any) -> Any:
+    return x @ paddle.ones([24, 33]), x.astype("bfloat16") @ paddle.ones(
+        [24, 33], "bfloat16"
+    )
+
+
+def test_operands_that_are_constants(library: Library, tmp_path: Path) -> None:
+    x = data(40, 24)
+    exported(by_ones, tmp_path / "f", x)
+    found, half = pirol.load(tmp_path / "f", device="cuda")(x)
+    exact = np.repeat(x.astype("float64").sum(1, keepdims=True), 33, axis=1)
+    near(found, exact)
+    assert np.abs(half.astype("float64") - exact).max() < 0.02 * np.abs(x).sum(1).max()
+
+
 # ---- planted faults: a wrong layout does not go unnoticed ----
 
 
