@@ -289,7 +289,9 @@ class _Renderer:
             case Offset(value):
                 return self.operand(value)
             case Guarded(condition, value, _):
-                return f"({self.expr(condition)} ? {self.expr(value)} : 0)"
+                here = self.expr(condition)
+                here = f"({here} | pr_zero)" if self.target is CPU else here
+                return f"({here} ? {self.expr(value)} : 0)"
             case Apply():
                 return self.apply(e)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
+import mmap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -205,12 +206,18 @@ _KERNEL = ctypes.CFUNCTYPE(
 
 
 class _Memory:
-    """A buffer within poisoned memory, `shift` bytes off a multiple of 64."""
+    """A buffer within poisoned memory, at a multiple of 64; or (`ends`) at the end of
+    memory: to read beyond it is a segmentation fault."""
 
-    def __init__(self, nbytes: int, shift: int = 0, fill: int = POISON) -> None:
-        self.all = np.full(nbytes + 2 * MARGIN + 128, POISON, np.uint8)
-        base = self.all.ctypes.data + MARGIN
-        start = -(-base // 64) * 64 + shift - self.all.ctypes.data
+    def __init__(self, nbytes: int, ends: bool = False, fill: int = POISON) -> None:
+        if ends:
+            self.all = _before_nothing(nbytes + MARGIN)
+            start = self.all.size - nbytes
+        else:
+            self.all = np.empty(nbytes + 2 * MARGIN + 128, np.uint8)
+            base = self.all.ctypes.data + MARGIN
+            start = -(-base // 64) * 64 - self.all.ctypes.data
+        self.all[:] = POISON
         self.bytes = self.all[start : start + nbytes]
         self.bytes[:] = fill
         self.address = self.all.ctypes.data + start
@@ -218,6 +225,16 @@ class _Memory:
 
     def intact(self) -> bool:
         return all(bool((part == POISON).all()) for part in self.around)
+
+
+def _before_nothing(nbytes: int) -> Array:
+    """At least so many bytes, behind which nothing may be read."""
+    pages = -(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+    whole = np.frombuffer(mmap.mmap(-1, pages + mmap.PAGESIZE), np.uint8)
+    end = ctypes.c_void_p(whole.ctypes.data + pages)
+    if ctypes.CDLL(None).mprotect(end, ctypes.c_size_t(mmap.PAGESIZE), 0):
+        raise OSError("mprotect")
+    return whole[:pages]
 
 
 def launch_c(
@@ -229,12 +246,12 @@ def launch_c(
 ) -> list[Array]:
     """One C kernel; AssertionError where it writes outside, too little, or twice.
 
-    With `rng` the rows are also run in chunks, in any order and in buffers of another
-    alignment, which must write disjoint parts of the same bits.
+    With `rng` the rows are also run in chunks, in any order and in buffers that end
+    where memory ends, which must write disjoint parts of the same bits.
     """
     rows = dims.evaluate(kernel.rows, sizes)
     kinds = _outputs(kernel, sizes)
-    whole, written = _run_rows(address, kernel, inputs, sizes, (0, rows), 0)
+    whole, written = _run_rows(address, kernel, inputs, sizes, (0, rows), False)
     for k, done in enumerate(written):
         assert done.all(), f"{kernel.name}: output {k} is not fully written"
     if rng is not None:
@@ -256,7 +273,7 @@ def _check_chunks(
     kinds = [kind for _, kind in _outputs(kernel, sizes)]
     seen = [np.zeros(w.size // kind.itemsize, bool) for w, kind in zip(whole, kinds)]
     for span in spans:
-        parts, written = _run_rows(address, kernel, inputs, sizes, span, 8)
+        parts, written = _run_rows(address, kernel, inputs, sizes, span, True)
         for k, (part, done) in enumerate(zip(parts, written)):
             what = f"{kernel.name}: output {k}, rows {span}"
             assert not (seen[k] & done).any(), f"{what} writes another chunk's part"
@@ -273,10 +290,10 @@ def _run_rows(
     inputs: Sequence[Array],
     sizes: Sizes,
     span: tuple[int, int],
-    shift: int,
+    ends: bool,
 ) -> tuple[list[Array], list[Array]]:
     """The outputs' bytes, and which elements were written, of the rows in `span`."""
-    given = (address, kernel, inputs, sizes, span, shift)
+    given = (address, kernel, inputs, sizes, span, ends)
     outs, written = _run_once(*given, POISON)
     if any(t.dtype in SHORT for t in kernel.outputs):  # the poison may be a result
         again = _run_once(*given, OTHER)[1]
@@ -290,15 +307,15 @@ def _run_once(
     inputs: Sequence[Array],
     sizes: Sizes,
     span: tuple[int, int],
-    shift: int,
+    ends: bool,
     poison: int,
 ) -> tuple[list[Array], list[Array]]:
     memories = []
     for x in inputs:
-        memories.append(_Memory(x.nbytes, shift))
+        memories.append(_Memory(x.nbytes, ends))
         memories[-1].bytes[:] = np.ascontiguousarray(x).reshape(-1).view(np.uint8)
     kinds = _outputs(kernel, sizes)
-    outs = [_Memory(math.prod(s) * k.itemsize, shift, poison) for s, k in kinds]
+    outs = [_Memory(math.prod(s) * k.itemsize, ends, poison) for s, k in kinds]
     scratch = _Memory(dims.evaluate(kernel.scratch, sizes))
     pointers = [m.address for m in (*memories, *outs)]
     buffers = (ctypes.c_void_p * max(len(pointers), 1))(*pointers)

@@ -23,7 +23,9 @@ PR_VECTOR(tanh) PR_VECTOR(asinh) PR_VECTOR(acosh) PR_VECTOR(atanh)
 PR_VECTOR2(pow) PR_VECTOR2(atan2)
 #endif
 
-/* 0, which the compiler cannot know. gcc 12 takes (float)(int)x for trunc(x), and so
+/* 0, which the compiler cannot know. Of a read that only some lanes make, gcc 12 makes
+   one of all of them, beyond the memory's end, where it knows which lanes those are. And
+   it takes (float)(int)x for trunc(x), and so
    -0.5 to -0.0, and in vectors pow(x, 0.5) for sqrt(x), which has no sqrt(-inf), where
    nothing is done to the integer and the exponent. */
 int pr_zero;
