@@ -194,6 +194,7 @@ def launch_cuda(
 
 POISON, OTHER = 0xA5, 0x5A
 SHORT = ("int8", "uint8", *HALVES)
+END = -1  # where a buffer may be
 MARGIN = 256  # bytes around each buffer that must stay as they are
 _KERNEL = ctypes.CFUNCTYPE(
     None,
@@ -206,17 +207,17 @@ _KERNEL = ctypes.CFUNCTYPE(
 
 
 class _Memory:
-    """A buffer within poisoned memory, at a multiple of 64; or (`ends`) at the end of
-    memory: to read beyond it is a segmentation fault."""
+    """A buffer within poisoned memory, `shift` bytes off a multiple of 64; or at the
+    END of memory: to read beyond it is a segmentation fault."""
 
-    def __init__(self, nbytes: int, ends: bool = False, fill: int = POISON) -> None:
-        if ends:
+    def __init__(self, nbytes: int, shift: int = 0, fill: int = POISON) -> None:
+        if shift == END:
             self.all = _before_nothing(nbytes + MARGIN)
             start = self.all.size - nbytes
         else:
             self.all = np.empty(nbytes + 2 * MARGIN + 128, np.uint8)
             base = self.all.ctypes.data + MARGIN
-            start = -(-base // 64) * 64 - self.all.ctypes.data
+            start = -(-base // 64) * 64 + shift - self.all.ctypes.data
         self.all[:] = POISON
         self.bytes = self.all[start : start + nbytes]
         self.bytes[:] = fill
@@ -243,22 +244,25 @@ def launch_c(
     inputs: Sequence[Array],
     sizes: Sizes,
     rng: Any = None,
+    place: int | None = None,
 ) -> list[Array]:
     """One C kernel; AssertionError where it writes outside, too little, or twice.
 
-    With `rng` the rows are also run in chunks, in any order and in buffers that end
-    where memory ends, which must write disjoint parts of the same bits.
+    With `rng` the rows are also run in chunks, in any order and in buffers at another
+    `place` (the END of memory), which must write disjoint parts of the same bits.
     """
+    place = END if place is None else place
     rows = dims.evaluate(kernel.rows, sizes)
     kinds = _outputs(kernel, sizes)
-    whole, written = _run_rows(address, kernel, inputs, sizes, (0, rows), False)
+    whole, written = _run_rows(address, kernel, inputs, sizes, (0, rows), 0)
     for k, done in enumerate(written):
         assert done.all(), f"{kernel.name}: output {k} is not fully written"
     if rng is not None:
         cuts = sorted({0, rows, *(int(c) for c in rng.integers(0, rows + 1, 3))})
         spans = list(zip(cuts, cuts[1:]))
         rng.shuffle(spans)
-        _check_chunks(address, kernel, inputs, sizes, [(a, b) for a, b in spans], whole)
+        given = (address, kernel, inputs, sizes, [(a, b) for a, b in spans], whole)
+        _check_chunks(*given, place)
     return [w.view(kind).reshape(shape) for w, (shape, kind) in zip(whole, kinds)]
 
 
@@ -269,11 +273,12 @@ def _check_chunks(
     sizes: Sizes,
     spans: Sequence[tuple[int, int]],
     whole: Sequence[Array],
+    place: int,
 ) -> None:
     kinds = [kind for _, kind in _outputs(kernel, sizes)]
     seen = [np.zeros(w.size // kind.itemsize, bool) for w, kind in zip(whole, kinds)]
     for span in spans:
-        parts, written = _run_rows(address, kernel, inputs, sizes, span, True)
+        parts, written = _run_rows(address, kernel, inputs, sizes, span, place)
         for k, (part, done) in enumerate(zip(parts, written)):
             what = f"{kernel.name}: output {k}, rows {span}"
             assert not (seen[k] & done).any(), f"{what} writes another chunk's part"
@@ -290,10 +295,10 @@ def _run_rows(
     inputs: Sequence[Array],
     sizes: Sizes,
     span: tuple[int, int],
-    ends: bool,
+    place: int,
 ) -> tuple[list[Array], list[Array]]:
     """The outputs' bytes, and which elements were written, of the rows in `span`."""
-    given = (address, kernel, inputs, sizes, span, ends)
+    given = (address, kernel, inputs, sizes, span, place)
     outs, written = _run_once(*given, POISON)
     if any(t.dtype in SHORT for t in kernel.outputs):  # the poison may be a result
         again = _run_once(*given, OTHER)[1]
@@ -307,15 +312,15 @@ def _run_once(
     inputs: Sequence[Array],
     sizes: Sizes,
     span: tuple[int, int],
-    ends: bool,
+    place: int,
     poison: int,
 ) -> tuple[list[Array], list[Array]]:
     memories = []
     for x in inputs:
-        memories.append(_Memory(x.nbytes, ends))
+        memories.append(_Memory(x.nbytes, place))
         memories[-1].bytes[:] = np.ascontiguousarray(x).reshape(-1).view(np.uint8)
     kinds = _outputs(kernel, sizes)
-    outs = [_Memory(math.prod(s) * k.itemsize, ends, poison) for s, k in kinds]
+    outs = [_Memory(math.prod(s) * k.itemsize, place, poison) for s, k in kinds]
     scratch = _Memory(dims.evaluate(kernel.scratch, sizes))
     pointers = [m.address for m in (*memories, *outs)]
     buffers = (ctypes.c_void_p * max(len(pointers), 1))(*pointers)

@@ -170,7 +170,7 @@ def run(fault: Fault, target: str, edit: bool) -> None:
         (path,) = build([edited("text", c_text([kernel]))])
         address = load(str(path), kernel.name)
         rng = np.random.default_rng(5)
-        got = launch_c(address, kernel, given, sizes, rng)
+        got = launch_c(address, kernel, given, sizes, rng, place=8)
     else:
         kernel = edited("kernel", cuda.schedule(nest))
         made = built(Simulator, edited("text", cuda_text([kernel])), (kernel.name,))
