@@ -101,11 +101,8 @@ def _team(nest: Nest, extent: int, width: int, words: int) -> int | None:
     def own(team: int) -> int:
         return -(-extent // (team * width)) * width
 
-    def large(team: int) -> bool:
-        return own(team) * words * _part(nest) > LEAST
-
-    team = LANES
-    while team < TEAM and own(team) > width and large(team):
+    team, loaded = LANES, words * _part(nest)
+    while team < TEAM and own(team) > width and own(team) * loaded > LEAST:
         team *= 2
     if own(team) * words > MOST:
         return None

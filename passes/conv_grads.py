@@ -129,15 +129,6 @@ def _spread(b: Builder, x: Value, steps: Sequence[int]) -> Value:
     return spread
 
 
-def _padded(b: Builder, x: Value, low: Sequence[int], high: Sequence[int]) -> Value:
-    """x with zeros before and behind each dim."""
-    if not any((*low, *high)):
-        return x
-    none = (0,) * x.type.rank
-    padded: Value = b.pad(x, low=low, high=high, interior=none, value=0)
-    return padded
-
-
 def _phase(
     b: Builder,
     ct: Value,

@@ -244,14 +244,13 @@ def launch_c(
     inputs: Sequence[Array],
     sizes: Sizes,
     rng: Any = None,
-    place: int | None = None,
+    place: int = END,
 ) -> list[Array]:
     """One C kernel; AssertionError where it writes outside, too little, or twice.
 
     With `rng` the rows are also run in chunks, in any order and in buffers at another
     `place` (the END of memory), which must write disjoint parts of the same bits.
     """
-    place = END if place is None else place
     rows = dims.evaluate(kernel.rows, sizes)
     kinds = _outputs(kernel, sizes)
     whole, written = _run_rows(address, kernel, inputs, sizes, (0, rows), 0)

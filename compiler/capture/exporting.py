@@ -43,7 +43,7 @@ def archive(options: Options, targets: tuple[str, ...]) -> Archive:
     given = len(layer.origin_runnable_program.x_values)
     held = [k for k, place in enumerate(state.program.inputs) if place >= given]
     graph = _rounded_weights(graph, held)
-    sources, weights = _sources(layer, graph, state.program.inputs)
+    sources, weights = _sources(layer, graph, state.program.inputs, given)
     return Archive(graph, sources, _form(layer), weights, targets)
 
 
@@ -84,11 +84,10 @@ def _refused(ops: list[Op]) -> str:
 
 
 def _sources(
-    layer: Any, graph: Graph, places: list[int]
+    layer: Any, graph: Graph, places: list[int], given: int
 ) -> tuple[tuple[Source, ...], dict[str, Any]]:
-    """Of each graph input; and the weights by name."""
+    """Of each graph input, of which the caller gives so many; the weights by name."""
     runnable = layer.origin_runnable_program
-    given = len(runnable.x_values)
     sources: list[Source] = []
     weights: dict[str, Any] = {}
     for value, place in zip(graph.inputs, places):
