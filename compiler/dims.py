@@ -166,6 +166,13 @@ def _symbolic_equal(a: Dim, b: Dim) -> bool | None:
     return None if zero is None else bool(zero)
 
 
+def multiple(p: Dim, q: Dim) -> bool:
+    """Whether p is sure to be a multiple of q."""
+    if equal(q, 0) is True:
+        return False
+    return equal(mul(floordiv(p, q), q), p) is True
+
+
 def same_shape(a: Sequence[Dim], b: Sequence[Dim]) -> bool:
     """Whether the shapes are proved equal."""
     return len(a) == len(b) and all(equal(x, y) is True for x, y in zip(a, b))

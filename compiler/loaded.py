@@ -14,7 +14,7 @@ import numpy as np
 from pirol.compiler import stored
 from pirol.compiler.archive import Archive, nested
 from pirol.compiler.errors import PirolError, Unsupported, message
-from pirol.compiler.ir import Graph, Op
+from pirol.compiler.ir import HALVES, Graph, Op
 from pirol.compiler.pipeline import lower
 from pirol.compiler.runtime import (
     Code,
@@ -149,7 +149,7 @@ def on_cuda(graph: Graph, device: int, graphs: bool) -> Compiled:
     def codes(plan: Plan) -> tuple[Code, ...]:
         return compile_cuda(generate(plan, CUDA), arch)
 
-    kind = "+".join(("cuda", *_libraries(graph, device)))
+    kind = "+".join(("cuda", *_libraries(graph, device, arch)))
     target = f"{kind}:{arch} NVRTC {nvrtc.version()}"
     ready = _ready(graph, target, ".cubin", codes)
     key = ready.codes[0].key if ready.codes else build_cubin({}, arch)
@@ -160,11 +160,12 @@ def on_cuda(graph: Graph, device: int, graphs: bool) -> Compiled:
     return connect(ready.plan, graph, refuse, kernels, home | {"graphs": graphs})
 
 
-def _libraries(graph: Graph, device: int) -> list[str]:
+def _libraries(graph: Graph, device: int, arch: str) -> list[str]:
     """Those that are found of what the graph may want, as pipeline.FOR names them."""
     native, ops = start(), {op.name for op in graph.walk()}
     tune = os.environ.get("PIROL_AUTOTUNE", "") != "0"
     wanted = {
+        "attention": (_attends(graph, arch), cudnn.libraries, native.open_attention),
         "cublas": (("dot_general", *CONVS), cublas.libraries, native.open_blas),
         "cudnn": (CONVS, cudnn.libraries, native.open_dnn),
     }
@@ -173,6 +174,14 @@ def _libraries(graph: Graph, device: int) -> list[str]:
         for name, (some, places, may) in wanted.items()
         if not ops.isdisjoint(some) and any(may(p, device, tune) for p in places())
     ]
+
+
+def _attends(graph: Graph, arch: str) -> tuple[str, ...]:
+    """What a graph with attention that cuDNN may run has: products of halves, on
+    devices with its kernels for them."""
+    halves = any(v.dtype in HALVES for op in graph.walk() for v in op.results)
+    able = halves and int(arch.removeprefix("sm_")) >= 80
+    return ("dot_general",) if able else ()
 
 
 def _ready(

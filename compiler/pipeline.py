@@ -16,6 +16,7 @@ from pirol.compiler.ir import Graph, Guard
 from pirol.compiler.verify import verify
 from pirol.kernels.lower import Refusal, build_nest
 from pirol.kernels.profit import unprofitable
+from pirol.passes.attention import attention
 from pirol.passes.calls import claim, inline
 from pirol.passes.canonicalize import canonicalize
 from pirol.passes.complex_parts import complex_parts
@@ -140,6 +141,7 @@ def finish(graph: Graph, run: Run, target: str = "cpu") -> Lowered:
 FOR: dict[str, tuple[tuple[str, Pass, str], ...]] = {
     "cpu": (("paddings", paddings, "flat"),),
     "cuda": (("split", split_reductions, "flat"),),
+    "attention": (("attention", attention, "flat"),),
     "cublas": (("products", products, "flat"),),
     "cudnn": (("convolutions", convolutions, "flat"),),
 }

@@ -29,6 +29,7 @@ from pirol.kernels.render import CPU, Target, render
 from pirol.passes.convolutions import window
 from pirol.passes.plan import (
     NEVER_ALIAS,
+    Attention,
     Bind,
     Buffer,
     Check,
@@ -323,6 +324,8 @@ class _Assembler:
                 return self.product(op, inputs, output)
             case Convolution(op, inputs, output):
                 return ("convolution", [*inputs, output], *window(op))
+            case Attention(op, inputs, output):
+                return self.attention(op, inputs, output)
             case Opaque(op, inputs, outputs):
                 call = self.caller(op)
                 fresh = op.title in NEVER_ALIAS
@@ -342,6 +345,20 @@ class _Assembler:
         buffers = (*inputs[:2], row, output)
         lies = (self.matrix(x), self.matrix(y))
         return ("product", buffers, [self.encode(d) for d in sizes], *lies)
+
+    def attention(self, op: Op, inputs: Sequence[int], output: int) -> tuple[Any, ...]:
+        """Where operands lie; the result; sizes; what scores are multiplied by."""
+        at = op.attrs
+        lies = [
+            (buffer, self.encode(start), [self.encode(d) for d in steps])
+            for buffer, (start, steps) in zip(inputs, at["lies"])
+        ]
+        batch, rows, heads, width = op.result.shape
+        if not at["turns"]:
+            rows, heads = heads, rows
+        sizes = (batch, heads, rows, width, at["keys"], at["terms"])
+        encoded = [self.encode(d) for d in sizes]
+        return ("attention", lies, output, encoded, at["turns"], at["scale"])
 
     def matrix(self, side: Side) -> tuple[bool, int, int]:
         found = matrix(side)

@@ -295,18 +295,11 @@ def _next_group(
         q = dims.product(target[k] for k in right[:j])
         if dims.equal(p, q) is True:
             break
-        if i < len(left) and (j == len(right) or not multiple(p, q)):
+        if i < len(left) and (j == len(right) or not dims.multiple(p, q)):
             i += 1
         else:
             j += 1
     return left[:i], right[:j]
-
-
-def multiple(p: Dim, q: Dim) -> bool:
-    """Whether p is sure to be a multiple of q."""
-    if dims.equal(q, 0) is True:
-        return False
-    return dims.equal(dims.mul(dims.floordiv(p, q), q), p) is True
 
 
 def evaluate(value: Affine, axes: Mapping[str, Any], symbols: Mapping[str, int]) -> Any:

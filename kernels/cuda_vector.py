@@ -13,7 +13,7 @@ from pirol.compiler import dims
 from pirol.compiler.dims import Dim, product
 from pirol.compiler.ir import BITS
 from pirol.kernels import affine
-from pirol.kernels.affine import Affine, axis, constant, multiple
+from pirol.kernels.affine import Affine, axis, constant
 from pirol.kernels.cuda_rows import over_rows
 from pirol.kernels.emit import Emitter, axes_of, closure, unravel
 from pirol.kernels.kernel import (
@@ -104,7 +104,7 @@ def wide(
         puts = tuple(s for s in stores if _even(s.index, last.name, width))
         words = sum(BITS[nest.nodes[k].dtype] for k in some)
         words += sum(BITS[nest.nodes[s.node].dtype] for s in puts)
-        whole = open_end or multiple(last.extent, width)
+        whole = open_end or dims.multiple(last.extent, width)
         small = words * width <= MOST * 32 and len(nest.nodes) * width <= LONG
         if whole and small and (some or puts):
             return Wide(nest, last.name, width, some, puts)
@@ -124,7 +124,7 @@ def _steady(nest: Nest, load: Load, along: str) -> bool:
 def _even(index: Affine, along: str, width: int) -> bool:
     """Whether the index is a multiple of the width where the axis is at one."""
     steps = [c for atom, c in index.terms if atom != along]
-    return all(multiple(c, width) for c in (*steps, index.const))
+    return all(dims.multiple(c, width) for c in (*steps, index.const))
 
 
 def vectors(nest: Nest) -> Kernel | None:
@@ -143,7 +143,7 @@ def _kernel(found: Wide, last: Axis) -> Kernel:
     body = unravel([a.name for a in axes], replace(nest, axes=axes), "r")
     first = affine.scale(axis("unit"), width)
     whole = _several(found, first)
-    if multiple(last.extent, width):
+    if dims.multiple(last.extent, width):
         body += whole
     else:
         end = affine.add(first, constant(width))

@@ -55,9 +55,19 @@ class Convolution:
     output: int
 
 
-LIBRARY: dict[str, type[Product | Convolution]] = {
+@dataclass(frozen=True)
+class Attention:
+    """Let cuDNN attend: queries, keys, values, and perhaps what is added to scores."""
+
+    op: Op
+    inputs: tuple[int, ...]
+    output: int
+
+
+LIBRARY: dict[str, type[Product | Convolution | Attention]] = {
     "product": Product,
     "convolution": Convolution,
+    "attention": Attention,
 }
 
 
@@ -106,7 +116,7 @@ class Check:
     message: str
 
 
-Step = Launch | Product | Convolution | Opaque | Bind | Write | Check
+Step = Launch | Product | Convolution | Attention | Opaque | Bind | Write | Check
 
 
 @dataclass(frozen=True)
@@ -289,8 +299,8 @@ def _touched(step: Step) -> tuple[int, ...]:
     match step:
         case Launch(_, inputs, outputs) | Opaque(_, inputs, outputs):
             return (*inputs, *(n for n in outputs if n >= 0))
-        case Product(_, inputs, output) | Convolution(_, inputs, output):
-            return (*inputs, output)
+        case Product() | Convolution() | Attention():
+            return (*step.inputs, step.output)
         case Bind(reads):
             return tuple(r.source for r in reads)
         case Write(source, _) | Check(source, _):

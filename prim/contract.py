@@ -250,6 +250,45 @@ def _weight_grad_vjp(b: Any, op: Any, cts: Any) -> Sequence[Any]:
 
 define(Prim("conv", "contract", _infer_conv, _conv, _conv_vjp))
 define(Prim("convolution", "library", _infer_conv, _convolution))  # for cuDNN
+
+
+def _infer_attention(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
+    dtype, lies = types[0].dtype, attrs["lies"]
+    ok = len(types) in (3, 4) and len(lies) == len(types) and dtype in HALVES
+    ok = ok and all(t.dtype == dtype for t in types[:3])
+    ok = ok and all(t.dtype in (dtype, "float32") for t in types[3:])
+    require(ok, "attention", types, "queries, keys and values, all of one half")
+    return (TensorType(attrs["shape"], dtype),)
+
+
+def _attention(
+    *given: Any, shape: Any, turns: bool, keys: int, terms: int, lies: Any, scale: float
+) -> Any:
+    batch, rows, heads, width = shape
+    rows, heads = (rows, heads) if turns else (heads, rows)
+    ends = (rows, terms), (keys, terms), (keys, width), (rows, keys)
+    q, k, v, *added = (
+        _lying(_widened(x), (batch, heads, *end), *lie)
+        for x, end, lie in zip(given, ends, lies)
+    )
+    scores = sum(added, q @ k.swapaxes(2, 3) * np.float32(scale))
+    powers = np.exp(scores - scores.max(3, keepdims=True, initial=-np.inf))
+    found = powers / powers.sum(3, keepdims=True) @ v
+    return found.swapaxes(1, 2) if turns else found
+
+
+def _lying(x: Any, shape: Any, start: int, steps: Any) -> Any:
+    flat = np.ravel(x)[start:]
+    strides = [step * flat.itemsize for step in steps]
+    return np.lib.stride_tricks.as_strided(flat, shape, strides)
+
+
+# out[b, h, row, column] of q, k, v, each [b, h, row or key, term or column]: softmax(q
+# k' * scale + what is added, if anything) v; where it turns, out[b, row, h, column].
+# `shape` is the result's, `keys` and `terms` the other sizes; `lies` has the place of
+# each operand's first element, and its steps along the four axes, 0 where it repeats.
+# For cuDNN.
+define(Prim("attention", "library", _infer_attention, _attention))
 define(Prim("conv_input_grad", "contract", _given_shape, _input_grad, _input_grad_vjp))
 define(
     Prim("conv_weight_grad", "contract", _given_shape, _weight_grad, _weight_grad_vjp)

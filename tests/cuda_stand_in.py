@@ -43,11 +43,13 @@ def cublaslt() -> str:
 
 @functools.cache
 def cudnn_library() -> str:
-    """The path of the stand-in for cuDNN, built once, with a part beside it."""
-    path = built("libcudnn", _of_library("cudnn.c"))
-    part = path.with_name(f"{path.stem}_cnn.so")
-    if not part.exists():
-        part.symlink_to(path)
+    """The path of the stand-in for cuDNN, built once, with its parts beside it."""
+    path = built("libcudnn", [FOLDER / "cudnn_graph.c", *_of_library("cudnn.c")])
+    engines = (f"engines_{kind}compiled" for kind in ("pre", "runtime_"))
+    for name in ("cnn", "graph", "heuristic", *engines):
+        part = path.with_name(f"{path.stem}_{name}.so")
+        if not part.exists():
+            part.symlink_to(path)
     return str(path)
 
 
@@ -97,11 +99,13 @@ class Library:
     def count(self, what: str) -> int:
         """How many "products" so far, of them "with_row", "batched" or the "slow" way;
         "convolutions", of them "grouped" or by the "simplest" algorithm or "explicit"
-        ones; how often it was "asked" for the best way; what is still "described"."""
+        ones; "attentions", of them "masked"; the plans "built" for those; how often it
+        was "asked" for the best way; what is still "described"."""
         return int(getattr(self.library, f"stand_in_{what}")())
 
     def refuse(self, much: int) -> None:
-        """Whether to know no way for anything; 2: not even the simplest."""
+        """Whether to know no way for anything; 2: not even the simplest; 3: and to be
+        too old for attention."""
         self.library.stand_in_refuse(ctypes.c_long(much))
 
     def turn(self, on: bool) -> None:

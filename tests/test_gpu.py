@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from attention_cases import CASES, Case, near
 from cuda_gpu import Gpu, has_gpu
 from graph_case import agree
 from graph_meaning import same_bits
@@ -12,6 +13,7 @@ from graphs import rolled, rolled_sizes
 from half_data import cast, every_half, near_every_half
 
 from pirol.compiler.ir import DTYPES, HALVES
+from pirol.compiler.loaded import Program as Loaded
 
 pytestmark = [
     pytest.mark.gpu,
@@ -47,3 +49,12 @@ def test_halves_are_rounded_to_nearest_even(dtype: str) -> None:
     with np.errstate(over="ignore", invalid="ignore"):
         rounded = floats.astype(DTYPES[dtype][1])
     assert same_bits(program.cuda(1, [floats])[0], rounded)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_attention(case: Case) -> None:
+    """By cuDNN where it is found, once and again; else by kernels of ours."""
+    run = Loaded(case.archive(), 0)
+    for seed in range(2):
+        given = case.data(seed)
+        near(run(*given), case.expected(*given))

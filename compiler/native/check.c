@@ -409,6 +409,28 @@ static int check_convolution(Check *check, const ConvolutionStep *step) {
     return 0;
 }
 
+static int check_attention(Check *check, AttentionStep *step) {
+    const TensorSpec *type = &check->plan->buffers[step->out].type;
+    const Dim sizes[] = {step->batch, step->rows, step->heads,
+                         step->width, step->keys, step->terms};
+    if (!on_cuda(&check->plan->home) || !is_half(float_of(type)))
+        return fail("steps[%d]: no library attends to these", check->step);
+    for (int i = 0; i < 6; i++)
+        if (need_dim(check, sizes[i], "steps", check->step)) return -1;
+    for (int i = 0; i <= (step->adds ? ADDED : VALUES); i++) {
+        Lies *lies = &step->operands[i];
+        const TensorSpec *own = &check->plan->buffers[lies->buffer].type;
+        if (need_dim(check, lies->from, "steps", check->step)) return -1;
+        for (int k = 0; k < 4; k++)
+            if (need_dim(check, lies->steps[k], "steps", check->step)) return -1;
+        if (i == ADDED && float_of(own) == NO_FLOAT)
+            return fail("steps[%d]: buffer %d is of no floats", check->step,
+                        lies->buffer);
+        if (check_factor(check, &lies->buffer, i == ADDED ? own : type)) return -1;
+    }
+    return check_factor(check, &step->out, type);
+}
+
 static int check_step(Check *check, Step *step) {
     switch (step->kind) {
         case LAUNCH: return check_launch(check, &step->launch);
@@ -417,6 +439,7 @@ static int check_step(Check *check, Step *step) {
         case WRITE: return check_write(check, &step->write);
         case PRODUCT: return check_product(check, &step->product);
         case CONVOLUTION: return check_convolution(check, &step->convolution);
+        case ATTENTION: return check_attention(check, &step->attention);
         default: return check_check(check, &step->check);
     }
 }

@@ -28,7 +28,6 @@ typedef struct {
 } Answer;
 
 static struct {
-    bool ready;
     int (*create)(void **);
     const char *(*name)(int);
     int (*set_stream)(void *, void *);
@@ -70,7 +69,6 @@ static const Named functions[] = {
 };
 
 enum { KEPT = 1024, MOST_RANK = 2 + MAX_WINDOW };
-enum { TOO_LARGE = -2, NOT_OPEN = -3 };
 static const size_t WORKSPACE = (size_t)256 << 20;
 
 static void *handles[MAX_DEVICES];
@@ -80,45 +78,62 @@ static bool tunes; /* whether algorithms are timed; else the first is taken */
 
 /* It opens its parts where they are first used, and ends the process where it finds
    none; so they are looked for here. */
-static bool has_parts(const char *library) {
-    static const char *const parts[] = {"_cnn", "_cnn_infer"}; /* of cuDNN 9, of 8 */
-    const char *file = strrchr(library, '/'), *end = strstr(file ? file : library, ".so");
+bool dnn_has_part(const char *library, const char *part) {
+    const char *file = strrchr(library, '/');
+    const char *end = strstr(file ? file : library, ".so");
     char name[4096];
-    for (int i = 0; end && i < 2; i++) {
-        snprintf(name, sizeof name, "%.*s%s%s", (int)(end - library), library, parts[i],
-                 end);
-        if (dlopen(name, RTLD_NOW)) return true;
-    }
-    return false;
+    if (!end) return false;
+    snprintf(name, sizeof name, "%.*s%s%s", (int)(end - library), library, part, end);
+    return dlopen(name, RTLD_NOW) != NULL;
 }
 
+static void *opened; /* what dlopen gave */
+
 static bool open_library(const char *library) {
-    if (dnn.ready) return true;
+    if (opened) return true;
     void *handle = dlopen(library, RTLD_NOW);
-    if (!handle || !has_parts(library)) return false;
-    return !find_all(handle, functions, COUNT(functions));
+    if (!handle || find_all(handle, functions, COUNT(functions))) return false;
+    /* of cuDNN 9, of 8 */
+    if (!dnn_has_part(library, "_cnn") && !dnn_has_part(library, "_cnn_infer"))
+        return false;
+    opened = handle;
+    return true;
 }
 
 /* A library that cannot be used on the device is not taken: it may be too new for the
    driver. */
+void *dnn_reach(const char *library, int device) {
+    if (!open_library(library)) return NULL;
+    if (!handles[device] && dnn.create(&handles[device])) return NULL;
+    return opened;
+}
+
+void *dnn_handle(int device) {
+    return handles[device];
+}
+
+int dnn_on_stream(const Home *home) {
+    void *handle = handles[home->device];
+    return handle ? dnn.set_stream(handle, home->stream) : LIBRARY_NOT_OPEN;
+}
+
 PyObject *dnn_open(PyObject *self, PyObject *args) {
     (void)self;
     const char *library;
     int device, tune;
     if (!PyArg_ParseTuple(args, "sip:open_dnn", &library, &device, &tune)) return NULL;
     if (cuda_enter(device)) return NULL;
-    bool found = open_library(library);
-    if (found && !handles[device]) found = !dnn.create(&handles[device]);
-    dnn.ready |= found;
+    bool found = dnn_reach(library, device);
     tunes = tune;
     cuda_leave();
     return PyBool_FromLong(found);
 }
 
 int dnn_raise(int status) {
-    const char *name = status == NOT_OPEN    ? "not open"
-                       : status == TOO_LARGE ? "a tensor of 2 ** 31 elements or more"
-                                             : dnn.name(status);
+    const char *name = dnn.name(status);
+    if (status == LIBRARY_NOT_OPEN) name = "not open";
+    if (status == LIBRARY_TOO_LARGE) name = "a tensor of 2 ** 31 elements or more";
+    if (status == LIBRARY_HAS_NONE) name = "it has no engine for this attention";
     PyErr_Format(PyExc_RuntimeError, "cuDNN: %s (%d)", name, status);
     return -1;
 }
@@ -149,7 +164,7 @@ static int sizes_of(const Image *image, int rank, int *sizes) {
     int lines = rank == 1;
     for (int i = 0; i < 2 + rank; i++) {
         if (__builtin_mul_overflow(items, image->shape[i], &items) || items > INT32_MAX)
-            return TOO_LARGE;
+            return LIBRARY_TOO_LARGE;
         sizes[i < 2 ? i : lines + i] = (int)image->shape[i];
     }
     if (lines) sizes[2] = 1;
@@ -303,7 +318,7 @@ static int settle(Way *way, Trial run) {
 static int convolve(const Convolve *of, const Key *key, const Home *home,
                     Workspace *space) {
     Way *way;
-    int status = dnn.set_stream(handles[home->device], home->stream);
+    int status = dnn_on_stream(home);
     if (!status) status = find_way(key, &way);
     if (status) return status;
     Trial run = {of, way, home, space};
@@ -318,7 +333,6 @@ static int convolve(const Convolve *of, const Key *key, const Home *home,
 
 int dnn_convolve(const Convolve *of, const Home *home, Workspace *space) {
     Key key;
-    if (!handles[home->device]) return NOT_OPEN;
     int status = key_of(of, home->device, &key);
     if (status) return status;
     pthread_mutex_lock(&lock);

@@ -1,4 +1,5 @@
-/* What NVIDIA's libraries, each found by dlopen, have in common: cuda.c, blas.c, dnn.c. */
+/* What NVIDIA's libraries, each found by dlopen, have in common: cuda.c, blas.c, dnn.c,
+   attention.c. */
 #ifndef PIROL_LIBRARIES_H
 #define PIROL_LIBRARIES_H
 
@@ -42,7 +43,8 @@ static inline bool is_half(Float kind) {
     return kind == F16 || kind == BF16;
 }
 
-enum { LIBRARY_NO_MEMORY = -1 };
+enum { LIBRARY_NO_MEMORY = -1, LIBRARY_TOO_LARGE = -2, LIBRARY_NOT_OPEN = -3 };
+enum { LIBRARY_HAS_NONE = -4 }; /* no way to do it */
 enum { MAX_DEVICES = 64 };
 
 static inline uint64_t hash_bytes(const void *data, size_t size) {
@@ -98,5 +100,31 @@ typedef struct {
 PyObject *dnn_open(PyObject *self, PyObject *args);
 int dnn_convolve(const Convolve *convolve, const Home *home, Workspace *space);
 int dnn_raise(int status);
+void *dnn_reach(const char *library, int device); /* what dlopen gave, or null */
+bool dnn_has_part(const char *library, const char *part);
+void *dnn_handle(int device);
+int dnn_on_stream(const Home *home);
+
+/* ---- attention.c: attention by cuDNN ---- */
+
+typedef struct {
+    const void *data;
+    int64_t steps[4]; /* in elements; 0: it repeats */
+} Strided;
+
+/* out[b, h, row, column] = sum over t of softmax(scale * q[b, h, row] k[b, h, t] +
+   added[b, h, row, t]) v[b, h, t, column]; where it turns, out[b, row, h, column]; no
+   size is 0. */
+typedef struct {
+    Float of, added_of; /* NO_FLOAT: nothing is added */
+    int64_t batch, heads, rows, width, keys, terms;
+    Strided operands[4];
+    bool turns;
+    double scale;
+    void *out; /* dense */
+} Attend;
+
+PyObject *attention_open(PyObject *self, PyObject *args);
+int attention_run(const Attend *attend, const Home *home, Workspace *space);
 
 #endif

@@ -4,17 +4,9 @@
    Only exact ints, lists and tuples are taken, so no foreign code runs meanwhile. */
 #include <string.h>
 
-#include "runtime.h"
+#include "read.h"
 
-enum { MOST = 1 << 24 }; /* of anything: far above any program, far below overflow */
-
-/* "steps[3]", or "slots" where the index is -1. */
-typedef struct {
-    const char *key;
-    int index;
-} Where;
-
-static int fail(Where where, const char *what) {
+int read_fail(Where where, const char *what) {
     if (where.index < 0)
         PyErr_Format(PyExc_ValueError, "%s: %s", where.key, what);
     else
@@ -22,25 +14,25 @@ static int fail(Where where, const char *what) {
     return -1;
 }
 
-static int fail_object(Where where, const char *want, PyObject *object) {
+int read_fail_object(Where where, const char *want, PyObject *object) {
     char text[120];
     snprintf(text, sizeof text, "expected %s, got a %.60s", want,
              Py_TYPE(object)->tp_name);
-    return fail(where, text);
+    return read_fail(where, text);
 }
 
 /* ---- values ---- */
 
 static int read_wide(Where where, PyObject *object, int64_t *out) {
-    if (!PyLong_Check(object)) return fail_object(where, "an int", object);
+    if (!PyLong_Check(object)) return read_fail_object(where, "an int", object);
     *out = PyLong_AsLongLong(object);
     if (*out != -1 || !PyErr_Occurred()) return 0;
     PyErr_Clear();
-    return fail(where, "an int beyond 64 bits");
+    return read_fail(where, "an int beyond 64 bits");
 }
 
-static int read_int(Where where, PyObject *object, const char *what, int64_t low,
-                    int64_t high, int *out) {
+int read_int(Where where, PyObject *object, const char *what, int64_t low,
+             int64_t high, int *out) {
     int64_t value;
     if (read_wide(where, object, &value)) return -1;
     *out = (int)value;
@@ -48,27 +40,27 @@ static int read_int(Where where, PyObject *object, const char *what, int64_t low
     char text[120];
     snprintf(text, sizeof text, "%s %lld is not in [%lld, %lld)", what,
              (long long)value, (long long)low, (long long)high);
-    return fail(where, text);
+    return read_fail(where, text);
 }
 
-static int read_dim(Plan *plan, Where where, PyObject *object, Dim *out) {
+int read_dim(Plan *plan, Where where, PyObject *object, Dim *out) {
     if (read_wide(where, object, out)) return -1;
     if (*out >= -(int64_t)plan->n_slots) return 0;
     char text[120];
     snprintf(text, sizeof text, "dim %lld stands for no slot (there are %d)",
              (long long)*out, plan->n_slots);
-    return fail(where, text);
+    return read_fail(where, text);
 }
 
 /* The items of a list or tuple, borrowed. */
-static PyObject **read_items(Where where, PyObject *object, int *count) {
+PyObject **read_items(Where where, PyObject *object, int *count) {
     if (!PyList_CheckExact(object) && !PyTuple_CheckExact(object)) {
-        fail_object(where, "a list or tuple", object);
+        read_fail_object(where, "a list or tuple", object);
         return NULL;
     }
     Py_ssize_t size = PySequence_Fast_GET_SIZE(object);
     if (size > MOST) {
-        fail(where, "too many items");
+        read_fail(where, "too many items");
         return NULL;
     }
     *count = (int)size;
@@ -76,17 +68,17 @@ static PyObject **read_items(Where where, PyObject *object, int *count) {
     return size ? PySequence_Fast_ITEMS(object) : none;
 }
 
-static PyObject **read_tuple(Where where, PyObject *object, int size) {
+PyObject **read_tuple(Where where, PyObject *object, int size) {
     int count;
     PyObject **items = read_items(where, object, &count);
     if (!items || count == size) return items;
     char text[60];
     snprintf(text, sizeof text, "expected %d items, got %d", size, count);
-    fail(where, text);
+    read_fail(where, text);
     return NULL;
 }
 
-static int read_dims(Plan *plan, Where where, PyObject *object, Dims *out) {
+int read_dims(Plan *plan, Where where, PyObject *object, Dims *out) {
     PyObject **items = read_items(where, object, &out->count);
     if (!items) return -1;
     out->at = plan_alloc(plan, (size_t)out->count, sizeof *out->at);
@@ -96,8 +88,8 @@ static int read_dims(Plan *plan, Where where, PyObject *object, Dims *out) {
     return 0;
 }
 
-static int read_ids(Plan *plan, Where where, PyObject *object, const char *what,
-                    int low, int high, Ids *out) {
+int read_ids(Plan *plan, Where where, PyObject *object, const char *what,
+             int low, int high, Ids *out) {
     PyObject **items = read_items(where, object, &out->count);
     if (!items) return -1;
     out->at = plan_alloc(plan, (size_t)out->count, sizeof *out->at);
@@ -113,11 +105,11 @@ static int read_type(Plan *plan, Where where, PyObject **items, TensorSpec *out)
     if (read_int(where, items[0], "type code", 0, 256, &code)) return -1;
     if (read_int(where, items[1], "bits", 0, 129, &bits)) return -1;
     if (bits != 8 && bits != 16 && bits != 32 && bits != 64 && bits != 128)
-        return fail(where, "an item must have 8, 16, 32, 64 or 128 bits");
+        return read_fail(where, "an item must have 8, 16, 32, 64 or 128 bits");
     out->code = (uint8_t)code;
     out->bits = (uint8_t)bits;
     if (read_dims(plan, where, items[2], &out->dims)) return -1;
-    if (out->dims.count > MAX_RANK) return fail(where, "too many dims");
+    if (out->dims.count > MAX_RANK) return read_fail(where, "too many dims");
     return 0;
 }
 
@@ -132,7 +124,7 @@ static int read_input(Plan *plan, Where where, PyObject *object) {
 }
 
 /* items: axis or item; the slot that it sets, or (the int that it must be,) */
-static int read_place(Plan *plan, Where where, PyObject **items, Binding *binding) {
+int read_place(Plan *plan, Where where, PyObject **items, Binding *binding) {
     int most = binding->item ? MOST : MAX_RANK;
     if (read_int(where, items[0], "place", 0, most, &binding->place)) return -1;
     binding->slot = -1;
@@ -188,21 +180,22 @@ static int read_guard(Plan *plan, Where where, PyObject *object) {
 static int read_written(Plan *plan, Where where, PyObject *object) {
     int *input = &plan->written[where.index];
     if (read_int(where, object, "input", 0, plan->n_inputs, input)) return -1;
-    if (plan->inputs[*input].written) return fail(where, "the input is listed twice");
+    if (plan->inputs[*input].written)
+        return read_fail(where, "the input is listed twice");
     plan->inputs[*input].written = true;
     plan->inputs[*input].shape_at = plan->n_written_dims;
     plan->n_written_dims += 2 * plan->inputs[*input].type.dims.count;
     return 0;
 }
 
-static int read_kind(Where where, PyObject *object, const char *const *names, int count,
-                     int *out) {
+int read_kind(Where where, PyObject *object, const char *const *names, int count,
+              int *out) {
     for (int i = 0; PyUnicode_Check(object) && i < count; i++)
         if (PyUnicode_CompareWithASCIIString(object, names[i]) == 0) {
             *out = i;
             return 0;
         }
-    return fail(where, "unknown kind");
+    return read_fail(where, "unknown kind");
 }
 
 static int read_buffer(Plan *plan, Where where, PyObject *object) {
@@ -226,179 +219,13 @@ static int read_lifetime(Plan *plan, Where where, PyObject *object) {
     return read_int(where, items[1], "step", -MOST, MOST, &buffer->last);
 }
 
-/* ---- steps ---- */
-
-static int read_label(Plan *plan, Where where, PyObject *object, const char **out) {
-    Py_ssize_t size;
-    const char *text = PyUnicode_Check(object) ? PyUnicode_AsUTF8AndSize(object, &size)
-                                               : NULL;
-    if (!text) return fail_object(where, "a label", object);
-    char *copy = plan_alloc(plan, (size_t)size + 1, 1);
-    if (!copy) return -1;
-    *out = memcpy(copy, text, (size_t)size);
-    return 0;
-}
-
-/* The label may be missing. */
-static int read_launch(Plan *plan, Where where, PyObject *object, LaunchStep *step) {
-    int count;
-    PyObject **items = read_items(where, object, &count);
-    if (items && count != 8) items = read_tuple(where, object, 7);
-    if (!items) return -1;
-    step->label = "launch";
-    if (count == 8 && read_label(plan, where, items[7], &step->label)) return -1;
-    if (!PyLong_Check(items[1])) return fail_object(where, "an address", items[1]);
-    *(void **)&step->kernel = PyLong_AsVoidPtr(items[1]);
-    PyErr_Clear();
-    if (!step->kernel) return fail(where, "the kernel has no address");
-    if (read_ids(plan, where, items[2], "buffer", 0, plan->n_buffers, &step->buffers))
-        return -1;
-    if (read_dims(plan, where, items[3], &step->dims)) return -1;
-    if (read_dim(plan, where, items[4], &step->rows)) return -1;
-    if (read_dim(plan, where, items[5], &step->grain)) return -1;
-    return read_dim(plan, where, items[6], &step->scratch);
-}
-
-static int read_opaque(Plan *plan, Where where, PyObject *object, OpaqueStep *step) {
-    PyObject **items = read_tuple(where, object, 6);
-    if (!items) return -1;
-    if (!PyCallable_Check(items[1])) return fail_object(where, "a callable", items[1]);
-    if (!PyUnicode_Check(items[4])) return fail_object(where, "a name", items[4]);
-    if (!PyBool_Check(items[5])) return fail_object(where, "a bool", items[5]);
-    step->fresh = items[5] == Py_True;
-    step->callable = Py_NewRef(items[1]);
-    step->name = Py_NewRef(items[4]);
-    if (read_ids(plan, where, items[2], "buffer", 0, plan->n_buffers, &step->inputs))
-        return -1;
-    return read_ids(plan, where, items[3], "buffer", -1, plan->n_buffers,
-                    &step->outputs);
-}
-
-static int read_binding(Plan *plan, Where where, PyObject *object, Binding *binding) {
-    PyObject **items = read_tuple(where, object, 4);
-    if (!items) return -1;
-    if (!PyBool_Check(items[3])) return fail_object(where, "a bool", items[3]);
-    binding->item = items[3] == Py_True;
-    if (read_int(where, items[0], "buffer", 0, plan->n_buffers, &binding->source))
-        return -1;
-    return read_place(plan, where, items + 1, binding);
-}
-
-static int read_bind(Plan *plan, Where where, PyObject *object, BindStep *step) {
-    PyObject **items = read_tuple(where, object, 3);
-    if (!items) return -1;
-    PyObject **bindings = read_items(where, items[1], &step->count);
-    if (!bindings) return -1;
-    step->bindings = plan_alloc(plan, (size_t)step->count, sizeof *step->bindings);
-    if (!step->bindings) return -1;
-    for (int i = 0; i < step->count; i++)
-        if (read_binding(plan, where, bindings[i], &step->bindings[i])) return -1;
-    return read_int(where, items[2], "segment", -1, plan->n_segments, &step->segment);
-}
-
-static int read_write(Plan *plan, Where where, PyObject *object, WriteStep *step) {
-    PyObject **items = read_tuple(where, object, 3);
-    if (!items) return -1;
-    if (read_int(where, items[1], "buffer", 0, plan->n_buffers, &step->source))
-        return -1;
-    return read_int(where, items[2], "input", 0, plan->n_inputs, &step->input);
-}
-
-static int read_check(Plan *plan, Where where, PyObject *object, CheckStep *step) {
-    PyObject **items = read_tuple(where, object, 3);
-    if (!items) return -1;
-    if (!PyUnicode_Check(items[2])) return fail_object(where, "a message", items[2]);
-    step->message = Py_NewRef(items[2]);
-    return read_int(where, items[1], "buffer", 0, plan->n_buffers, &step->source);
-}
-
-/* object: whether it is turned, its pitch, from one of the batch to the next */
-static int read_matrix(Plan *plan, Where where, PyObject *object, bool *turned,
-                       Dim *pitch, Dim *batch) {
-    PyObject **items = read_tuple(where, object, 3);
-    if (!items) return -1;
-    if (!PyBool_Check(items[0])) return fail_object(where, "a bool", items[0]);
-    *turned = items[0] == Py_True;
-    if (read_dim(plan, where, items[1], pitch)) return -1;
-    return read_dim(plan, where, items[2], batch);
-}
-
-static int read_product(Plan *plan, Where where, PyObject *object, ProductStep *step) {
-    int *const buffers[] = {&step->left, &step->right, &step->added, &step->out};
-    Dim *const sizes[] = {&step->batch, &step->rows, &step->columns, &step->terms};
-    PyObject **items = read_tuple(where, object, 5), **given;
-    if (!items || !(given = read_tuple(where, items[1], 4))) return -1;
-    for (int i = 0; i < 4; i++)
-        if (read_int(where, given[i], "buffer", i == 2 ? -1 : 0, plan->n_buffers,
-                     buffers[i]))
-            return -1;
-    if (!(given = read_tuple(where, items[2], 4))) return -1;
-    for (int i = 0; i < 4; i++)
-        if (read_dim(plan, where, given[i], sizes[i])) return -1;
-    if (read_matrix(plan, where, items[3], &step->left_turned, &step->left_pitch,
-                    &step->left_batch))
-        return -1;
-    return read_matrix(plan, where, items[4], &step->right_turned, &step->right_pitch,
-                       &step->right_batch);
-}
-
-/* One number for each of the window's dims. */
-static int read_each(Where where, PyObject *object, int rank, int low, int *out) {
-    PyObject **items = read_tuple(where, object, rank);
-    if (!items) return -1;
-    for (int i = 0; i < rank; i++)
-        if (read_int(where, items[i], "number", low, MOST, &out[i])) return -1;
-    return 0;
-}
-
-static int read_convolution(Plan *plan, Where where, PyObject *object,
-                            ConvolutionStep *step) {
-    int *const buffers[] = {&step->x, &step->w, &step->out};
-    Window *window = &step->window;
-    PyObject **items = read_tuple(where, object, 6), **given;
-    if (!items || !(given = read_tuple(where, items[1], 3))) return -1;
-    for (int i = 0; i < 3; i++)
-        if (read_int(where, given[i], "buffer", 0, plan->n_buffers, buffers[i]))
-            return -1;
-    if (!read_items(where, items[2], &window->rank)) return -1;
-    if (window->rank < 1 || window->rank > MAX_WINDOW)
-        return fail(where, "a window of 1 to 3 dims is needed");
-    if (read_each(where, items[2], window->rank, 1, window->strides) ||
-        read_each(where, items[3], window->rank, 0, window->padding) ||
-        read_each(where, items[4], window->rank, 1, window->dilation))
-        return -1;
-    return read_int(where, items[5], "groups", 1, MOST, &window->groups);
-}
-
-static int read_step(Plan *plan, Where where, PyObject *object) {
-    static const char *const names[] = {"launch", "opaque",  "bind",       "write",
-                                        "check",  "product", "convolution"};
-    Step *step = &plan->steps[where.index];
-    int count, kind;
-    PyObject **items = read_items(where, object, &count);
-    if (!items) return -1;
-    if (!count) return fail(where, "an empty step");
-    if (read_kind(where, items[0], names, 7, &kind)) return -1;
-    step->kind = (StepKind)kind;
-    switch (step->kind) {
-        case LAUNCH: return read_launch(plan, where, object, &step->launch);
-        case OPAQUE: return read_opaque(plan, where, object, &step->opaque);
-        case BIND: return read_bind(plan, where, object, &step->bind);
-        case WRITE: return read_write(plan, where, object, &step->write);
-        case PRODUCT: return read_product(plan, where, object, &step->product);
-        case CONVOLUTION:
-            return read_convolution(plan, where, object, &step->convolution);
-        default: return read_check(plan, where, object, &step->check);
-    }
-}
-
 /* ---- the whole ---- */
 
 typedef int Reader(Plan *plan, Where where, PyObject *object);
 
 static PyObject *section(PyObject *spec, const char *key) {
     PyObject *value = PyDict_GetItemString(spec, key);
-    if (!value) fail((Where){key, -1}, "missing from the spec");
+    if (!value) read_fail((Where){key, -1}, "missing from the spec");
     return value;
 }
 
@@ -443,7 +270,7 @@ static int read_home(Plan *plan, PyObject *spec) {
     PyObject *cuda = PyDict_GetItemString(spec, "cuda");
     if (!cuda || cuda == Py_None) return 0;
     Where where = {"cuda", -1};
-    if (!home->arrays) return fail(where, "only of plans over Arrays");
+    if (!home->arrays) return read_fail(where, "only of plans over Arrays");
     PyObject **items = read_tuple(where, cuda, 5);
     if (!items || read_int(where, items[0], "device", 0, 64, &home->device)) return -1;
     for (int i = 0; i < 4; i++) {

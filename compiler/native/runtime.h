@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "dlpack.h"
+#include "step.h"
 
 enum { MAX_RANK = 16, MAX_LAYOUTS = 64, MAX_SPARES = 64 };
 enum { ALIGNMENT = 64, VECTOR = 16 }; /* bytes; VECTOR: an access of a CUDA kernel */
@@ -42,9 +43,6 @@ static inline char *block_data(Block *block) {
 }
 
 /* ---- threads.c: chunks of rows over the OpenMP pool ---- */
-
-typedef void (*Kernel)(void *const *buffers, const int64_t *dims, int64_t begin,
-                       int64_t end, void *scratch);
 
 typedef struct {
     Kernel kernel;
@@ -157,27 +155,6 @@ void range_pop(void);
 
 /* ---- the plan ---- */
 
-/* d >= 0 is the extent itself, d < 0 stands for slot -(d + 1) of the call. */
-typedef int64_t Dim;
-
-static inline int dim_slot(Dim dim) {
-    return (int)-(dim + 1);
-}
-
-static inline int64_t dim_value(Dim dim, const int64_t *slots) {
-    return dim >= 0 ? dim : slots[dim_slot(dim)];
-}
-
-typedef struct {
-    int count;
-    int *at;
-} Ids;
-
-typedef struct {
-    int count;
-    Dim *at;
-} Dims;
-
 typedef struct {
     uint8_t code, bits;
     Dims dims;
@@ -233,83 +210,6 @@ typedef struct {
     Dim a, b;
     int stage; /* where both are known */
 } Guard;
-
-typedef enum { LAUNCH, OPAQUE, BIND, WRITE, CHECK, PRODUCT, CONVOLUTION } StepKind;
-
-/* On CUDA the kernel is a CUfunction, `grain` the threads of a block and `scratch` the
-   rows that a block takes. */
-typedef struct {
-    Kernel kernel;
-    Ids buffers; /* after checking: the roots */
-    Dims dims;
-    Dim rows, grain, scratch;
-    const char *label; /* for profilers */
-    int run;           /* that it is in, on CUDA */
-} LaunchStep;
-
-typedef struct {
-    PyObject *callable, *name;
-    Ids inputs, outputs;
-    bool fresh; /* nothing sees the operands' memory once the step is over */
-} OpaqueStep;
-
-/* One number that only data tell, taken when it is there. */
-typedef struct {
-    int source;      /* a buffer; of `contents` an input */
-    int place, slot; /* the axis or item read; the slot to set, -1: none */
-    bool item;       /* an item of the tensor (>= 0), not an extent */
-    bool known;      /* compare with the slot, or with: */
-    int64_t literal;
-} Binding;
-
-typedef struct {
-    int count;
-    Binding *bindings;
-    int segment; /* or -1 */
-} BindStep;
-
-typedef struct {
-    int source, input;
-} WriteStep;
-
-typedef struct {
-    int source; /* a bool scalar; the call ends where it is false */
-    PyObject *message;
-} CheckStep;
-
-/* Buffers: after checking, the roots. */
-typedef struct {
-    int left, right, added, out; /* added: -1, none */
-    Dim batch, rows, columns, terms;
-    bool left_turned, right_turned;
-    Dim left_pitch, right_pitch, left_batch, right_batch;
-} ProductStep;
-
-enum { MAX_WINDOW = 3 };
-
-typedef struct {
-    int rank, groups;
-    int strides[MAX_WINDOW], padding[MAX_WINDOW], dilation[MAX_WINDOW];
-} Window;
-
-/* Buffers: as the spec has them, since their own extents count. */
-typedef struct {
-    int x, w, out;
-    Window window;
-} ConvolutionStep;
-
-typedef struct {
-    StepKind kind;
-    union {
-        LaunchStep launch;
-        OpaqueStep opaque;
-        BindStep bind;
-        WriteStep write;
-        CheckStep check;
-        ProductStep product;
-        ConvolutionStep convolution;
-    };
-} Step;
 
 enum { MAX_GRAPHS = 8, RECENT = 16 };
 

@@ -169,6 +169,46 @@ static Status run_convolution(Call *call, const ConvolutionStep *step) {
     return call->code ? DNN_FAILED : DONE;
 }
 
+static Strided strided_at(const Call *call, const Lies *lies) {
+    const BufferSpec *spec = &call->plan->buffers[lies->buffer];
+    const char *data = call->buffers[lies->buffer].data;
+    int64_t from = dim_value(lies->from, call->slots) * spec->type.bits / 8;
+    Strided found = {.data = data + from};
+    for (int i = 0; i < 4; i++)
+        found.steps[i] = dim_value(lies->steps[i], call->slots);
+    return found;
+}
+
+static Status run_attention(Call *call, const AttentionStep *step) {
+    const int64_t *slots = call->slots;
+    const BufferSpec *buffers = call->plan->buffers;
+    const TensorSpec *out = &buffers[step->out].type;
+    Attend of = {
+        .of = float_of(out),
+        .added_of = NO_FLOAT,
+        .batch = dim_value(step->batch, slots),
+        .rows = dim_value(step->rows, slots),
+        .heads = dim_value(step->heads, slots),
+        .width = dim_value(step->width, slots),
+        .keys = dim_value(step->keys, slots),
+        .terms = dim_value(step->terms, slots),
+        .turns = step->turns,
+        .scale = step->scale,
+        .out = call->buffers[step->out].data,
+    };
+    int64_t items = of.batch * of.rows * of.heads * of.width;
+    if (!items) return DONE;
+    if (!of.keys) /* sums of nothing */
+        return cuda_done(call, cuda_zero(of.out, (size_t)items * out->bits / 8,
+                                         call->home.stream));
+    for (int i = 0; i <= (step->adds ? ADDED : VALUES); i++)
+        of.operands[i] = strided_at(call, &step->operands[i]);
+    if (step->adds) of.added_of = float_of(&buffers[step->operands[ADDED].buffer].type);
+    call->code = attention_run(&of, &call->home, &call->workspace);
+    if (call->code == LIBRARY_NO_MEMORY) return NO_MEMORY;
+    return call->code ? DNN_FAILED : DONE;
+}
+
 static int raise(const Call *call, Status status, int step) {
     if (status == DONE) return 0;
     if (status == CUDA_FAILED)
@@ -227,6 +267,7 @@ static Status run_one(Call *call, const Step *step) {
         case CHECK: return run_check(call, &step->check);
         case PRODUCT: return run_product(call, &step->product);
         case CONVOLUTION: return run_convolution(call, &step->convolution);
+        case ATTENTION: return run_attention(call, &step->attention);
         default: return run_write(call, &step->write);
     }
 }

@@ -8,12 +8,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-static long asked, described, refusing;
-static int (*holds)(const void *, size_t);
-static void (*spend)(float);
-static char finding[300];
+// One of each, in whichever files of a library: weak.
+#define SHARED __attribute__((weak))
+SHARED long asked, described, refusing;
+SHARED int (*holds)(const void *, size_t);
+SHARED void (*spend)(float);
+SHARED char finding[300];
 
-static int refuse(const char *why) {
+SHARED int refuse(const char *why) {
     snprintf(finding, sizeof finding, "%s", why);
     return REFUSED;
 }
@@ -26,13 +28,13 @@ static int refuse(const char *why) {
 
 enum { R32 = 0, R64 = 1, F16 = 2, BF16 = BFLOAT16 };
 
-static int is_half(int type) { return type == F16 || type == BF16; }
+SHARED int is_half(int type) { return type == F16 || type == BF16; }
 
-static size_t item_of(int type) {
+SHARED size_t item_of(int type) {
     return type == R32 ? 4 : type == R64 ? 8 : is_half(type) ? 2 : 0;
 }
 
-static double number_at(const void *data, int type, int64_t place) {
+SHARED double number_at(const void *data, int type, int64_t place) {
     uint32_t bits;
     float wide;
     if (type == R32) return ((const float *)data)[place];
@@ -43,7 +45,7 @@ static double number_at(const void *data, int type, int64_t place) {
     return wide;
 }
 
-static void set_number(void *data, int type, int64_t place, double value) {
+SHARED void set_number(void *data, int type, int64_t place, double value) {
     float wide = (float)value;
     uint32_t bits;
     memcpy(&bits, &wide, 4);
@@ -59,7 +61,7 @@ static void set_number(void *data, int type, int64_t place, double value) {
 }
 
 // A descriptor, which begins with what it is, is done with.
-static int gone(void *object, int what) {
+SHARED int gone(void *object, int what) {
     NEED(object && *(int *)object == what);
     described--;
     memset(object, 0xDB, sizeof(int));
@@ -69,12 +71,12 @@ static int gone(void *object, int what) {
 
 // ---- for tests ----
 
-int stand_in_driver(const char *path) {
+SHARED int stand_in_driver(const char *path) {
     void *driver = dlopen(path, RTLD_NOW);
     *(void **)&holds = dlsym(driver, "stand_in_holds");
     *(void **)&spend = dlsym(driver, "stand_in_spend");
     return holds && spend;
 }
-long stand_in_asked(void) { return asked; }
-long stand_in_described(void) { return described; }
-void stand_in_refuse(long much) { refusing = much; }
+SHARED long stand_in_asked(void) { return asked; }
+SHARED long stand_in_described(void) { return described; }
+SHARED void stand_in_refuse(long much) { refusing = much; }
