@@ -2,8 +2,9 @@
 
 Contractions are of halves; what only follows (elementwise ops, what moves elements) is
 where its operands are. At level O1 all else is of float32; at O2 layer_norm, softmax
-and sums follow too; inside they are computed in float32 at any level. A bias is added
-as a part of what it is added to. Inputs, outputs and what is written keep their dtypes.
+and sums follow too; inside they are computed in float32 at any level; at OD nothing
+follows. A bias is added as a part of what it is added to. Inputs, outputs and what is
+written keep their dtypes.
 
 Paddle's own lists: python/paddle/amp/amp_lists.py of Paddle 3.3.
 """
@@ -11,7 +12,7 @@ Paddle's own lists: python/paddle/amp/amp_lists.py of Paddle 3.3.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from pirol.compiler.errors import PirolError, message
 from pirol.compiler.ir import HALVES, Graph, Op, TensorType, Value
@@ -45,25 +46,61 @@ FOLLOWING_AT_O2 = (
 NORMS = ("layer_norm", "batch_norm", "batch_norm_", "group_norm", "instance_norm")
 PREFIX = "pd_op."
 MIXED = "mixed"  # the attribute of an op whose halves were float32 when captured
+KEPT = "pirol_kept"  # that of an op captured under an auto_cast of its own
+# The names by which a user's lists call ops, where they are not the program's.
+LISTED = {
+    "matmul": "matmul_v2",
+    "bilinear": "bilinear_tensor_product",
+    "mean_all": "mean",
+    "cross_entropy_with_softmax": "softmax_with_cross_entropy",
+    "embedding": "lookup_table_v2",
+    "batch_norm_": "batch_norm",
+    "hardsigmoid": "hard_sigmoid",
+    "hardswish": "hard_swish",
+    "flatten": "flatten_contiguous_range",
+    "subtract": "elementwise_sub",
+    "multiply": "elementwise_mul",
+    "divide": "elementwise_div",
+    "maximum": "elementwise_max",
+    "minimum": "elementwise_min",
+    **{name: f"elementwise_{name}" for name in ("add", "fmax", "fmin")},
+    **{name: f"reduce_{name}" for name in ("sum", "mean", "max", "min", "prod")},
+    **{name: f"{name}2" for name in ("reshape", "transpose", "squeeze", "unsqueeze")},
+    **{name: f"{name}_v2" for name in ("expand", "expand_as")},
+}
 
 
-def amp(graph: Graph, dtype: str, level: str = "O1") -> Graph:
-    """The graph, at level "pir", in mixed precision: float32 and `dtype`, a half."""
-    return _Mixed(graph, *checked(dtype, level)).run()
+@dataclass(frozen=True)
+class Mixed:
+    """What mixed precision is asked for: the half; a level, one of LEVELS or "OD";
+    ops that are of halves, and of float32, in any case, by the names of LISTED; whether
+    one operand of float32 makes what follows float32."""
+
+    dtype: str
+    level: str = "O1"
+    white: frozenset[str] = frozenset()
+    black: frozenset[str] = frozenset()
+    promote: bool = True
 
 
-def checked(dtype: str, level: str) -> tuple[str, str]:
-    """The two; raises PirolError where there is no such dtype or level."""
+def amp(graph: Graph, asked: Mixed) -> Graph:
+    """The graph, at level "pir", in mixed precision: float32 and a half."""
+    return _Mixing(graph, asked).run()
+
+
+def checked(dtype: str, level: str) -> Mixed:
+    """As an option asks for it; raises PirolError where there is no such dtype or
+    level."""
     if dtype not in HALVES:
         raise PirolError(message("amp", got=dtype, expected=" or ".join(HALVES)))
     if level not in LEVELS:
         raise PirolError(message("amp_level", got=level, expected=" or ".join(LEVELS)))
-    return dtype, level
+    return Mixed(dtype, level, promote=level != "O2")
 
 
-class _Mixed:
-    def __init__(self, graph: Graph, dtype: str, level: str) -> None:
-        self.graph, self.half, self.level = graph, dtype, level
+class _Mixing:
+    def __init__(self, graph: Graph, asked: Mixed) -> None:
+        self.graph, self.asked, self.half = graph, asked, asked.dtype
         self.ops: list[Op] = []
         self.env: dict[Value, Value] = {v: v for v in graph.inputs}
         self.casts: dict[tuple[Value, str], Value] = {}
@@ -108,21 +145,26 @@ class _Mixed:
         found = [
             self.env[v] for v in given if v.dtype == WIDE and v not in self.numbers
         ]
+        asked, listed = self.asked, LISTED.get(name, name)
         if not found or not any(r.dtype == WIDE for r in op.results):
             return ()
+        if KEPT in op.attrs or listed in asked.black:
+            return ()
+        if listed in asked.white:
+            return (0,) if name in NORMS else every
         if name in CONTRACTIONS or self.adds_bias(op, name):
             return every
-        follows = name in FOLLOWING or (self.level == "O2" and name in FOLLOWING_AT_O2)
+        follows = name in FOLLOWING or (asked.level == "O2" and name in FOLLOWING_AT_O2)
         halves = [v.dtype == self.half for v in found]
-        if not follows or not any(halves):
+        if not follows or not any(halves) or asked.level == "OD":
             return ()
         if name in NORMS:
             return (0,) if self.env[op.operands[0]].dtype == self.half else ()
-        return every if all(halves) or self.level == "O2" else ()
+        return every if all(halves) or not asked.promote else ()
 
     def adds_bias(self, op: Op, name: str) -> bool:
         """Whether it adds a vector, of any rank, to what a contraction gave."""
-        if name != "add":
+        if name != "add" or self.asked.level == "OD":
             return False
         pairs = (op.operands, op.operands[::-1])
         return any(self.env[x] in self.contracted and _vector(y) for x, y in pairs)

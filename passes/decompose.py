@@ -23,7 +23,7 @@ from pirol.compiler.ir import (
     prune,
     symbols_in,
 )
-from pirol.passes.amp import MIXED
+from pirol.passes.amp import KEPT, MIXED
 from pirol.passes.derive import derived
 from pirol.prim import Builder, Facts, Unify
 from pirol.prim.decomp import DECOMPOSITIONS, Decomposition
@@ -31,7 +31,7 @@ from pirol.prim.decomp.shape import sized
 from pirol.prim.prim import WIDE
 
 # Attributes that say how the op stood in Paddle's program.
-CAPTURED = ("layout", "fixed", "names", "results", MIXED)
+CAPTURED = ("layout", "fixed", "names", "results", MIXED, KEPT)
 # Ops whose first operand is the shape of their only result.
 SHAPED = ("pd_op.uniform", "pd_op.gaussian", "pd_op.truncated_gaussian_random")
 # Ops whose results all have the shape of the first operand.

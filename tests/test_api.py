@@ -260,7 +260,7 @@ def keyed(x: Any, *, scale: float = 2.0, shift: float = 1.0) -> Any:
     return x * scale + shift
 
 
-def test_a_call_under_auto_cast_is_paddles() -> None:
+def test_a_call_under_an_auto_cast_not_known_is_paddles() -> None:
     fast, eager = twins()
     x = paddle.randn([3, 4])
     expected = eager(x)

@@ -123,7 +123,7 @@ def test_gradients_training_and_amp(taken: list[bool]) -> None:
         fast(x)
     finally:
         tracer._amp_level = core.AmpLevel.O0
-    assert len(taken) == count
+    assert taken[count:] == [False]
     with paddle.no_grad():
         layer[0].weight.set_value(paddle.zeros([4, 4]))
         layer[0].bias.set_value(paddle.ones([4]))

@@ -29,7 +29,7 @@ def archive(options: Options, targets: tuple[str, ...]) -> Archive:
             only Paddle runs, or outputs that are no tensors.
     """
     layer = options.latest
-    state = None if layer is None else layer._state()
+    state = None if layer is None else layer._state((), layer.mixed)
     if layer is None or state is None or state.program is None or not state.variants:
         raise PirolError(
             "export: got a program that Pirol has not run; call it once, in eval mode "

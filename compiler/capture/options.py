@@ -12,6 +12,7 @@ import paddle
 from pirol.compiler.errors import StrictError
 from pirol.compiler.pipeline import Pass, Progress
 from pirol.compiler.report import Report
+from pirol.passes.amp import Mixed
 
 
 class PirolWarning(UserWarning):
@@ -27,10 +28,10 @@ class Options(paddle.static.BuildStrategy):  # type: ignore[misc]
         strict: bool = False,
         progress: Progress | None = None,
         passes: Sequence[Pass] = (),
-        amp: tuple[str, str] | None = None,
+        amp: Mixed | None = None,
     ) -> None:
         super().__init__()
-        self.amp = amp  # the half, and the level
+        self.amp = amp
         self.passes = tuple(passes)
         self.strict = strict or os.environ.get("PIROL_STRICT", "") not in ("", "0")
         self.progress = progress

@@ -33,7 +33,7 @@ class QuickFunction(ASTStaticFunction):  # type: ignore[misc]
         layers = known.get((len(args), training))
         if layers and not kwargs and self._program_trans.enable_to_static:
             tracer = global_var._dygraph_tracer_
-            if tracer is not None and tracer._amp_level == _O0:
+            if tracer is not None:
                 for layer in layers:
                     found = layer.quick(args, training and tracer._has_grad)
                     if found is not None:
@@ -48,9 +48,6 @@ class QuickFunction(ASTStaticFunction):  # type: ignore[misc]
     def _remember(self, layers: list[CompiledLayer], served: CompiledLayer) -> None:
         if served not in layers and len(layers) < MOST:
             layers.append(served)
-
-
-_O0 = core.AmpLevel.O0
 
 
 def quicken(function: Any) -> None:

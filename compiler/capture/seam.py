@@ -10,26 +10,28 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import paddle
-from paddle.base import core, framework
-from paddle.jit.dy2static import pir_partial_program as partial
+from paddle.jit.dy2static import pir_partial_program as layers
 from paddle.jit.dy2static.utils import RETURN_NO_VALUE_MAGIC_NUM as NO_VALUE
 
-from pirol.compiler.capture import native
+from pirol.compiler.capture import autocast, native
 from pirol.compiler.capture.attributes import attributes
+from pirol.compiler.capture.autocast import asked, refused
 from pirol.compiler.capture.options import Options
 from pirol.compiler.capture.plans import LOCK, Left, Plans
 from pirol.compiler.capture.reader import Program, read
 from pirol.compiler.capture.training import TrainingPlans
 from pirol.compiler.capture.walks import follow
-from pirol.passes.amp import amp
+from pirol.passes.amp import Mixed, amp
 
 
-class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
+class CompiledLayer(layers.PartialProgramLayer):  # type: ignore[misc]
     """A program layer whose calls Pirol's plans serve; Paddle's own run is the rest."""
+
+    mixed: Mixed | None  # the auto_cast of the last call
 
     def __call__(self, inputs: Any) -> Any:
         """Run on the (nested) inputs of an AST program."""
@@ -44,14 +46,17 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
 
         gradients: whether an input that does not stop them would need them.
         """
-        plans = self._state()
+        mixed = asked()
+        if refused(mixed):
+            return None
+        plans = self._state((), mixed)
         tensors = [*args, *self._params]
         if plans.broken or (gradients and not all(map(_stops, tensors))):
             return None
         found = plans.quick(tensors)
         if found is None:
             return None
-        plans.options.latest = self
+        plans.options.latest, self.mixed = self, mixed
         return (self._form(found),)
 
     @cached_property
@@ -80,8 +85,9 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
     def _serve(self, tensors: list[Any]) -> tuple[Plans, list[Any] | Left]:
         """The plans for such calls; the outputs, or why Paddle must run the call."""
         given = [*tensors, *self._params]
-        plans = self._state(self._wanted(given))
-        why = _amp()
+        mixed = self.mixed = asked()
+        plans = self._state(self._wanted(given), mixed)
+        why = refused(mixed)
         if why:
             plans.options.fall_back("the call", why)
         if why or plans.broken:
@@ -95,29 +101,28 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
             return ()
         return tuple(k for k, t in enumerate(tensors) if not t.stop_gradient)
 
-    def _state(self, wanted: tuple[int, ...] = ()) -> Plans:
-        """The plans for calls in which these tensors need gradients."""
-        states: dict[tuple[int, ...], Plans]
-        states = self.__dict__.setdefault("_pirol_states", {})
-        if wanted not in states:
+    def _state(self, wanted: tuple[int, ...] = (), mixed: Mixed | None = None) -> Plans:
+        """The plans for calls in which these tensors need gradients, under such an
+        auto_cast."""
+        states: dict[Any, Plans] = self.__dict__.setdefault("_pirol_states", {})
+        key = wanted, mixed
+        if key not in states:
             with LOCK:
-                states.setdefault(wanted, self._plans(wanted))
-        return states[wanted]
+                states.setdefault(key, self._plans(wanted, mixed))
+        return states[key]
 
-    def _plans(self, wanted: tuple[int, ...]) -> Plans:
+    def _plans(self, wanted: tuple[int, ...], mixed: Mixed | None) -> Plans:
         options = self._build_strategy
-        if not wanted:
-            return Plans(options, self._read)
-        return TrainingPlans(options, lambda: self._read(stops=True), wanted)
+        read = partial(self._read, mixed or options.amp, stops=bool(wanted))
+        return TrainingPlans(options, read, wanted) if wanted else Plans(options, read)
 
-    def _read(self, stops: bool = False) -> Program:
+    def _read(self, mixed: Mixed | None, stops: bool) -> Program:
         runnable = self.origin_runnable_program
         inputs = [*runnable.x_values, *runnable.param_values]
         program = read(runnable.program, inputs, runnable.out_values, stops)
-        mixed = self._build_strategy.amp
         if mixed is None:
             return program
-        return replace(program, graph=amp(program.graph, *mixed))
+        return replace(program, graph=amp(program.graph, mixed))
 
 
 MAKERS = ("pd_op.full", "pd_op.assign_value", "pd_op.assign_value_")
@@ -163,14 +168,6 @@ class _LastServed(threading.local):
 last_served = _LastServed()
 
 
-def _amp() -> str:
-    """Why a call under AMP's auto_cast is Paddle's, or ""."""
-    tracer = framework._dygraph_tracer()
-    if tracer is None or tracer._amp_level == core.AmpLevel.O0:
-        return ""
-    return f"auto_cast is on at level {tracer._amp_level.name}"
-
-
 def _partial_program_from(concrete: Any, from_method: bool = False) -> Any:
     layer = _PADDLES(concrete, from_method)
     if isinstance(concrete.kwargs.get("build_strategy"), Options):
@@ -183,12 +180,13 @@ NEEDED = ("_prepare_inputs", "_restore_out", "_remove_no_value", "sot_call")
 
 def connect() -> str:
     """Put our factory in the place of Paddle's; what this Paddle lacks, or ""."""
-    missing = [n for n in NEEDED if not hasattr(partial.PartialProgramLayer, n)]
+    missing = [n for n in NEEDED if not hasattr(layers.PartialProgramLayer, n)]
     if missing:
         return f"this Paddle has no {', '.join(missing)}; Pirol needs paddlepaddle 3.3"
-    partial.partial_program_from = _partial_program_from
+    layers.partial_program_from = _partial_program_from
     follow()
+    autocast.follow()
     return ""
 
 
-_PADDLES = partial.partial_program_from
+_PADDLES = layers.partial_program_from
