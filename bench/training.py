@@ -25,6 +25,7 @@ from pirol.bench.demo import medians, seconds
 from pirol.bench.graphnet import relative_l2
 from pirol.compiler.runtime import threads
 
+KEPT = 0.7  # of the bytes that Paddle keeps for backward, at most, in the encoder
 TOLERANCE = 1e-3  # relative L2 of all gradients; eager itself is up to 1e-4 off float64
 Loss = Callable[[Any], Any]  # of a Layer or what is compiled of it
 
@@ -162,8 +163,17 @@ def row(name: str, small: bool, rounds: int) -> str:
     ratio = "-" if static is None else f"{static / ours:.2f}"
     return (
         f"{name:10}{first:9.2f}{far:11.1e}{ours:11.1f}{eager:10.1f}{shown:>14}"
-        f"{eager / ours:10.2f}{ratio:>14}"
+        f"{eager / ours:10.2f}{ratio:>14}{kept(name, fast)}"
     )
+
+
+def kept(name: str, fast: Any) -> str:
+    """MB kept for backward, and the share of Paddle's (compiler/capture/kept.py)."""
+    ours, paddles = pirol.explain(fast).kept or (0, None)
+    share = ours / paddles if paddles else None
+    if name == "encoder" and (share is None or share > KEPT):
+        raise SystemExit(f"{name}: keeps {share} of Paddle's bytes, not {KEPT}")
+    return f"{ours / 1e6:10.1f}{'-' if share is None else f'{share:.2f}':>8}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -175,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     core.set_num_threads(threads())
     print("workload  first s    rel. L2   Pirol ms  eager ms  to_static ms", end="")
-    print("     eager     to_static")
+    print("     eager     to_static   kept MB   share")
     for name in WORKLOADS:
         print(row(name, chosen.small, chosen.rounds), flush=True)
     return 0

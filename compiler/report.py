@@ -60,7 +60,9 @@ class Report:
     compiles: how many plans were made (one a broadcast class, not one a size);
     traffic: bytes that the groups read and write in a first call, and what one kernel
     for each op (views left out) would; factors: the part of both that is operands of
-    products (matmul, conv), which no fusion can spare.
+    products (matmul, conv), which no fusion can spare; kept: of the last plan with a
+    gradient, bytes kept from a first call for its backward, and what Paddle keeps (None
+    where it has no backward), inputs, parameters and outputs left out.
     """
 
     coverage: tuple[int, int] = (0, 0)
@@ -72,6 +74,7 @@ class Report:
     compiles: int = 0
     traffic: tuple[int, int] = (0, 0)
     factors: tuple[int, int] = (0, 0)
+    kept: tuple[int, int | None] | None = None
     stages: dict[str, Graph] = field(default_factory=dict)
     unseen: list[Callable[[], None]] = field(default_factory=list)
 
@@ -129,6 +132,8 @@ class Report:
         if apart and any(self.factors):
             share = f"{ours / 1e6:.1f} MB, {100 * ours / apart:.0f}%"
             lines.append(f"  but for operands of products: {share}")
+        if self.kept is not None:
+            lines.append(f"kept for backward: {_share(*self.kept)}")
         lines += _section("groups", self.groups)
         lines += _section("library steps", self.library)
         lines += _section("edges not fused", self.refusals)
@@ -140,6 +145,11 @@ def _by_library(op: Op) -> bool:
     """Whether a library runs it: a claimed call, or a primitive without kernels."""
     prim = PRIMS.get(op.name)
     return op.name == "call" or (prim is not None and prim.kind == "library")
+
+
+def _share(ours: int, paddles: int | None) -> str:
+    text = f"{ours / 1e6:.1f} MB"
+    return f"{text}, {100 * ours / paddles:.0f}% of Paddle's" if paddles else text
 
 
 def _sum(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:

@@ -18,7 +18,9 @@ from pirol.compiler.ir import BITS, Graph, Op, Value, prune, symbols_in
 from pirol.prim import PRIMS
 from pirol.prim.prim import ELEMENTWISE
 
-AGAIN = (*ELEMENTWISE, "movement", "creation", "stop")
+# What may be computed again, by the option `recompute`: kinds of primitives.
+AGAIN: dict[str, tuple[str, ...]] = {"none": ("movement", "creation", "stop")}
+AGAIN["auto"] = (*ELEMENTWISE, *AGAIN["none"])
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,12 @@ def partition(
     outputs: int,
     sizes: Mapping[str, int],
     drawn: Sequence[Value] = (),
+    recompute: str = "auto",
 ) -> Parts:
     """Cut a joint graph of so many inputs and outputs before those of the gradient.
 
     sizes: the symbols' values that the costs are counted with; drawn: values to keep in
-    any case.
+    any case; recompute: a key of AGAIN.
     """
     given, cts = graph.inputs[:inputs], graph.inputs[inputs:]
     after = _depending(graph, cts)
@@ -51,7 +54,7 @@ def partition(
     needed = {v for op in late for v in op.operands} | {*grads}
     needed -= {*after, *cts}
     cheap = {*given, *graph.outputs[:outputs]}
-    cut = _cut(ops, given, needed, cheap, sizes)
+    cut = _cut(ops, given, needed, cheap, sizes, AGAIN[recompute])
     kept = list(dict.fromkeys([*cut, *drawn]))
     backward = _backward(graph, kept, cts, grads)
     missing = _unbound(backward)
@@ -81,6 +84,7 @@ def _cut(
     needed: Iterable[Value],
     cheap: set[Value],
     sizes: Mapping[str, int],
+    kinds: Sequence[str],
 ) -> list[Value]:
     """The values to keep, in the order that they are made.
 
@@ -102,7 +106,7 @@ def _cut(
         node(value, again=False)
     producers = {r: op for op in ops for r in op.results}
     for op in ops:
-        again = op.name in PRIMS and PRIMS[op.name].kind in AGAIN
+        again = op.name in PRIMS and PRIMS[op.name].kind in kinds
         again = again and not _finds_extremes(op, producers)
         for result in op.results:
             node(result, again)

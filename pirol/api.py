@@ -25,6 +25,7 @@ def to_static(
     progress: Progress | None = None,
     amp: str | None = None,
     amp_level: str = "O1",
+    recompute: str = "auto",
     passes: Sequence[Callable[[Any], Any]] = (),
 ) -> Any:
     """Compile a function or Layer; usable as a decorator, with or without arguments.
@@ -41,6 +42,8 @@ def to_static(
         amp: "bfloat16" or "float16": the float32 program in mixed precision, by the
             lists of paddle.amp (docs/users.md).
         amp_level: "O1", or "O2" for norms, softmax and sums of halves as well.
+        recompute: "auto": of what backward reads, elementwise results are computed
+            again where that keeps fewer bytes; "none": they are kept.
         passes: your own passes, Graph -> Graph, run before ops are fused; see
             docs/passes.md. One that fails or makes an invalid graph leaves the
             program to Paddle, as all that cannot be compiled.
@@ -57,11 +60,21 @@ def to_static(
     from pirol.compiler.capture.seam import connect
     from pirol.compiler.capture.sot import own_code
     from pirol.passes.amp import checked
+    from pirol.passes.partition import AGAIN
 
     mixed = None if amp is None else checked(amp, amp_level)
+    if recompute not in AGAIN:
+        expected = " or ".join(AGAIN)
+        raise PirolError(f"to_static: got recompute {recompute!r}, expected {expected}")
 
     def compile_it(target: Any) -> Any:
-        options = Options(strict=strict, progress=progress, passes=passes, amp=mixed)
+        options = Options(
+            strict=strict,
+            progress=progress,
+            passes=passes,
+            amp=mixed,
+            recompute=recompute,
+        )
         if is_loaded(target):
             compile_loaded(target, options)
             return target

@@ -29,9 +29,11 @@ class Options(paddle.static.BuildStrategy):  # type: ignore[misc]
         progress: Progress | None = None,
         passes: Sequence[Pass] = (),
         amp: Mixed | None = None,
+        recompute: str = "auto",
     ) -> None:
         super().__init__()
         self.amp = amp
+        self.recompute = recompute
         self.passes = tuple(passes)
         self.strict = strict or os.environ.get("PIROL_STRICT", "") not in ("", "0")
         self.progress = progress

@@ -20,6 +20,7 @@ from paddle.jit.dy2static.utils import RETURN_NO_VALUE_MAGIC_NUM as NO_VALUE
 from pirol.compiler.capture import autocast, native
 from pirol.compiler.capture.attributes import attributes
 from pirol.compiler.capture.autocast import asked, refused
+from pirol.compiler.capture.kept import kept_by_paddle
 from pirol.compiler.capture.options import Options
 from pirol.compiler.capture.plans import LOCK, Left, Plans
 from pirol.compiler.capture.reader import Program, read
@@ -114,7 +115,9 @@ class CompiledLayer(layers.PartialProgramLayer):  # type: ignore[misc]
     def _plans(self, wanted: tuple[int, ...], mixed: Mixed | None) -> Plans:
         options = self._build_strategy
         read = partial(self._read, mixed or options.amp, stops=bool(wanted))
-        return TrainingPlans(options, read, wanted) if wanted else Plans(options, read)
+        if not wanted:
+            return Plans(options, read)
+        return TrainingPlans(options, read, wanted, partial(kept_by_paddle, self))
 
     def _read(self, mixed: Mixed | None, stops: bool) -> Program:
         runnable = self.origin_runnable_program

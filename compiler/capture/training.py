@@ -8,6 +8,7 @@ a forward plan kept.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,8 +31,9 @@ from pirol.compiler.capture.options import Options
 from pirol.compiler.capture.plans import LOCK, Plans, as_given, built
 from pirol.compiler.capture.reader import Program
 from pirol.compiler.capture.walks import current
+from pirol.compiler.dims import known
 from pirol.compiler.errors import PirolError, message
-from pirol.compiler.ir import INEXACT, Graph, prune
+from pirol.compiler.ir import BITS, INEXACT, Graph, prune
 from pirol.compiler.pipeline import Run, finish, flatten
 from pirol.compiler.runtime import Compiled, generate
 from pirol.passes.partition import partition
@@ -41,13 +43,18 @@ Some = tuple[int, ...]
 
 
 class TrainingPlans(Plans):
-    """The plans of a program for calls in which the tensors `wrt` need gradients."""
+    """The plans of a program for calls in which the tensors `wrt` need gradients;
+    `kept_by_paddle` tells the bytes."""
 
     def __init__(
-        self, options: Options, read: Callable[[], Program], wrt: Sequence[int]
+        self,
+        options: Options,
+        read: Callable[[], Program],
+        wrt: Sequence[int],
+        kept_by_paddle: Callable[[Program, Mapping[str, int]], int],
     ) -> None:
         super().__init__(options, read)
-        self.wrt = wrt
+        self.wrt, self.kept_by_paddle = wrt, kept_by_paddle
 
     def made(self, program: Program, hints: dict[str, int]) -> Any:
         """A plan, and that of its gradient."""
@@ -56,7 +63,15 @@ class TrainingPlans(Plans):
         wrt = [at for at, k in enumerate(program.inputs) if k in self.wrt]
         made = Trained(_Maker(self, program, hints, run), flat, program.graph, wrt)
         self.assumed.append(self.accept(made.forward.plan, run.facts))
+        self.options.report.kept = made.kept, None
+        self.options.report.unseen.append(lambda: self.compare_kept(made.kept, hints))
         return made
+
+    def compare_kept(self, ours: int, hints: Mapping[str, int]) -> None:
+        """Tell the report what Paddle keeps, if it has a backward at all."""
+        assert self.program is not None
+        with LOCK, contextlib.suppress(Exception):
+            self.options.report.kept = ours, self.kept_by_paddle(self.program, hints)
 
 
 @dataclass(frozen=True)
@@ -108,6 +123,12 @@ class Trained:
             len(flat.outputs),
             make.hints,
             [at[k] for k in places],
+            make.plans.options.recompute,
+        )
+        there = {*both.graph.inputs, *both.graph.outputs[: len(flat.outputs)]}
+        left = [v for v in parts.kept if v not in there]
+        self.kept = sum(  # in bytes, but for what is there in any case
+            known(v.type.size, make.hints) * BITS[v.dtype] // 8 for v in left
         )
         self.drawn = [parts.kept.index(at[k]) for k in places]
         self.forward = make(parts.forward, original, name)

@@ -7,7 +7,7 @@ from typing import Any
 from pirol.compiler import dims
 from pirol.compiler.ir import FLOATS, Value
 from pirol.prim.builder import Builder
-from pirol.prim.decomp.reductions import mean_of, spread
+from pirol.prim.decomp.reductions import largest, mean_of, spread
 from pirol.prim.decomp.registry import axis_in, decomposes, need
 from pirol.prim.decomp.shape import sized, with_channels
 
@@ -19,7 +19,7 @@ def softmax(b: Builder, x: Value, *, axis: int) -> Any:
     if x.type.rank == 0:
         return b.const(value=1.0, shape=(), dtype=x.dtype)
     axes = (axis_in(axis, x.type.rank, "softmax"),)
-    e = b.exp(b.sub(x, spread(b, b.reduce_max(x, axes=axes), x, axes)))
+    e = b.exp(b.sub(x, spread(b, largest(b, x, axes), x, axes)))
     return b.div(e, spread(b, b.reduce_sum(e, axes=axes), x, axes))
 
 
@@ -36,7 +36,7 @@ def log_softmax(b: Builder, x: Value, *, axis: int) -> Any:
 
 def centred_exp(b: Builder, x: Value, axes: tuple[int, ...]) -> tuple[Value, Value]:
     """x - max over the axes, and sum(exp(x - max))."""
-    low: Value = b.sub(x, spread(b, b.reduce_max(x, axes=axes), x, axes))
+    low: Value = b.sub(x, spread(b, largest(b, x, axes), x, axes))
     total: Value = b.reduce_sum(b.exp(low), axes=axes)
     return low, total
 

@@ -22,6 +22,13 @@ def spread(b: Builder, reduced: Value, like: Value, axes: Sequence[int]) -> Valu
     return result
 
 
+def largest(b: Builder, x: Value, axes: tuple[int, ...]) -> Value:
+    """max over the axes, for what does not depend on it but for rounding: it has no
+    gradient, and backward need not know where it was."""
+    found: Value = b.stop_gradient(b.reduce_max(x, axes=axes))
+    return found
+
+
 def mean_of(b: Builder, x: Value, axes: Sequence[int]) -> Value:
     """The mean over axes."""
     count = dims.product(x.shape[a] for a in axes)
@@ -168,7 +175,7 @@ def logsumexp(
     """log(sum(exp(x))), of what is left when the largest is taken out."""
     need(x.dtype in FLOATS, f"logsumexp of {x.dtype}")
     axes = _named(x, [] if reduce_all else axis, "logsumexp")
-    top = b.reduce_max(x, axes=axes)
+    top = largest(b, x, axes)
     e = b.exp(b.sub(x, spread(b, top, x, axes)))
     result = b.add(top, b.log(b.reduce_sum(e, axes=axes)))
     return _kept(b, result, x, axes) if keepdim else result
