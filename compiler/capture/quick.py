@@ -14,6 +14,7 @@ from paddle.base import core
 from paddle.base.framework import global_var
 from paddle.jit.dy2static.program_translator import ASTStaticFunction
 
+from pirol.compiler.capture.orders import any_order, lacks_order
 from pirol.compiler.capture.seam import CompiledLayer, last_served
 
 MOST = 4  # program layers tried one after the other for one count of arguments
@@ -39,7 +40,13 @@ class QuickFunction(ASTStaticFunction):  # type: ignore[misc]
                     if found is not None:
                         return found[0]
         last_served.forget()
-        result = super().__call__(*args, **kwargs)
+        try:
+            result = super().__call__(*args, **kwargs)
+        except ValueError as error:
+            if not lacks_order(error):
+                raise
+            with any_order():
+                result = super().__call__(*args, **kwargs)
         served = last_served.layer
         if served is not None and not kwargs and all(type(a) in _TENSORS for a in args):
             self._remember(known.setdefault((len(args), training), []), served)
