@@ -29,6 +29,7 @@ from pirol.passes.paddings import paddings
 from pirol.passes.plan import Plan, plan
 from pirol.passes.products import products
 from pirol.passes.split import split_reductions
+from pirol.passes.turns import turns
 from pirol.passes.windows import windows
 from pirol.prim import Facts
 
@@ -91,7 +92,7 @@ class Run:
         return graph
 
 
-PASSES = 13  # at most, but for the user's own
+PASSES = 15  # at most, but for the user's own
 
 
 def flatten(graph: Graph, facts: Facts, run: Run, level: str = "pir") -> Graph:
@@ -107,6 +108,7 @@ def flatten(graph: Graph, facts: Facts, run: Run, level: str = "pir") -> Graph:
         *_named(run.own, "calls"),
         ("claim", claim, "calls"),
         ("inline", inline, "flat"),
+        ("turns", turns, "flat"),
     )
     graph = run.through(passes, graph)
     run.facts = tuple(facts.guards)
@@ -127,6 +129,7 @@ def finish(graph: Graph, run: Run, target: str = "cpu") -> Lowered:
         ("conv_grads", lambda g: conv_grads(g, apart=target == "cpu"), "flat"),
         ("halves", halves, "flat"),
         ("canonicalize-2", canonicalize, "flat"),
+        ("turns-2", turns, "flat"),
         *_named(run.own, "flat"),
         ("windows", windows, "flat"),
         *(run for part in target.split("+") for run in FOR[part]),

@@ -330,9 +330,10 @@ def _take(call: _Call, k: int, ct: Any) -> Any:
 
 def _view(tensor: Any) -> Any:
     """The tensor behind a node of its own; Paddle has no views of nothing."""
-    if tensor.size == 0:
+    shape = tensor.shape
+    if 0 in shape:
         return paddle._C_ops.scale(tensor, 1.0, 0.0, True)
-    return paddle._C_ops.view_shape(tensor, tensor.shape)
+    return paddle._C_ops.view_shape(tensor, shape)
 
 
 @functools.lru_cache
