@@ -16,6 +16,7 @@ BENCHES = {
     "complex": "pirol.bench.complex_table",
     "gpu": "pirol.bench.gpu",
     "training": "pirol.bench.training",
+    "derivatives": "pirol.bench.derivatives",
 }
 
 
