@@ -6,15 +6,16 @@ that makes program layers; there ours takes the place of Paddle's.
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import paddle
-from paddle.jit.dy2static import pir_partial_program as layers
+from paddle.jit.dy2static import pir_partial_program as partial
 from paddle.jit.dy2static.utils import RETURN_NO_VALUE_MAGIC_NUM as NO_VALUE
 
 from pirol.compiler.capture import autocast, native
@@ -29,7 +30,7 @@ from pirol.compiler.capture.walks import follow
 from pirol.passes.amp import Mixed, amp
 
 
-class CompiledLayer(layers.PartialProgramLayer):  # type: ignore[misc]
+class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
     """A program layer whose calls Pirol's plans serve; Paddle's own run is the rest."""
 
     mixed: Mixed | None  # the auto_cast of the last call
@@ -114,10 +115,12 @@ class CompiledLayer(layers.PartialProgramLayer):  # type: ignore[misc]
 
     def _plans(self, wanted: tuple[int, ...], mixed: Mixed | None) -> Plans:
         options = self._build_strategy
-        read = partial(self._read, mixed or options.amp, stops=bool(wanted))
+        read = functools.partial(self._read, mixed or options.amp, stops=bool(wanted))
         if not wanted:
             return Plans(options, read)
-        return TrainingPlans(options, read, wanted, partial(kept_by_paddle, self))
+        return TrainingPlans(
+            options, read, wanted, functools.partial(kept_by_paddle, self)
+        )
 
     def _read(self, mixed: Mixed | None, stops: bool) -> Program:
         runnable = self.origin_runnable_program
@@ -183,13 +186,13 @@ NEEDED = ("_prepare_inputs", "_restore_out", "_remove_no_value", "sot_call")
 
 def connect() -> str:
     """Put our factory in the place of Paddle's; what this Paddle lacks, or ""."""
-    missing = [n for n in NEEDED if not hasattr(layers.PartialProgramLayer, n)]
+    missing = [n for n in NEEDED if not hasattr(partial.PartialProgramLayer, n)]
     if missing:
         return f"this Paddle has no {', '.join(missing)}; Pirol needs paddlepaddle 3.3"
-    layers.partial_program_from = _partial_program_from
+    partial.partial_program_from = _partial_program_from
     follow()
     autocast.follow()
     return ""
 
 
-_PADDLES = layers.partial_program_from
+_PADDLES = partial.partial_program_from
