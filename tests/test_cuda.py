@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from graph_runs import run_c, run_cuda
 
+from pirol.compiler.autodiff import without_stops
 from pirol.compiler.ir import Graph, TensorType
 from pirol.kernels import cuda
 from pirol.kernels.lower import build_nest
@@ -29,7 +30,8 @@ def make(run: Callable[..., Any], *shapes: tuple[int, ...]) -> Graph:
     b = Builder()
     inputs = [b.input(TensorType(s, "float32")) for s in shapes]
     found = run(b, *inputs)
-    return b.graph("kernel", found if isinstance(found, (list, tuple)) else [found])
+    results = found if isinstance(found, (list, tuple)) else [found]
+    return without_stops(b.graph("kernel", results))
 
 
 def bias_gelu(b: Builder, x: Any, bias: Any) -> Any:
