@@ -132,9 +132,17 @@ def _code(k: Kernel, key: str) -> Code:
     return Code(k.name, key, k.params, k.rows, k.grain, k.scratch)
 
 
-def compile_cuda(kernels: Sequence[Built], arch: str) -> tuple[Code, ...]:
-    """The kernels as one cubin on disk, which each Code's key names."""
-    key = build_cubin({b.kernel.name: b.source for b in kernels}, arch)
+def sources_of(kernels: Sequence[Built]) -> dict[str, str]:
+    """The kernels' texts by name."""
+    return {b.kernel.name: b.source for b in kernels}
+
+
+def compile_cuda(
+    kernels: Sequence[Built], arch: str, given: Mapping[str, bytes]
+) -> tuple[Code, ...]:
+    """The kernels as one cubin on disk, which each Code's key names; one of `given`,
+    where it is among them."""
+    key = build_cubin(sources_of(kernels), arch, given)
     return tuple(_cuda_code(b.kernel, key) for b in kernels)
 
 

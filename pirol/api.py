@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pirol.compiler import cache
@@ -159,7 +160,10 @@ def explain(compiled: Any) -> Report:
 
 
 def export(
-    compiled: Any, path: str | os.PathLike[str], target: str | Sequence[str] = "cpu"
+    compiled: Any,
+    path: str | os.PathLike[str],
+    target: str | Sequence[str] = "cpu",
+    cubins: bool = False,
 ) -> None:
     """Write a compiled function or Layer to a file that `load` runs without Paddle.
 
@@ -172,10 +176,14 @@ def export(
         path: the file; whatever is there is replaced.
         target: what it is for: "cpu", "cuda", "cuda:sm_90", or several such. It is
             noted in the file; kernels are made where it is loaded.
+        cubins: also put the kernels for each "cuda:sm_NN" into the file, compiled, for
+            machines without NVRTC; `load` takes them only with trusted=True.
 
     Raises:
         PirolError: it was not compiled, or has ops that only Paddle runs (they are
             listed), or a target that there is none of.
+        ImportError, NvrtcError: cubins are wanted, and there is no NVRTC
+            (`pip install pirol[cuda]`), or it knows no such device.
         OSError: the file cannot be written.
     """
     from pirol.compiler.archive import write
@@ -185,10 +193,20 @@ def export(
     if not targets or not all(map(_TARGET.fullmatch, targets)):
         got = ", ".join(map(repr, targets)) or "none"
         raise PirolError(f"export: got target {got}, expected cpu, cuda or cuda:sm_NN")
-    write(path, archive(_options("export", compiled), targets))
+    made = archive(_options("export", compiled), targets)
+    if cubins:
+        from pirol.compiler.loaded import cubins_for
+
+        made = replace(made, cubins=cubins_for(made.graph, targets))
+    write(path, made)
 
 
-def load(path: str | os.PathLike[str], device: str = "cpu", graphs: bool = True) -> Any:
+def load(
+    path: str | os.PathLike[str],
+    device: str = "cpu",
+    graphs: bool = True,
+    trusted: bool = False,
+) -> Any:
     """Compile an exported program on this machine; Paddle is not needed.
 
     Args:
@@ -197,6 +215,9 @@ def load(path: str | os.PathLike[str], device: str = "cpu", graphs: bool = True)
             NVRTC (`pip install pirol[cuda]`).
         graphs: on CUDA, replay launches that come again, with the same memory and
             sizes, as one CUDA graph; PIROL_CUDA_GRAPHS=0 in the environment forbids it.
+        trusted: on CUDA, run cubins of the file where it has them for the device: code
+            that is not checked. Without, nothing of a file is executed but the program
+            that it spells out.
 
     Returns:
         A callable of tensors that have `__dlpack__` (NumPy, torch, jax, ..), by
@@ -217,7 +238,7 @@ def load(path: str | os.PathLike[str], device: str = "cpu", graphs: bool = True)
     if chosen is None:
         raise PirolError(f"load: got device {device!r}, expected cpu, cuda or cuda:N")
     number = -1 if device == "cpu" else int(chosen.group(1) or 0)
-    return Program(read(path), number, graphs)
+    return Program(read(path), number, graphs, trusted)
 
 
 def _options(asked: str, compiled: Any) -> Any:

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -65,7 +66,7 @@ def main() -> int:
     names, faults = tests(args.expression), 0
     for tool in args.tools.split(","):
         with ThreadPoolExecutor(args.jobs) as pool:
-            found = [*pool.map(lambda test: checked(tool, test), names)]
+            found = [*pool.map(partial(checked, tool), names)]
         bad = [each for each in found if each[1]]
         for test, status, text in bad:
             what = "a fault" if status == FAULT else f"status {status}"
