@@ -153,12 +153,15 @@ def on_cpu(graph: Graph) -> Compiled:
 
 
 def on_cuda(
-    graph: Graph, device: int, graphs: bool, cubins: Mapping[str, bytes]
+    graph: Graph,
+    device: int,
+    graphs: bool,
+    cubins: Mapping[str, bytes] | None = None,
 ) -> Compiled:
     """The same on a CUDA device, its kernels one cubin; what is large goes to libraries
     where they are found. `graphs`: launches that come again are replayed as CUDA
     graphs; `cubins` are taken where they are of the kernels' text."""
-    native = start()
+    native, cubins = start(), cubins or {}
     arch = native.cuda_arch(device)
 
     def codes(plan: Plan) -> tuple[Code, ...]:
