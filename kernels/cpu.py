@@ -22,6 +22,7 @@ from pirol.kernels import affine
 from pirol.kernels.affine import Affine, axis, constant
 from pirol.kernels.along import along_lines
 from pirol.kernels.contract import contraction
+from pirol.kernels.contract_halves import of_halves
 from pirol.kernels.emit import (
     Emitter,
     Passes,
@@ -72,7 +73,7 @@ def schedule(nest: Nest) -> Kernel:
         return sums
     tiles = contraction(nest)
     if tiles is not None:
-        return tiles.turned().kernel()
+        return of_halves(tiles).turned().kernel()
     planes = windows(plain_sums(nest))
     if planes is not None:
         return planes.kernel()

@@ -29,6 +29,7 @@ from pirol.kernels.nest import (
     Scan,
     Store,
 )
+from pirol.kernels.operands import rounds, widens
 from pirol.prim import PRIMS
 from pirol.prim.contract import COMPILED
 from pirol.prim.prim import ELEMENTWISE
@@ -312,10 +313,15 @@ class _Lowering:
         if index != self.product_index(op):
             raise _No("domains differ", f"{op.title} is read at other rows")
         places = self.conv_places if op.name == "conv" else self.dot_places
-        factors = []
+        batch = self.rows[: len(op.attrs.get("x_batch", ()))]
+        apart = set[str]().union(*(a.axes() for a in batch))
+        factors: list[int] = []
         for source, (at, conditions) in zip(op.operands, places(op)):
             item = self.at(source, at, self.all_of(None, conditions))
-            if not isinstance(self.nodes[item], Load):
+            halves = op.name == "dot_general" and widens(self.nodes, item)
+            if factors and op.name == "dot_general":
+                halves = halves or rounds(self.nodes, item, apart)
+            if not (isinstance(self.nodes[item], Load) or halves):
                 why = f"an operand of {op.title} would be computed again and again"
                 raise _No("recompute", why)
             factors.append(item)

@@ -44,6 +44,7 @@ from pirol.kernels.kernel import (
     Num,
     Offset,
     Outer,
+    Pairs,
     Put,
     Ref,
     Set,
@@ -116,8 +117,9 @@ class _Renderer:
         return "\n".join([*lines, "}", ""])
 
     def header(self) -> str:
-        more = {"pirol_dot.h": Dot, "pirol_along.h": Along}
-        found = [name for name, kind in more.items() if self.kernel.has(kind)]
+        halves = "_bf16" if "bfloat16" in self.kernel.dots else ""
+        found = [f"pirol_dot{halves}.h"] if self.kernel.dots else []
+        found += ["pirol_along.h"] if self.kernel.has(Along) else []
         return self.target.head + "".join(f'#include "{name}"\n' for name in found)
 
     def cpu_head(self) -> list[str]:
@@ -201,6 +203,9 @@ class _Renderer:
                 return [f"{pad}pr_turn_{BITS[dtype] // 8}({', '.join(given)});"]
             case Dot():
                 return [pad + self.dot(stmt)]
+            case Pairs(to, source, columns, width, terms):
+                given = [to, *self.place(*source), self.index(columns), str(width)]
+                return [f"{pad}pr_pairs_of({', '.join([*given, self.index(terms)])});"]
             case Along():
                 return [pad + self.along(stmt)]
             case Outer(dtype, sums, left, right):
@@ -218,8 +223,9 @@ class _Renderer:
         return start, *map(self.index, steps)
 
     def dot(self, dot: Dot) -> str:
-        given = [*self.place(*dot.to), *self.place(*dot.left), *dot.tables]
-        given += [*self.place(*dot.right)]
+        left, wide = self.place(*dot.left), dot.dtype != "bfloat16"
+        given = [*self.place(*dot.to), *(left if wide else left[:-1])]
+        given += [*(dot.tables if wide else ()), *self.place(*dot.right)]
         given += [self.index(n) for n in (dot.rows, dot.columns, dot.terms)]
         return f"pr_dot_{SHORT[dot.dtype]}({', '.join(given)});"
 

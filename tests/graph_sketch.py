@@ -283,6 +283,8 @@ class Sketch:
             if x.dtype not in HALVES:
                 return reduced("reduce_sum", _products(factors), tuple(sums))
             wide = _products([converted(f, "float32") for f in factors])
+            if x.dtype == "bfloat16":
+                wide = _without_subnormals(wide, factors)
             return converted(reduced("reduce_sum", wide, tuple(sums)), x.dtype)
 
         return self._item(value, sizes, False, run)
@@ -345,6 +347,15 @@ def _windows(
         for n, k, s, p, d in zip(x.sizes, window, strides, padding, dilation)
     ]
     return given, sizes
+
+
+def _without_subnormals(products: Expected, factors: Sequence[Expected]) -> Expected:
+    """The products, where subnormal factors and results may count as 0."""
+    value, bound = products.wide()
+    least = np.finfo(np.float32).tiny
+    tiny = [(f.value != 0) & (np.abs(f.wide()[0]) < least) for f in factors]
+    lost = np.where(np.logical_or(*tiny), np.abs(value), least)
+    return replace(products, bound=bound + np.where(np.isnan(lost), np.inf, lost))
 
 
 def _products(factors: Sequence[Expected]) -> Expected:
