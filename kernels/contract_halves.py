@@ -17,8 +17,9 @@ from pirol.kernels.emit import column_loops
 from pirol.kernels.kernel import Loop, Num, Pairs, Put, Ref, Stmt, Turn
 from pirol.kernels.nest import Axis, Nest, Scalar
 from pirol.kernels.operands import load_of, start_of
+from pirol.prim.prim import PAIRED
 
-HALF = "bfloat16"
+HALF = PAIRED
 
 
 def of_halves(found: Contraction) -> Contraction:

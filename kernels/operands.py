@@ -6,13 +6,12 @@ from collections.abc import Iterable, Sequence
 
 from pirol.compiler import dims
 from pirol.compiler.dims import Dim
-from pirol.compiler.ir import HALVES
 from pirol.kernels import affine
 from pirol.kernels.affine import Affine
 from pirol.kernels.emit import Passes
 from pirol.kernels.nest import Axis, Load, Nest, Node, Reduce, Scalar
 from pirol.prim.contract import COMPILED_IN
-from pirol.prim.prim import WIDE
+from pirol.prim.prim import PAIRED, WIDE
 
 
 def factors_of(nest: Nest) -> tuple[int, tuple[int, ...]] | None:
@@ -27,24 +26,24 @@ def factors_of(nest: Nest) -> tuple[int, tuple[int, ...]] | None:
 
 
 def widens(nodes: Sequence[Node], item: int) -> bool:
-    """Whether a node is a half in memory, widened: for a product that costs nothing."""
-    half = _behind_cast(nodes, item, (WIDE,))
+    """Whether a node is a half in memory, widened: a product takes it as it is."""
+    half = _behind_cast(nodes, item, WIDE)
     found = None if half is None else nodes[half]
-    return isinstance(found, Load) and found.dtype in HALVES
+    return isinstance(found, Load) and found.dtype == PAIRED
 
 
 def rounds(nodes: Sequence[Node], item: int, apart: set[str]) -> bool:
     """Whether it is a number in memory, rounded to a half and widened, the same along
     some axes: it is rounded as it is packed, once for all of them."""
-    half = _behind_cast(nodes, item, (WIDE,))
-    number = None if half is None else _behind_cast(nodes, half, HALVES)
+    half = _behind_cast(nodes, item, WIDE)
+    number = None if half is None else _behind_cast(nodes, half, PAIRED)
     found = None if number is None else nodes[number]
     return isinstance(found, Load) and apart.isdisjoint(found.index.axes())
 
 
-def _behind_cast(nodes: Sequence[Node], item: int, to: Sequence[str]) -> int | None:
+def _behind_cast(nodes: Sequence[Node], item: int, to: str) -> int | None:
     node = nodes[item]
-    cast = isinstance(node, Scalar) and node.prim == "cast" and node.dtype in to
+    cast = isinstance(node, Scalar) and node.prim == "cast" and node.dtype == to
     return node.args[0] if cast and isinstance(node, Scalar) else None
 
 

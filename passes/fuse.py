@@ -22,7 +22,7 @@ from pirol.compiler.ir import (
     structure,
 )
 from pirol.prim import PRIMS
-from pirol.prim.prim import STEPS, WIDE
+from pirol.prim.prim import PAIRED, STEPS, WIDE
 
 # Views of what memory holds, and constants.
 FREE = (
@@ -83,7 +83,11 @@ def is_free(op: Op) -> bool:
 def _widens_for(op: Op, users: Sequence[Op]) -> bool:
     """Whether it widens a half for users whose kernels may as well do it."""
     half = op.name == "cast" and op.operands[0].dtype in HALVES
-    plain = all(_fusible(u) and u.name != "conv" for u in users)
+    multiplied = ("dot_general",) if half and op.operands[0].dtype == PAIRED else ()
+    plain = all(
+        _fusible(u) and (PRIMS[u.name].kind != "contract" or u.name in multiplied)
+        for u in users
+    )
     return half and op.result.dtype == WIDE and plain
 
 
