@@ -7,6 +7,7 @@ in pairs.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pirol.compiler import dims
 from pirol.compiler.dims import Dim, multiple
@@ -44,7 +45,18 @@ class Halves(Contraction):
         return HALF
 
     def turned(self) -> Contraction:
-        return self
+        """With the sides changed where the rows' terms lie one behind the other only
+        so."""
+        other = replace(
+            self,
+            left=self.right,
+            right=self.left,
+            high=self.wide,
+            wide=self.high,
+            lanes="high",
+        )
+        better = self.left_steps is None and other.left_steps is not None
+        return other if better else self
 
     @property
     def pairs(self) -> Dim:

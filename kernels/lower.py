@@ -318,7 +318,8 @@ class _Lowering:
         factors: list[int] = []
         for source, (at, conditions) in zip(op.operands, places(op)):
             item = self.at(source, at, self.all_of(None, conditions))
-            halves = op.name == "dot_general" and widens(self.nodes, item)
+            along = None if factors else self.full[-1]
+            halves = op.name == "dot_general" and widens(self.nodes, item, along)
             if factors and op.name == "dot_general":
                 halves = halves or rounds(self.nodes, item, apart)
             if not (isinstance(self.nodes[item], Load) or halves):

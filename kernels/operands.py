@@ -25,11 +25,15 @@ def factors_of(nest: Nest) -> tuple[int, tuple[int, ...]] | None:
     return (total, factors.args) if dot.dtype in COMPILED_IN else None
 
 
-def widens(nodes: Sequence[Node], item: int) -> bool:
-    """Whether a node is a half in memory, widened: a product takes it as it is."""
+def widens(nodes: Sequence[Node], item: int, along: Affine | None) -> bool:
+    """Whether a node is a half in memory, widened: a product takes it as it is, rows
+    only where their terms, numbered by `along`, lie one behind the other."""
     half = _behind_cast(nodes, item, WIDE)
     found = None if half is None else nodes[half]
-    return isinstance(found, Load) and found.dtype == PAIRED
+    if not isinstance(found, Load) or found.dtype != PAIRED:
+        return False
+    axes = along.axes() if along is not None else set()
+    return all(dims.equal(found.index.coefficient(a), 1) is True for a in axes)
 
 
 def rounds(nodes: Sequence[Node], item: int, apart: set[str]) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from cuda_simulator import has_compiler
 from graph_case import Case, fixed
-from graph_runs import c_text, launch_c, run_cuda, steps_of
+from graph_runs import c_text, launch_c, run_c, run_cuda, steps_of
 from graph_sketch import Sketch
 from planted import WRONG, Edit, Fault, check_found, text
 from test_contractions import address_of, plain
@@ -32,12 +32,14 @@ def lowered(case: Case) -> Case:
 
 
 def product(
-    x: Any, y: Any, batch: Any, summed: Any, kinds: tuple[str, str] = (HALF, HALF)
+    x: Any, y: Any, batch: Any, summed: Any, how: str = "", kinds: Any = (HALF, HALF)
 ) -> Case:
     """A product of two inputs as halves, and what a kernel does with each tile."""
     s = Sketch()
     given = [s.input([fixed(n) for n in shape], k) for shape, k in zip((x, y), kinds)]
     z = s.dot(*(s.cast(v, HALF) for v in given), batch, summed)
+    if how == "turned":
+        return lowered(s.case([s.transpose(z, (1, 0))]))
     bias = s.broadcast(s.input(z.sizes[-1:], HALF), z.sizes, (z.rank - 1,))
     return lowered(s.case([s.apply("add", z, bias)]))
 
@@ -48,12 +50,11 @@ PRODUCTS: dict[str, tuple[Any, ...]] = {
     "odd": (((67, 77), (77, 70), [], [(1, 0)]), Pairs),
     "columns turned": (((140, 30), (150, 30), [], [(1, 1)]), Turn),
     "columns turned, odd": (((140, 31), (150, 31), [], [(1, 1)]), Pairs),
-    "rows turned": (((300, 140), (300, 150), [], [(0, 0)]), Pairs),
-    "both turned": (((30, 14), (15, 30), [], [(0, 1)]), Turn),
     "batch": (((3, 20, 30), (3, 30, 70), [(0, 0)], [(2, 1)]), Pairs),
     "batch, turned": (((3, 20, 30), (3, 70, 30), [(0, 0)], [(2, 2)]), Turn),
     "batch within": (((20, 3, 30), (70, 30, 3), [(1, 2)], [(2, 1)]), Pairs),
     "two sums": (((7, 6, 5), (6, 9, 5), [], [(1, 0), (2, 2)]), Pairs),
+    "a result that is turned": (((140, 30), (30, 150), [], [(1, 0)], "turned"), Pairs),
 }
 
 
@@ -81,11 +82,11 @@ def test_products(name: str) -> None:
 def test_weights_are_rounded_where_they_are_packed() -> None:
     """The second operand, that all of a batch have; the first, which would be rounded
     for each panel, by a kernel of its own."""
-    case = product((3, 70, 40), (40, 70), [], [(2, 0)], (HALF, "float32"))
+    case = product((3, 70, 40), (40, 70), [], [(2, 0)], kinds=(HALF, "float32"))
     (step,) = steps_of(case.graph)
     assert step.cpu.dots == {HALF}
     check(case, address_of(step.cpu), "weights")
-    case = product((70, 40), (40, 70), [], [(1, 0)], ("float32", HALF))
+    case = product((70, 40), (40, 70), [], [(1, 0)], kinds=("float32", HALF))
     assert len(steps_of(case.graph)) == 2
 
 
@@ -100,6 +101,15 @@ def test_one_half_is_widened_where_it_is_packed(kinds: Any) -> None:
     (step,) = steps_of(case.graph)
     assert step.cpu.dots == {"float32"}
     check(case, address_of(step.cpu), str(kinds))
+
+
+def test_rows_whose_terms_lie_apart_are_widened_once() -> None:
+    """They would be gathered for each panel."""
+    case = product((40, 70), (40, 80), [], [(0, 0)])
+    wide, step = steps_of(case.graph)
+    assert not wide.cpu.dots and step.cpu.dots == {"float32"}
+    arrays = case.arrays({}, 0)
+    case.check({}, arrays, run_c(case.graph, arrays), "turned")
 
 
 def test_float16_is_widened_once() -> None:
