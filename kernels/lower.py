@@ -318,16 +318,24 @@ class _Lowering:
         factors: list[int] = []
         for source, (at, conditions) in zip(op.operands, places(op)):
             item = self.at(source, at, self.all_of(None, conditions))
-            along = None if factors else self.full[-1]
-            halves = op.name == "dot_general" and widens(self.nodes, item, along)
-            if factors and op.name == "dot_general":
-                halves = halves or rounds(self.nodes, item, apart)
-            if not (isinstance(self.nodes[item], Load) or halves):
+            if not (
+                isinstance(self.nodes[item], Load)
+                or (op.name == "dot_general" and self.is_half(item, factors, apart))
+            ):
                 why = f"an operand of {op.title} would be computed again and again"
                 raise _No("recompute", why)
             factors.append(item)
         product = self.scalar("mul", op.result.dtype, *factors)
         return self.node(Reduce("dot", (product,), op.result.dtype))
+
+    def is_half(self, item: int, before: list[int], apart: set[str]) -> bool:
+        """Whether a factor is a half that a product takes as it is; the second only
+        where the first is."""
+        if not before:
+            return widens(self.nodes, item, self.full[-1])
+        if isinstance(self.nodes[before[0]], Load):
+            return False
+        return widens(self.nodes, item, None) or rounds(self.nodes, item, apart)
 
     def dot_places(self, op: Op) -> list[tuple[list[Affine], list[int]]]:
         """For each operand, the index of its element, and when it is there."""

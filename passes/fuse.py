@@ -144,14 +144,15 @@ class _Fuser:
         """Whether it goes with its reader, not with what it reads: it is a view of what
         others read too, or repeats it, and else that would be written once for each of
         them; or a half is widened for a product, which takes halves."""
-        source = self.producers.get(op.operands[0]) if op.operands else None
-        if source is None or len(op.results) != 1 or op.result in self.results:
+        if not op.operands or len(op.results) != 1 or op.result in self.results:
             return False
         if not (is_free(op) or _widens_for(op, self.users[op.result])):
             return False
+        if op.name == "cast" and self.is_multiplied(op.result):
+            return True
+        source = self.producers.get(op.operands[0])
         many = op.name == "broadcast" or len(self.users[op.operands[0]]) > 1
-        multiplied = op.name == "cast" and self.is_multiplied(op.result)
-        return many or multiplied or self.waits(source)
+        return source is not None and (many or self.waits(source))
 
     def is_multiplied(self, value: Value) -> bool:
         """Whether a product reads it, or a view of it."""

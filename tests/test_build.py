@@ -164,7 +164,7 @@ def test_dump_holds_each_pass_and_kernel(
     monkeypatch.setenv("PIROL_DUMP", str(tmp_path / "dump"))
     check_square(pirol.to_static(square))
     names = {p.name for p in (tmp_path / "dump").rglob("*") if p.is_file()}
-    assert {"00-capture.ir", "11-fuse.ir"} <= names
+    assert {"00-capture.ir", "12-fuse.ir"} <= names
     assert any(n.endswith(".c") for n in names)
 
 

@@ -18,6 +18,7 @@ from pirol.kernels.build import build, load
 from pirol.kernels.kernel import Pairs, Turn
 from pirol.passes.canonicalize import canonicalize
 from pirol.passes.halves import halves
+from pirol.passes.rows import rows
 
 pytestmark = [
     pytest.mark.full,
@@ -91,25 +92,35 @@ def test_weights_are_rounded_where_they_are_packed() -> None:
 
 
 @pytest.mark.parametrize("kinds", [("float32", HALF), (HALF, "float32")], ids=str)
-def test_one_half_is_widened_where_it_is_packed(kinds: Any) -> None:
+def test_one_half(kinds: Any) -> None:
+    """Beside float32: the first is widened where it is packed, the second before."""
     s = Sketch()
     x, y = (
         s.cast(s.input([fixed(n) for n in shape], kind), "float32")
         for shape, kind in zip(((67, 77), (77, 70)), kinds)
     )
     case = lowered(s.case([s.dot(x, y, [], [(1, 0)])]))
-    (step,) = steps_of(case.graph)
-    assert step.cpu.dots == {"float32"}
-    check(case, address_of(step.cpu), str(kinds))
+    *before, step = steps_of(case.graph)
+    assert step.cpu.dots == {"float32"} and len(before) == (kinds[1] == HALF)
+    for seed in range(2):
+        arrays = case.arrays({}, seed, special=seed == 1)
+        case.check({}, arrays, run_c(case.graph, arrays), str(kinds))
 
 
-def test_rows_whose_terms_lie_apart_are_widened_once() -> None:
-    """They would be gathered for each panel."""
+@pytest.mark.parametrize("turned", [True, False])
+def test_rows_whose_terms_lie_apart(turned: bool) -> None:
+    """Of many columns: a transposed copy of the halves; else widened once, since they
+    would be gathered for each panel."""
     case = product((40, 70), (40, 80), [], [(0, 0)])
-    wide, step = steps_of(case.graph)
-    assert not wide.cpu.dots and step.cpu.dots == {"float32"}
-    arrays = case.arrays({}, 0)
-    case.check({}, arrays, run_c(case.graph, arrays), "turned")
+    graph = rows(case.graph) if turned else case.graph
+    steps = steps_of(graph)
+    assert [k.cpu.dots for k in steps[:-1]] == [set()] * (1 if turned else 2)
+    assert steps[-1].cpu.dots == {HALF if turned else "float32"}
+    for seed in range(2):
+        arrays = case.arrays({}, seed, special=seed == 1)
+        case.check({}, arrays, run_c(graph, arrays), "turned")
+    few = product((40, 70), (40, 8), [], [(0, 0)])
+    assert "transpose" not in [op.name for op in rows(few.graph).ops]
 
 
 def test_float16_is_widened_once() -> None:
