@@ -267,7 +267,7 @@ def _lifetimes(buffers: list[Buffer], steps: list[Step]) -> list[tuple[int, int]
     first = [len(steps)] * len(buffers)
     last = [-1] * len(buffers)
     for k, step in enumerate(steps):
-        for number in _touched(step):
+        for number in touched(step):
             first[number], last[number] = min(first[number], k), max(last[number], k)
     for step in reversed(steps):
         if isinstance(step, Opaque) and step.op.title not in NEVER_ALIAS:
@@ -295,7 +295,7 @@ def _end(buffers: list[Buffer], last: list[int], number: int) -> int:
     return max(ends)
 
 
-def _touched(step: Step) -> tuple[int, ...]:
+def touched(step: Step) -> tuple[int, ...]:
     match step:
         case Launch(_, inputs, outputs) | Opaque(_, inputs, outputs):
             return (*inputs, *(n for n in outputs if n >= 0))
