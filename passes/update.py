@@ -1,25 +1,22 @@
 """Train step: a graph and how its parameters are trained -> the graph of one whole step.
 
 The gradients of the first output, the loss, are clipped, decayed and given to each
-parameter's rule (Paddle's formulas); parameters and states become writes. The ops of a
-parameter's update come as soon as its gradient is there and nothing reads it any more.
+parameter's rule (Paddle's formulas); parameters and states become writes. Each op is
+put as early as what it reads allows, so that a gradient need not be kept for long.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
 from pirol.compiler.autodiff import joint
 from pirol.compiler.errors import Unsupported, message
-from pirol.compiler.ir import CONTROL, INEXACT, Graph, Op, Value, rename
+from pirol.compiler.ir import INEXACT, Graph, Op, Value, rename
 from pirol.prim import Builder, Facts
-
-FAILING = ("opaque", "call", "check", "bind", *CONTROL)  # steps that may end a call
-
 
 @dataclass(frozen=True)
 class SGD:
@@ -182,16 +179,15 @@ def train_step(graph: Graph, updates: Sequence[Update], lr: int) -> Graph:
     inputs = whole.inputs[: len(graph.inputs)]
     for op in whole.ops:
         b.add_op(op)
-    order = _Order(b.ops)
+    count = len(b.ops)
     grads = _clipped(b, updates, whole.outputs[len(graph.outputs) :])
-    order.add(b.ops)
     writes = list(whole.writes)
     for update, grad in zip(updates, grads):
         new = _updated(b, update, grad, inputs, lr)
-        order.add_update(b.ops, inputs[update.parameter])
         writes += zip((update.parameter, *update.states), new)
+    ops = _early(b.ops[:count], b.ops[count:])
     outputs = whole.outputs[: len(graph.outputs)]
-    made = replace(graph, inputs=inputs, ops=order.ops(), outputs=outputs)
+    made = replace(graph, inputs=inputs, ops=ops, outputs=outputs)
     return replace(made, writes=tuple(writes))
 
 
@@ -224,47 +220,15 @@ def _updated(
     return update.rule.updated(b, p, g, _as(b, rate, p.dtype), states)
 
 
-class _Order:
-    """Ops of a graph, and more, each put as early as it may be. A place is the number
-    of the graph's ops that come before."""
-
-    def __init__(self, ops: Sequence[Op]) -> None:
-        self.base = list(ops)
-        self.more: list[tuple[int, Op]] = []
-        self.made = {r: k + 1 for k, op in enumerate(ops) for r in op.results}
-        self.read = {v: k + 1 for k, op in enumerate(ops) for v in op.operands}
-        ends = [k + 1 for k, op in enumerate(ops) if op.name in FAILING]
-        self.safe = max(ends, default=0)
-
-    def fresh(self, ops: Sequence[Op]) -> Sequence[Op]:
-        """Those that were built since."""
-        return ops[len(self.base) + len(self.more) :]
-
-    def add(self, ops: Sequence[Op]) -> None:
-        """Put fresh ops behind what they read."""
-        for op in self.fresh(ops):
-            self.put(op, self.place(op))
-
-    def add_update(self, ops: Sequence[Op], written: Value) -> None:
-        """Put fresh ops, which make what replaces a value, also behind what reads that,
-        and where no step may fail any more."""
-        fresh = self.fresh(ops)
-        places = [self.place(op) for op in fresh]
-        for op in fresh:
-            self.put(op, max(self.safe, self.read.get(written, 0), *places))
-
-    def place(self, op: Op) -> int:
-        return max((self.made.get(v, 0) for v in op.operands), default=0)
-
-    def put(self, op: Op, place: int) -> None:
-        self.more.append((place, op))
-        self.made.update(dict.fromkeys(op.results, place))
-
-    def ops(self) -> tuple[Op, ...]:
-        """All of them, in order."""
-        base = [((k, 1), op) for k, op in enumerate(self.base)]
-        more = [((place, 0), op) for place, op in self.more]
-        return tuple(op for _, op in sorted([*base, *more], key=lambda pair: pair[0]))
+def _early(ops: Sequence[Op], more: Sequence[Op]) -> tuple[Op, ...]:
+    """Ops in order, and more, each of these right behind what it reads."""
+    places = {r: k + 1 for k, op in enumerate(ops) for r in op.results}
+    entries = [((k, 1), op) for k, op in enumerate(ops)]
+    for op in more:
+        place = max((places.get(v, 0) for v in op.operands), default=0)
+        places.update(dict.fromkeys(op.results, place))
+        entries.append(((place, 0), op))
+    return tuple(op for _, op in sorted(entries, key=lambda entry: entry[0]))
 
 
 def _squares(b: Builder, g: Value) -> Value:

@@ -44,6 +44,35 @@ def trained(optimizer: Any) -> list[Trained]:
     return found
 
 
+# What a user may change between steps; the rest of `trained` follows from it.
+_OPTIONS = (
+    *("_momentum", "_use_nesterov", "_rescale_grad", "_beta1", "_beta2", "_epsilon"),
+    *("_regularization_method", "_regularization_coeff", "_weight_decay", "_lr_ratio"),
+    *("_apply_decay_param_fun", "_amsgrad", "_use_fusion_storage", "_auxiliary_vars"),
+)
+
+
+def options(optimizer: Any) -> list[Any]:
+    """What is to be compared with what it was at the last step."""
+    own = vars(optimizer)
+    found = [own.get(name) for name in _OPTIONS]
+    found += _plain(optimizer.regularization)
+    for group in _groups(optimizer):
+        found += [v for name, v in group.items() if name != "params"]
+        found += _plain(group["grad_clip"])
+        for p in group["params"]:
+            regularizer = getattr(p, "regularizer", None)
+            if regularizer is not None:
+                found += _plain(regularizer)
+            found += (p.stop_gradient, _asked(p), getattr(p, "need_clip", True))
+    return found
+
+
+def _plain(part: Any) -> list[Any]:
+    """A clip or regularizer, and its numbers."""
+    return [part, *getattr(part, "__dict__", {}).values()]
+
+
 def create_states(optimizer: Any, names: set[str]) -> None:
     """Let the optimizer make its accumulators for these parameters, where it has none."""
     block = framework.default_main_program().global_block()
@@ -102,12 +131,13 @@ def _update(optimizer: Any, group: Group, number: int, p: Any) -> Update:
     l1, l2 = _decays(optimizer, group, p)
     clip = group["grad_clip"] if getattr(p, "need_clip", True) is not False else None
     made = None if clip is None else _clip(clip)
-    return Update(-1, (), rule, _rate(p), l1, l2, made, number)
+    rate = _number(_asked(p), f"the learning rate of parameter {p.name}")
+    return Update(-1, (), rule, rate, l1, l2, made, number)
 
 
-def _rate(p: Any) -> float:
-    rate = (getattr(p, "optimize_attr", None) or {}).get("learning_rate", 1.0)
-    return _number(rate, f"the learning rate of parameter {p.name}")
+def _asked(p: Any) -> Any:
+    """The parameter's own factor of the learning rate."""
+    return (getattr(p, "optimize_attr", None) or {}).get("learning_rate", 1.0)
 
 
 def _number(value: Any, what: str) -> float:

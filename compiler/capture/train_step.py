@@ -69,38 +69,48 @@ class TrainStep:
         if isinstance(loss, nn.Layer):
             self._layers += loss.sublayers(include_self=True)
         self._pirol_options = options
+        self._asked: list[Any] = []  # the optimizer's options
+        self._trained: list[Trained] | str = ""  # or why it must not be compiled
         self._wholes: dict[Any, Any] = {}  # by the layers' modes
-        self._trained: list[Trained] = []
-        self._steps: dict[Any, _Step | str] = {}  # by program; why there is none
+        self._steps: dict[Any, _Step | str] = {}  # by program; or why there is none
         self._known: dict[Any, list[_Step]] = {}
 
     def __call__(self, *inputs: Any) -> Any:
         """Train on one batch: inputs of the layer, then labels."""
         modes = tuple(layer.training for layer in self._layers)
+        trained = self._look()
         if modes not in self._wholes:
             self._wholes[modes] = self._make()
         whole = self._wholes[modes]
         whole.training = self.layer.training
-        try:
-            self._look()
-        except Unsupported as error:
-            return self._plainly(whole, inputs, str(error))
-        if amp_reason():
-            return self._plainly(whole, inputs, amp_reason())
-        key = (modes, *(t.stop_gradient for t in inputs if type(t) in TENSORS))
+        why = trained if isinstance(trained, str) else amp_reason()
+        if why:
+            return self._plainly(whole, inputs, why)
+        if not all(type(t) in TENSORS for t in inputs):
+            return self._newly(whole, inputs, [])
+        key = (modes, *(t.stop_gradient for t in inputs))
         steps = self._known.setdefault(key, [])
-        if all(type(t) in TENSORS for t in inputs):
-            for step in steps:
-                found = step.known(inputs)
-                if found is not None:
-                    return found
+        for step in steps:
+            found = step.known(inputs)
+            if found is not None:
+                return found
         return self._newly(whole, inputs, steps)
 
-    def _look(self) -> None:
-        """What was compiled for other options of the optimizer is forgotten."""
-        now = optimizers.trained(self.optimizer)
+    def _look(self) -> list[Trained] | str:
+        """What is trained and how, or why that cannot be compiled. What was captured
+        and compiled for other options is forgotten: which parameters stop gradients
+        is part of a captured program."""
+        try:
+            asked = optimizers.options(self.optimizer)
+            if asked == self._asked:
+                return self._trained
+            self._asked, now = asked, optimizers.trained(self.optimizer)
+        except Unsupported as error:
+            now = str(error)
         if now != self._trained:
-            self._trained, self._steps, self._known = now, {}, {}
+            self._trained = now
+            self._wholes, self._steps, self._known = {}, {}, {}
+        return now
 
     def _newly(self, whole: Any, inputs: Sequence[Any], steps: list[_Step]) -> Any:
         """The way through Paddle's own key, compiling where that is needed."""
@@ -117,7 +127,7 @@ class TrainStep:
             result = self._plainly(whole, inputs)
             step.plans.broken = step.plans.broken or found is Left.FAILED
             return result
-        if step not in steps and len(steps) < MOST:
+        if step not in steps and len(steps) < MOST:  # of tensors alone
             steps.append(step)
         return found
 
@@ -125,9 +135,10 @@ class TrainStep:
         """What trains by a program, or why that cannot be compiled."""
         if layer not in self._steps:
             with LOCK:
-                options = self._pirol_options
+                options, trained = self._pirol_options, self._trained
+                assert not isinstance(trained, str)
                 try:
-                    made = _Step(options, layer, self.optimizer, self._trained)
+                    made = _Step(options, layer, self.optimizer, trained)
                     self._steps[layer] = made
                 except PirolError as error:
                     self._steps[layer] = str(error)
