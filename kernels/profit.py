@@ -17,7 +17,9 @@ def unprofitable(body: Graph, nest: Nest) -> Refusal | None:
     """A refusal where costly primitives would run more often than apart, where each row
     would store the same element, or one row a large tensor."""
     if _is_one_row(nest):
-        return Refusal("serial", "one thread would store all elements of a large tensor")
+        return Refusal(
+            "serial", "one thread would store all elements of a large tensor"
+        )
     if nest.rows and any(_is_stored_again(nest, s) for s in nest.stores):
         return Refusal("repeat", "every row would store the same element")
     apart = sum(_costly(op.name) for op in body.ops)

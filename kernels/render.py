@@ -104,9 +104,7 @@ def class_of(dtype: str) -> str:
 
 
 class _Renderer:
-    def __init__(
-        self, kernel: Kernel, target: Target, shared: Collection[str]
-    ) -> None:
+    def __init__(self, kernel: Kernel, target: Target, shared: Collection[str]) -> None:
         self.kernel = kernel
         self.shared = shared
         self.target = target

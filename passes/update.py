@@ -1,4 +1,4 @@
-"""Train step: a graph and how its parameters are trained -> the graph of one whole step.
+"""Train step: a graph and how its parameters are trained -> the graph of a whole step.
 
 The gradients of the first output, the loss, are clipped, decayed and given to each
 parameter's rule (Paddle's formulas); parameters and states become writes. Each op is
@@ -17,6 +17,7 @@ from pirol.compiler.autodiff import joint
 from pirol.compiler.errors import Unsupported, message
 from pirol.compiler.ir import INEXACT, Graph, Op, Value, rename
 from pirol.prim import Builder, Facts
+
 
 @dataclass(frozen=True)
 class SGD:
@@ -150,7 +151,7 @@ class Update:
 
     parameter, states: numbers of the graph's inputs; rate: a factor of the learning
     rate; l1, l2: what is added to the clipped gradient, times the parameter's sign and
-    the parameter; clip: with those of the same `group`; None leaves the gradient as it is.
+    the parameter; clip: together with the others of the `group`, or None.
     """
 
     parameter: int
@@ -233,17 +234,18 @@ def _early(ops: Sequence[Op], more: Sequence[Op]) -> tuple[Op, ...]:
 
 def _squares(b: Builder, g: Value) -> Value:
     """The sum of all squares, of no axes."""
-    square = b.mul(g, g)
-    return b.reduce_sum(square, axes=tuple(range(g.type.rank))) if g.shape else square
+    axes = tuple(range(g.type.rank))
+    return b.one("reduce_sum", b.mul(g, g), axes=axes)
 
 
 def _sign(b: Builder, x: Value) -> Value:
     """-1, 0, 1, or NaN of NaN."""
-    return b.select(b.gt(x, 0.0), 1.0, b.select(b.lt(x, 0.0), -1.0, x))
+    found: Value = b.select(b.gt(x, 0.0), 1.0, b.select(b.lt(x, 0.0), -1.0, x))
+    return found
 
 
 def _as(b: Builder, x: Value, dtype: str) -> Value:
-    return x if x.dtype == dtype else b.cast(x, dtype=dtype)
+    return x if x.dtype == dtype else b.one("cast", x, dtype=dtype)
 
 
 def _rest(beta: float, like: Value) -> float:

@@ -1,8 +1,9 @@
-"""A Paddle optimizer, read: how it trains each parameter, and the state that it keeps."""
+"""A Paddle optimizer, read: how it trains each parameter, and what state it keeps."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,20 +27,21 @@ from pirol.passes.update import (
 )
 
 Group = Mapping[str, Any]  # "params", "grad_clip", and what the user set beside
-Trained = tuple[Any, Update]  # a parameter, and its update, whose numbers are not set
+Trained = tuple[str, Update]  # a parameter's name; its update, numbers not set yet
 
 
 def trained(optimizer: Any) -> list[Trained]:
     """The parameters that do not stop gradients, with their updates; raises
-    Unsupported, saying why, where Paddle's own `step` must be used."""
+    Unsupported, saying why, where Paddle's own `step` must be used. (`options` has
+    said that the optimizer is known.)"""
     _check(optimizer)
     found = [
-        (p, _update(optimizer, group, number, p))
+        (p.name, _update(optimizer, group, number, p))
         for number, group in enumerate(_groups(optimizer))
         for p in group["params"]
         if not p.stop_gradient
     ]
-    if len({p.name for p, _ in found}) < len(found):
+    if len({name for name, _ in found}) < len(found):
         raise Unsupported("the optimizer has a parameter twice")
     return found
 
@@ -49,11 +51,18 @@ _OPTIONS = (
     *("_momentum", "_use_nesterov", "_rescale_grad", "_beta1", "_beta2", "_epsilon"),
     *("_regularization_method", "_regularization_coeff", "_weight_decay", "_lr_ratio"),
     *("_apply_decay_param_fun", "_amsgrad", "_use_fusion_storage", "_auxiliary_vars"),
+    "_use_multi_tensor",
 )
 
 
 def options(optimizer: Any) -> list[Any]:
-    """What is to be compared with what it was at the last step."""
+    """What is to be compared with what it was at the last step; raises Unsupported of
+    an optimizer that is not known."""
+    kind = type(optimizer)
+    if kind not in RULES:
+        known = ", ".join(k.__name__ for k in RULES)
+        got = f"{kind.__module__}.{kind.__name__}"
+        raise Unsupported(message("the optimizer", got=got, expected=known))
     own = vars(optimizer)
     found = [own.get(name) for name in _OPTIONS]
     found += _plain(optimizer.regularization)
@@ -74,7 +83,7 @@ def _plain(part: Any) -> list[Any]:
 
 
 def create_states(optimizer: Any, names: set[str]) -> None:
-    """Let the optimizer make its accumulators for these parameters, where it has none."""
+    """Let the optimizer make its accumulators for these parameters, if it has none."""
     block = framework.default_main_program().global_block()
     for group in _groups(optimizer):
         params = [p for p in group["params"] if p.name in names]
@@ -109,12 +118,9 @@ def _groups(optimizer: Any) -> Sequence[Group]:
 
 
 def _check(optimizer: Any) -> None:
-    kind = type(optimizer)
-    if kind not in RULES:
-        known = ", ".join(k.__name__ for k in RULES)
-        got = f"{kind.__module__}.{kind.__name__}"
-        raise Unsupported(message("the optimizer", got=got, expected=known))
-    if getattr(optimizer, "_use_fusion_storage", False):
+    if optimizer._use_multi_tensor:
+        raise Unsupported("use_multi_tensor has Paddle update all parameters at once")
+    if optimizer._use_fusion_storage:
         raise Unsupported("the optimizer keeps its state in one fused storage")
     if optimizer._get_auxiliary_var("found_inf") is not None:
         raise Unsupported("a GradScaler tells the optimizer which steps to leave out")
@@ -127,12 +133,25 @@ def _update(optimizer: Any, group: Group, number: int, p: Any) -> Update:
         raise Unsupported(message(f"parameter {p.name}", got=kind, expected=expected))
     if getattr(p, "main_grad", None) is not None:
         raise Unsupported(f"parameter {p.name} has a main_grad")
+    if _had_hooks(p):
+        raise Unsupported(f"a hook was registered on parameter {p.name}")
     rule = RULES[type(optimizer)](optimizer, group, p)
     l1, l2 = _decays(optimizer, group, p)
     clip = group["grad_clip"] if getattr(p, "need_clip", True) is not False else None
     made = None if clip is None else _clip(clip)
     rate = _number(_asked(p), f"the learning rate of parameter {p.name}")
     return Update(-1, (), rule, rate, l1, l2, made, number)
+
+
+def _had_hooks(p: Any) -> bool:
+    """Whether hooks were registered on a tensor, but for those registered here: Paddle
+    tells no more of them than a new one's number."""
+    number = p._register_grad_hook(lambda grad: None)
+    p._remove_grad_hook(number)
+    of, ours = getattr(p, "_pirol_hooks", (id(p), 0))
+    ours = ours if of == id(p) else 0  # else it was copied with the tensor
+    p._pirol_hooks = (id(p), ours + 1)
+    return bool(number > ours)
 
 
 def _asked(p: Any) -> Any:
@@ -167,15 +186,13 @@ def _momentum(optimizer: Any, group: Group, p: Any) -> Rule:
     return Momentum(float(np.float32(mu)), nesterov)  # Paddle's kernel takes a float32
 
 
-def _adam(optimizer: Any, group: Group, p: Any) -> Rule:
+def _adam(optimizer: Any, group: Group, p: Any) -> Adam:
     names = ("beta1", "beta2", "epsilon")
-    numbers = (_number(_option(optimizer, group, n), n) for n in names)
-    return Adam(*numbers, amsgrad=optimizer._amsgrad)
+    beta1, beta2, epsilon = (_number(_option(optimizer, group, n), n) for n in names)
+    return Adam(beta1, beta2, epsilon, amsgrad=optimizer._amsgrad)
 
 
 def _adamw(optimizer: Any, group: Group, p: Any) -> Rule:
-    names = ("beta1", "beta2", "epsilon")
-    numbers = (_number(_option(optimizer, group, n), n) for n in names)
     chosen = optimizer._apply_decay_param_fun
     decay = 0.0
     if chosen is None or chosen(p.name):
@@ -183,7 +200,7 @@ def _adamw(optimizer: Any, group: Group, p: Any) -> Rule:
         decay = float(np.float32(size))  # as Paddle's kernel takes it
     if decay and optimizer._lr_ratio is not None:
         decay *= _number(optimizer._lr_ratio(p), "lr_ratio")
-    return Adam(*numbers, decay=decay, amsgrad=optimizer._amsgrad)
+    return replace(_adam(optimizer, group, p), decay=decay)
 
 
 RULES = {

@@ -1,8 +1,8 @@
 """A whole training step as one program: loss, gradients, clip and update.
 
-`TrainStep` is the callable that `pirol.train_step` returns. For each program that Paddle
-captures of layer and loss it has a `_Step`: that program, the parameters that it trains,
-the optimizer's state, and plans that update both in place.
+`TrainStep` is the callable that `pirol.train_step` returns. For each program that is
+captured of layer and loss it has a `_Step`: the parameters that the program trains, the
+optimizer's state, and plans that update both in place.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class TrainStep:
         options: Options,
     ) -> None:
         self.layer, self.optimizer, self.labels = layer, optimizer, labels
-        self._make = lambda: compiled(WithLoss(layer, loss))
+        self._eager, self._compiled = WithLoss(layer, loss), compiled
         self._layers = layer.sublayers(include_self=True)
         if isinstance(loss, nn.Layer):
             self._layers += loss.sublayers(include_self=True)
@@ -72,7 +72,7 @@ class TrainStep:
         self._asked: list[Any] = []  # the optimizer's options
         self._trained: list[Trained] | str = ""  # or why it must not be compiled
         self._wholes: dict[Any, Any] = {}  # by the layers' modes
-        self._steps: dict[Any, _Step | str] = {}  # by program; or why there is none
+        self._steps: dict[Any, _Step | PirolError] = {}  # by program; or why not
         self._known: dict[Any, list[_Step]] = {}
 
     def __call__(self, *inputs: Any) -> Any:
@@ -80,7 +80,8 @@ class TrainStep:
         modes = tuple(layer.training for layer in self._layers)
         trained = self._look()
         if modes not in self._wholes:
-            self._wholes[modes] = self._make()
+            again = WithLoss(self.layer, self._eager.loss)
+            self._wholes[modes] = self._compiled(again)
         whole = self._wholes[modes]
         whole.training = self.layer.training
         why = trained if isinstance(trained, str) else amp_reason()
@@ -100,11 +101,13 @@ class TrainStep:
         """What is trained and how, or why that cannot be compiled. What was captured
         and compiled for other options is forgotten: which parameters stop gradients
         is part of a captured program."""
+        now: list[Trained] | str
         try:
             asked = optimizers.options(self.optimizer)
             if asked == self._asked:
                 return self._trained
-            self._asked, now = asked, optimizers.trained(self.optimizer)
+            self._asked = asked
+            now = optimizers.trained(self.optimizer)
         except Unsupported as error:
             now = str(error)
         if now != self._trained:
@@ -119,8 +122,9 @@ class TrainStep:
         if not isinstance(layer, CompiledLayer):
             return self._plainly(whole, inputs, "the program was not captured")
         step = self._step(layer)
-        if isinstance(step, str):
-            return self._plainly(whole, inputs, step)
+        if isinstance(step, PirolError):
+            run = self._eager if isinstance(step, Sparse) else whole
+            return self._plainly(run, inputs, str(step))
         tensors = layer._prepare_inputs(given)
         found = step.run(tensors)
         if isinstance(found, Left):
@@ -131,7 +135,7 @@ class TrainStep:
             steps.append(step)
         return found
 
-    def _step(self, layer: CompiledLayer) -> _Step | str:
+    def _step(self, layer: CompiledLayer) -> _Step | PirolError:
         """What trains by a program, or why that cannot be compiled."""
         if layer not in self._steps:
             with LOCK:
@@ -141,7 +145,7 @@ class TrainStep:
                     made = _Step(options, layer, self.optimizer, trained)
                     self._steps[layer] = made
                 except PirolError as error:
-                    self._steps[layer] = str(error)
+                    self._steps[layer] = error
         return self._steps[layer]
 
     def _split(self, inputs: Sequence[Any]) -> tuple[list[Any], list[Any]]:
@@ -152,7 +156,7 @@ class TrainStep:
         return [*inputs[:count]], [*inputs[count:]]
 
     def _plainly(self, whole: Any, inputs: Sequence[Any], why: str = "") -> Any:
-        """Compiled as to_static compiles; the optimizer's own step."""
+        """The whole's forward and backward, and the optimizer's own step."""
         if why:
             self._pirol_options.fall_back("the optimizer's step", why)
         with paddle.enable_grad():
@@ -188,10 +192,10 @@ class _Step:
         count = len(layer.origin_runnable_program.x_values)
         numbers = {n: k for k, n in enumerate(program.inputs)}
         found, reached = [], reaching(program.graph, 0)
-        for p, update in trained:
-            at = numbers.get(count + places.get(p.name, -1 - count))
+        for name, update in trained:
+            at = numbers.get(count + places.get(name, -1 - count))
             if at is not None and program.graph.inputs[at] in reached:
-                found.append((p.name, replace(update, parameter=at)))
+                found.append((name, replace(update, parameter=at)))
         if not found:
             raise Unsupported("the loss depends on no parameter of the optimizer")
         _refuse_sparse(program)
@@ -282,8 +286,12 @@ def _type(tensor: Any) -> TensorType:
     return TensorType(tuple(tensor.shape), dtype_name(tensor.dtype))
 
 
+class Sparse(Unsupported):
+    """A gradient is sparse, which those of compiled programs are not."""
+
+
 def _refuse_sparse(program: Program) -> None:
     for op in program.graph.walk():
         if op.attrs.get("sparse"):
             where = f" ({op.line})" if op.line else ""
-            raise Unsupported(f"{op.title}{where} has a sparse gradient")
+            raise Sparse(f"{op.title}{where} has a sparse gradient")
