@@ -8,8 +8,8 @@ may fail any more.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from pirol.kernels.lower import Refusal, build_nest
 from pirol.kernels.nest import Load, Nest
@@ -31,87 +31,123 @@ MAY_FAIL = (Opaque, Bind, Check)
 
 def donate(plan: Plan) -> Plan:
     """The plan, with the inputs' own memory in place of what is copied there."""
-    for step in plan.steps:
-        if isinstance(step, Write):
-            plan = _donated(plan, step)
-    spans = tuple(lifetimes(plan.buffers, plan.steps))
-    return replace(plan, lifetimes=spans)
+    found = _Donation(plan)
+    for at, writes in found.by_launch().items():
+        found.take(at, writes)
+    steps = found.steps()
+    spans = tuple(lifetimes(plan.buffers, steps))
+    return replace(plan, steps=steps, lifetimes=spans)
 
 
-def _donated(plan: Plan, write: Write) -> Plan:
-    """The plan without the write's copy, if that may be."""
-    at = _maker(plan, write)
-    if at is None:
-        return plan
-    launch = plan.steps[at]
-    assert isinstance(launch, Launch) and launch.op.body is not None
-    output = launch.outputs.index(write.source)
-    inputs = [k for k, n in enumerate(launch.inputs) if _root(plan, n) == write.input]
-    nest = build_nest(launch.op.body)
-    if isinstance(nest, Refusal) or not _one_by_one(nest, inputs, output):
-        return plan
-    last = _last(plan, at, write.input)
-    if not _may_move(plan, at, last):
-        return plan
-    names = {f"out{output}", *(f"in{k}" for k in inputs)}
-    names |= {*launch.op.attrs.get(SHARED, ())}
-    op = replace(launch.op, attrs={**launch.op.attrs, SHARED: tuple(sorted(names))})
-    new = replace(launch, op=op)
-    steps = [*plan.steps[:at], *plan.steps[at + 1 : last + 1], new]
-    steps += plan.steps[last + 1 :]
-    renamed = (_renamed(s, write.source, write.input) for s in steps)
-    return replace(plan, steps=tuple(renamed))
+@dataclass
+class _Donation:
+    """What is known of a plan, by its steps' numbers, and what was decided so far."""
+
+    plan: Plan
+    memory: dict[int, int] = field(default_factory=dict)  # a made buffer -> the input
+    shared: dict[int, set[str]] = field(default_factory=dict)  # by launch
+    places: dict[int, tuple[int, int, int]] = field(default_factory=dict)  # if moved
+
+    def __post_init__(self) -> None:
+        buffers, steps = self.plan.buffers, self.plan.steps
+        self.roots = [self.root(n) for n in range(len(buffers))]
+        self.users: dict[int, list[int]] = {}
+        for k, step in enumerate(steps):
+            for root in {self.roots[n] for n in touched(step)}:
+                self.users.setdefault(root, []).append(k)
+        ends = [k for k, step in enumerate(steps) if isinstance(step, MAY_FAIL)]
+        self.safe = max(ends, default=-1)
+
+    def root(self, number: int) -> int:
+        """The buffer whose memory it is."""
+        while self.plan.buffers[number].kind == "alias":
+            number = self.plan.buffers[number].of
+        return number
+
+    def by_launch(self) -> dict[int, list[Write]]:
+        """The writes that may do without a copy, by the launch that makes their source:
+        which has no other name, nor the input one that the call returns."""
+        buffers, found = self.plan.buffers, dict[int, list[Write]]()
+        shown = {self.roots[n] for n in self.plan.outputs}
+        shown |= {self.roots[n] for n, b in enumerate(buffers) if b.kind == "alias"}
+        returned = {self.roots[n] for n in self.plan.outputs}
+        makers = {
+            n: k
+            for k, step in enumerate(self.plan.steps)
+            if isinstance(step, Launch)
+            for n in step.outputs
+        }
+        for step in self.plan.steps:
+            if isinstance(step, Write) and step.source in makers:
+                source, given = buffers[step.source], buffers[step.input]
+                fits = source.kind == "arena" and source.type == given.type
+                if fits and step.source not in shown and step.input not in returned:
+                    found.setdefault(makers[step.source], []).append(step)
+        return found
+
+    def take(self, at: int, writes: Sequence[Write]) -> None:
+        """Let a launch store to inputs, all that may be."""
+        launch = self.plan.steps[at]
+        assert isinstance(launch, Launch) and launch.op.body is not None
+        nest = build_nest(launch.op.body)
+        if isinstance(nest, Refusal):
+            return
+        ends = {w: self.end(at, w.input) for w in writes if self.fits(launch, nest, w)}
+        end = max(ends.values(), default=at)
+        if end > at and not self.may_move(at, end):
+            ends, end = {w: k for w, k in ends.items() if k == at}, at
+        if end > at:
+            self.places[at] = (end, 1, len(self.places))
+        for write in ends:
+            self.memory[write.source] = write.input
+            names = (f"in{k}" for k in self.reads(launch, write.input))
+            output = launch.outputs.index(write.source)
+            self.shared.setdefault(at, set()).update((f"out{output}", *names))
+
+    def reads(self, launch: Launch, root: int) -> list[int]:
+        """Which of a launch's inputs are of this memory."""
+        return [k for k, n in enumerate(launch.inputs) if self.roots[n] == root]
+
+    def fits(self, launch: Launch, nest: Nest, write: Write) -> bool:
+        output = launch.outputs.index(write.source)
+        return _one_by_one(nest, self.reads(launch, write.input), output)
+
+    def end(self, at: int, root: int) -> int:
+        """The last step that reads an input, or that may fail; `at` if it is before."""
+        users = (k for k in self.users.get(root, ()) if k != at)
+        return max(at, self.safe, *(self.places.get(k, (k,))[0] for k in users))
+
+    def may_move(self, at: int, end: int) -> bool:
+        """Whether a launch may as well run after a later step: nobody has used what it
+        makes by then, or has overwritten what it reads."""
+        launch = self.plan.steps[at]
+        assert isinstance(launch, Launch)
+        users = (k for n in launch.outputs for k in self.users[n] if k != at)
+        given = set(self.memory.values())
+        kept = all(self.roots[n] not in given for n in launch.inputs)
+        return kept and all(k > end for k in users)
+
+    def steps(self) -> tuple[Step, ...]:
+        """The plan's steps, as decided."""
+        steps = self.plan.steps
+        order = sorted(range(len(steps)), key=lambda k: self.places.get(k, (k, 0, 0)))
+        return tuple(self.step(k) for k in order)
+
+    def step(self, k: int) -> Step:
+        step = self.plan.steps[k]
+        match step:
+            case Launch(op, inputs, outputs):
+                if k in self.shared:
+                    names = tuple(sorted(self.shared[k]))
+                    op = replace(op, attrs={**op.attrs, SHARED: names})
+                return Launch(op, _put(inputs, self.memory), _put(outputs, self.memory))
+            case Write(source, index) if source in self.memory:
+                return Write(self.memory[source], index)
+        return step
 
 
-def _maker(plan: Plan, write: Write) -> int | None:
-    """The launch that makes what is written, if that has no other name or memory."""
-    source, given = plan.buffers[write.source], plan.buffers[write.input]
-    if source.kind != "arena" or source.type != given.type:
-        return None
-    views = [n for n, b in enumerate(plan.buffers) if b.kind == "alias"]
-    if any(_root(plan, n) == write.source for n in views):
-        return None
-    if any(_root(plan, n) == write.input for n in plan.outputs):
-        return None
-    for at, step in enumerate(plan.steps):
-        if isinstance(step, Launch) and write.source in step.outputs:
-            return at
-    return None
-
-
-def _last(plan: Plan, at: int, given: int) -> int:
-    """The last step that reads an input, or that may fail; not before `at`."""
-    last = at
-    for k, step in enumerate(plan.steps):
-        reads = any(_root(plan, n) == given for n in touched(step))
-        if reads or isinstance(step, MAY_FAIL):
-            last = max(last, k)
-    return last
-
-
-def _may_move(plan: Plan, at: int, last: int) -> bool:
-    """Whether a launch may as well run after step `last`."""
-    launch, between = plan.steps[at], plan.steps[at + 1 : last + 1]
-    assert isinstance(launch, Launch)
-    made = {_root(plan, n) for n in launch.outputs}
-    read = {_root(plan, n) for n in launch.inputs}
-    for step in between:
-        if isinstance(step, Write):
-            return False
-        if not made.isdisjoint(_root(plan, n) for n in touched(step)):
-            return False
-        if isinstance(step, Launch) and not read.isdisjoint(
-            _root(plan, n) for n in step.outputs
-        ):
-            return False
-    return True
-
-
-def _root(plan: Plan, number: int) -> int:
-    """The buffer whose memory it is."""
-    while plan.buffers[number].kind == "alias":
-        number = plan.buffers[number].of
-    return number
+def _put(numbers: Sequence[int], others: Mapping[int, int]) -> tuple[int, ...]:
+    return tuple(others.get(n, n) for n in numbers)
 
 
 def _one_by_one(nest: Nest, inputs: Sequence[int], output: int) -> bool:
@@ -126,17 +162,3 @@ def _one_by_one(nest: Nest, inputs: Sequence[int], output: int) -> bool:
     whole = not others and store.added is None and store.index.axes() == rows
     same = all(n.index == store.index and not each for n, each in loads)
     return whole and same and not nest.per_element[store.node] and not nest.in_order
-
-
-def _renamed(step: Step, old: int, new: int) -> Step:
-    """The step with another buffer in the place of one."""
-
-    def put(numbers: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(new if n == old else n for n in numbers)
-
-    match step:
-        case Launch(_, inputs, outputs):
-            return replace(step, inputs=put(inputs), outputs=put(outputs))
-        case Write(source, _) if source == old:
-            return replace(step, source=new)
-    return step
