@@ -118,7 +118,9 @@ class TrainStep:
     def _newly(self, whole: Any, inputs: Sequence[Any], steps: list[_Step]) -> Any:
         """The way through Paddle's own key, compiling where that is needed."""
         given = self._split(inputs)
-        _, layer = whole.forward.get_concrete_program(*given, is_train=whole.training)
+        with paddle.enable_grad():
+            program = whole.forward.get_concrete_program
+            _, layer = program(*given, is_train=whole.training)
         if not isinstance(layer, CompiledLayer):
             return self._plainly(whole, inputs, "the program was not captured")
         step = self._step(layer)
