@@ -122,10 +122,14 @@ def train_step(
         A callable `step(*inputs)`: the layer's inputs, then the labels. It trains once,
         as `loss.backward(); optimizer.step(); optimizer.clear_grad()` would, and
         returns what the loss did, without gradient. `grad` of parameters is neither
-        read nor written, and their hooks are not called. Where it cannot be compiled
-        (another optimizer or clip, halves as parameters, sparse gradients), forward and
-        backward are compiled as by `to_static`, Paddle's `optimizer.step()` runs, and a
+        read nor written. Where it cannot be compiled (another optimizer or clip, halves
+        as parameters, sparse gradients, a hook on a parameter), forward and backward
+        are compiled as by `to_static`, Paddle's `optimizer.step()` runs, and a
         PirolWarning says why. `explain` takes it.
+
+    Raises:
+        TypeError: (the step) fewer inputs than labels.
+        StrictError: (the step, if strict) something is left to Paddle.
     """
     from functools import partial
 

@@ -20,6 +20,7 @@ from paddle.static import InputSpec
 
 import pirol
 from pirol.bench import coverage
+from pirol.compiler import donate
 from pirol.compiler.capture import train_step
 from pirol.compiler.capture.options import PirolWarning
 from pirol.passes import update
@@ -276,6 +277,33 @@ def test_all_is_updated_in_place(
         np.testing.assert_array_equal(a.numpy(), b.numpy())
 
 
+class Turned(nn.Layer):
+    """The gradient of each element is another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = self.create_parameter([33, 33])
+
+    def forward(self, x: Any) -> Any:
+        return (self.weight * self.weight.T).sum() * x
+
+
+def turned() -> None:
+    layer, ours, plain, theirs = pair(sgd(weight_decay=0.1), Turned)
+    step = pirol.train_step(layer, None, ours, strict=True)
+    x = paddle.to_tensor(0.3)
+    for _ in range(3):
+        step(x)
+        plain(x).backward()
+        theirs.step()
+        theirs.clear_grad()
+    same([layer.weight], [plain.weight], 1e-5)
+
+
+def test_a_weight_whose_other_elements_are_read() -> None:
+    turned()
+
+
 def test_no_kernel_of_paddle_computes() -> None:
     layer, ours, _, _ = pair(adamw(grad_clip=ClipGradByGlobalNorm(0.1)))
     step = pirol.train_step(layer, nn.CrossEntropyLoss(), ours, strict=True)
@@ -503,6 +531,14 @@ def test_labels_are_counted() -> None:
         step(*data(0))
 
 
+def test_other_elements_written_too_early_are_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(donate, "_one_by_one", lambda *nest: True)
+    with pytest.raises(AssertionError, match="Not equal"):
+        turned()
+
+
 def dropped(*args: Any) -> Any:
     return [args[2], *args[5]]
 
@@ -515,6 +551,12 @@ FAULTS: dict[str, tuple[Any, str, Any]] = {
         "_rest",
         lambda beta, like: float(np.float32(1) - np.float32(beta)),
     ),
+    "a weight is written while it is still read": (
+        donate._Donation,
+        "end",
+        lambda self, at, root: at,
+    ),
+    "what is read was written": (donate._Donation, "may_move", lambda *steps: True),
     "an L1 sign is 1": (
         update,
         "_sign",

@@ -62,7 +62,7 @@ def options(optimizer: Any) -> list[Any]:
     if kind not in RULES:
         known = ", ".join(k.__name__ for k in RULES)
         got = f"{kind.__module__}.{kind.__name__}"
-        raise Unsupported(message("the optimizer", got=got, expected=known))
+        raise Unsupported(message("optimizer", got=got, expected=known))
     own = vars(optimizer)
     found = [own.get(name) for name in _OPTIONS]
     found += _plain(optimizer.regularization)

@@ -160,7 +160,7 @@ class TrainStep:
     def _plainly(self, whole: Any, inputs: Sequence[Any], why: str = "") -> Any:
         """The whole's forward and backward, and the optimizer's own step."""
         if why:
-            self._pirol_options.fall_back("the optimizer's step", why)
+            self._pirol_options.fall_back("the update", why)
         with paddle.enable_grad():
             found = whole(*self._split(inputs))
             self.optimizer.clear_grad()
