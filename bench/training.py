@@ -3,8 +3,8 @@
     python -m pirol bench training
 
 Each step's loss and all gradients are held against eager's before anything is timed.
-Then whole steps, with clip and AdamW: pirol.train_step against Paddle's optimizer behind
-what Pirol compiles, and behind eager; what parameters become is held against eager's.
+Then whole steps, with clip and AdamW: pirol.train_step against Paddle's optimizer
+behind a compiled model, and behind eager; what they change is held against eager's.
 """
 
 from __future__ import annotations
