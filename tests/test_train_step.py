@@ -19,7 +19,7 @@ from paddle.regularizer import L1Decay, L2Decay
 from paddle.static import InputSpec
 
 import pirol
-from pirol.bench import coverage
+from pirol.bench import coverage, training
 from pirol.compiler import donate
 from pirol.compiler.capture import train_step
 from pirol.compiler.capture.options import PirolWarning
@@ -573,6 +573,12 @@ def test_faults_are_found(
     make = adam(grad_clip=ClipGradByGlobalNorm(0.1), weight_decay=L1Decay(0.1))
     with pytest.raises(AssertionError, match="Not equal"):
         compare(make)
+
+
+def test_bench_refuses_wrong_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(update.Adam, "updated", dropped)
+    with pytest.raises(SystemExit, match="parameters are"):
+        training.whole_row("inside", small=True, rounds=1)
 
 
 def peak() -> int:
