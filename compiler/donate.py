@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pirol.kernels.lower import Refusal, build_nest
 from pirol.kernels.nest import Load, Nest
 from pirol.passes.plan import (
+    NEVER_ALIAS,
     Bind,
     Check,
     Launch,
@@ -66,11 +67,14 @@ class _Donation:
 
     def by_launch(self) -> dict[int, list[Write]]:
         """The writes that may do without a copy, by the launch that makes their source:
-        which has no other name, nor the input one that the call returns."""
+        which has no other name, nor the input one that the call returns or that an
+        opaque result may be."""
         buffers, found = self.plan.buffers, dict[int, list[Write]]()
-        shown = {self.roots[n] for n in self.plan.outputs}
-        shown |= {self.roots[n] for n, b in enumerate(buffers) if b.kind == "alias"}
-        returned = {self.roots[n] for n in self.plan.outputs}
+        named = {self.roots[n] for n, b in enumerate(buffers) if b.kind == "alias"}
+        kept = {self.roots[n] for n in self.plan.outputs}
+        for step in self.plan.steps:
+            if isinstance(step, Opaque) and step.op.title not in NEVER_ALIAS:
+                kept.update(self.roots[n] for n in step.inputs)
         makers = {
             n: k
             for k, step in enumerate(self.plan.steps)
@@ -81,7 +85,7 @@ class _Donation:
             if isinstance(step, Write) and step.source in makers:
                 source, given = buffers[step.source], buffers[step.input]
                 fits = source.kind == "arena" and source.type == given.type
-                if fits and step.source not in shown and step.input not in returned:
+                if fits and step.source not in named and step.input not in kept:
                     found.setdefault(makers[step.source], []).append(step)
         return found
 

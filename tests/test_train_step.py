@@ -162,7 +162,7 @@ MADE: dict[str, Make] = {
     ),
     "Momentum": momentum(weight_decay=0.1),
     "Momentum, Nesterov": momentum(use_nesterov=True, weight_decay=L1Decay(0.03)),
-    "Adam": adam(beta1=0.8, epsilon=1e-3),
+    "Adam": adam(beta1=0.8, epsilon=1e-3, name="own"),
     "Adam, L2, global norm": adam(
         weight_decay=0.1, grad_clip=ClipGradByGlobalNorm(0.1)
     ),
