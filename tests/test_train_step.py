@@ -250,3 +250,15 @@ def test_labels_are_counted() -> None:
     step = pirol.train_step(layer, F.cross_entropy, ours, labels=3)
     with pytest.raises(TypeError, match=r"got 2 tensors, expected 3 label"):
         step(*data(0))
+
+
+def test_mixed_precision_and_no_grad() -> None:
+    """Parameters and states stay float32, near those of the plain step."""
+    layer, ours, plain, theirs = pair(adam())
+    loss = nn.CrossEntropyLoss()
+    step = pirol.train_step(layer, loss, ours, amp="bfloat16", strict=True)
+    for k in range(4):
+        with paddle.no_grad():
+            found = float(step(*data(k)))
+        np.testing.assert_allclose(found, eager(plain, theirs, data(k), loss), 0.03)
+    assert all(v.dtype == paddle.float32 for v in states(layer, ours))
