@@ -58,6 +58,13 @@ def particular(kind: Any) -> Make:
     return make
 
 
+def slower(layer: Any) -> Any:
+    """Decay at a part of the rate, which AdamW takes for other devices only."""
+    found = adamw(weight_decay=0.3)(layer)
+    found._lr_ratio = lambda p: 0.1 if "w_0" in p.name else 1.0
+    return found
+
+
 MADE: dict[str, Make] = {
     "SGD": sgd(),
     "SGD, L2": sgd(weight_decay=0.1),
@@ -76,6 +83,7 @@ MADE: dict[str, Make] = {
     ),
     "Adam, amsgrad": adam(amsgrad=True),
     "AdamW": adamw(weight_decay=0.3),
+    "AdamW, lr_ratio": slower,
     "AdamW, some": adamw(
         weight_decay=0.3, amsgrad=True, apply_decay_param_fun=lambda n: "w_0" in n
     ),

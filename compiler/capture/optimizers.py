@@ -199,7 +199,8 @@ def _adamw(optimizer: Any, group: Group, p: Any) -> Rule:
         size = _number(_option(optimizer, group, "weight_decay"), "weight_decay")
         decay = float(np.float32(size))  # as Paddle's kernel takes it
     if decay and optimizer._lr_ratio is not None:
-        decay *= _number(optimizer._lr_ratio(p), "lr_ratio")
+        ratio = _number(optimizer._lr_ratio(p), "lr_ratio")
+        decay *= float(np.float32(ratio))
     return replace(_adam(optimizer, group, p), decay=decay)
 
 
