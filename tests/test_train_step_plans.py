@@ -160,6 +160,19 @@ def test_what_is_left_to_paddle_is_said_once(name: str) -> None:
         pirol.train_step(layer, loss, ours, strict=True)(*data(0))
 
 
+def test_a_hook_between_two_steps() -> None:
+    layer, ours, plain, theirs = pair(sgd())
+    loss = nn.CrossEntropyLoss()
+    step = pirol.train_step(layer, loss, ours)
+    step(*data(0)), eager(plain, theirs, data(0), loss)
+    for one in (layer, plain):
+        one.last.weight.register_hook(lambda g: g * 2.0)
+    with pytest.warns(PirolWarning, match="a hook was registered"):
+        step(*data(1))
+    eager(plain, theirs, data(1), loss)
+    same([layer.last.weight], [plain.last.weight], 1e-5)
+
+
 def test_sparse_gradients_are_paddles() -> None:
     class Words(nn.Layer):
         def __init__(self) -> None:

@@ -73,7 +73,9 @@ def options(optimizer: Any) -> list[Any]:
             regularizer = getattr(p, "regularizer", None)
             if regularizer is not None:
                 found += _plain(regularizer)
-            found += (p.stop_gradient, _asked(p), getattr(p, "need_clip", True))
+            stops = p.stop_gradient
+            found += (stops, _asked(p), getattr(p, "need_clip", True))
+            found.append(0 if stops else _hooks(p))
     return found
 
 
@@ -133,7 +135,7 @@ def _update(optimizer: Any, group: Group, number: int, p: Any) -> Update:
         raise Unsupported(message(f"parameter {p.name}", got=kind, expected=expected))
     if getattr(p, "main_grad", None) is not None:
         raise Unsupported(f"parameter {p.name} has a main_grad")
-    if _had_hooks(p):
+    if _hooks(p):
         raise Unsupported(f"a hook was registered on parameter {p.name}")
     rule = RULES[type(optimizer)](optimizer, group, p)
     l1, l2 = _decays(optimizer, group, p)
@@ -143,15 +145,19 @@ def _update(optimizer: Any, group: Group, number: int, p: Any) -> Update:
     return Update(-1, (), rule, rate, l1, l2, made, number)
 
 
-def _had_hooks(p: Any) -> bool:
-    """Whether hooks were registered on a tensor, but for those registered here: Paddle
+def _hooks(p: Any) -> int:
+    """How many hooks were registered on a tensor, but for those registered here: Paddle
     tells no more of them than a new one's number."""
-    number = p._register_grad_hook(lambda grad: None)
+    number = p._register_grad_hook(_no_hook)
     p._remove_grad_hook(number)
     of, ours = getattr(p, "_pirol_hooks", (id(p), 0))
     ours = ours if of == id(p) else 0  # else it was copied with the tensor
     p._pirol_hooks = (id(p), ours + 1)
-    return bool(number > ours)
+    return int(number) - ours
+
+
+def _no_hook(grad: Any) -> None:
+    """Leaves a gradient as it is."""
 
 
 def _asked(p: Any) -> Any:
