@@ -17,6 +17,7 @@ import sympy
 
 from pirol.compiler import dims
 from pirol.compiler.dims import Dim, FloorDiv, Mod
+from pirol.compiler.donate import SHARED
 from pirol.compiler.errors import BuildError, Unsupported
 from pirol.compiler.ir import BITS, Graph, Guard, Op, structure
 from pirol.kernels import cpu, cuda
@@ -246,7 +247,7 @@ def _build_alone(built: Built) -> None:
 def _alike(op: Op, alike: dict[Any, Built], target: Target) -> Built:
     """The group's kernel: the one in `alike` of a group that is built the same."""
     assert op.body is not None
-    key = structure(op.body)
+    key = structure(op.body), op.attrs.get(SHARED)
     if key not in alike:
         alike[key] = _kernel(op, target)
     return replace(alike[key], op=op)
@@ -259,7 +260,8 @@ def _kernel(op: Op, target: Target) -> Built:
         raise Unsupported(f"no kernel for {op.title} {op.line}: {nest}")
     schedule = cpu.schedule if target is CPU else cuda.schedule
     kernel = schedule(replace(nest, name=kernel_name(op.body, nest)))
-    return Built(op, nest, kernel, render(kernel, target))
+    text = render(kernel, target, op.attrs.get(SHARED, ()))
+    return Built(op, nest, kernel, text)
 
 
 QUIET = ("const", "reshape", "broadcast", "iota", "cast")

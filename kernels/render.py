@@ -7,7 +7,7 @@ render(kernel, CUDA)  CUDA C++ with one pointer a buffer, then one integer a Dim
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,9 +91,9 @@ CPU = Target(
 CUDA = Target("cuda", _TYPES | {"int64": "long long"}, "__restrict__", PRELUDE)
 
 
-def render(kernel: Kernel, target: Target) -> str:
-    """The kernel's whole source text."""
-    return _Renderer(kernel, target).text()
+def render(kernel: Kernel, target: Target, shared: Collection[str] = ()) -> str:
+    """The kernel's whole source text; shared: buffers that may be the same memory."""
+    return _Renderer(kernel, target, shared).text()
 
 
 def class_of(dtype: str) -> str:
@@ -104,8 +104,9 @@ def class_of(dtype: str) -> str:
 
 
 class _Renderer:
-    def __init__(self, kernel: Kernel, target: Target) -> None:
+    def __init__(self, kernel: Kernel, target: Target, shared: Collection[str]) -> None:
         self.kernel = kernel
+        self.shared = shared
         self.target = target
         self.params = {d: f"d{k}" for k, d in enumerate(kernel.params)}
         self.pairs = any(t.dtype in COMPLEX for t in kernel.outputs)
@@ -128,8 +129,8 @@ class _Renderer:
             "    int64_t begin, int64_t end, void *scratch) {",
         ]
         for k, (name, kind, const) in enumerate(self.buffers()):
-            pointer = f"{const}{self.type(kind.dtype)} *{self.target.restrict}"
-            lines.append(f"  {pointer} {name} = buffers[{k}];")
+            pointer = f"{const}{self.type(kind.dtype)} *{self.alone(name)}"
+            lines.append(f"  {pointer}{name} = buffers[{k}];")
         lines += [
             f"  const int64_t {p} = dims[{k}];"
             for k, p in enumerate(self.params.values())
@@ -138,7 +139,7 @@ class _Renderer:
 
     def cuda_head(self) -> list[str]:
         given = [
-            f"{const}{self.type(kind.dtype)} *{self.target.restrict} {name}"
+            f"{const}{self.type(kind.dtype)} *{self.alone(name)}{name}"
             for name, kind, const in self.buffers()
         ]
         given += [f"long long {p}" for p in self.params.values()]
@@ -164,6 +165,10 @@ class _Renderer:
             f"  const {index} stride = gridDim.x * each;",
             "  (void)lane, (void)warp;",
         ]
+
+    def alone(self, buffer: str) -> str:
+        """What tells the compiler that a buffer shares no memory with others."""
+        return "" if buffer in self.shared else f"{self.target.restrict} "
 
     def buffers(self) -> list[tuple[str, TensorType, str]]:
         found = [(f"in{k}", t, "const ") for k, t in enumerate(self.kernel.inputs)]

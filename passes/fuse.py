@@ -275,6 +275,8 @@ def _isolated(body: Graph) -> Graph:
 
 def _reaches(a: _Group, b: _Group) -> bool:
     """Whether a path leads from a to b through a third group."""
+    if b.needs <= {a}:
+        return False
     todo = [g for g in a.feeds if g is not b]
     seen: set[_Group] = set(todo)
     while todo:

@@ -50,37 +50,103 @@ def to_static(
         What paddle.jit.to_static returns: the same Layer, or a callable. What cannot
         be compiled runs as Paddle runs it; the first time a PirolWarning says so.
     """
-    import paddle
-
     from pirol.compiler.capture.options import Options
-    from pirol.compiler.capture.quick import quicken
-    from pirol.compiler.capture.saved import compile_loaded, is_loaded
-    from pirol.compiler.capture.seam import connect
-    from pirol.compiler.capture.sot import own_code
     from pirol.passes.amp import checked
 
     mixed = None if amp is None else checked(amp, amp_level)
 
     def compile_it(target: Any) -> Any:
         options = Options(strict=strict, progress=progress, passes=passes, amp=mixed)
-        if is_loaded(target):
-            compile_loaded(target, options)
-            return target
-        lacking = connect()
-        if lacking:
-            options.fall_back("everything", lacking)
-        made = paddle.jit.to_static(
-            target,
-            input_spec=input_spec,
-            build_strategy=options,
-            backend=None,
-            full_graph=full_graph,
-        )
-        own_code(getattr(made, "forward", made))
-        quicken(getattr(made, "forward", made))
-        return made
+        return _compiled(target, options, input_spec, full_graph)
 
     return compile_it if function is None else compile_it(function)
+
+
+def _compiled(target: Any, options: Any, input_spec: Any, full_graph: bool) -> Any:
+    import paddle
+
+    from pirol.compiler.capture.quick import quicken
+    from pirol.compiler.capture.saved import compile_loaded, is_loaded
+    from pirol.compiler.capture.seam import connect
+    from pirol.compiler.capture.sot import own_code
+
+    if is_loaded(target):
+        compile_loaded(target, options)
+        return target
+    lacking = connect()
+    if lacking:
+        options.fall_back("everything", lacking)
+    made = paddle.jit.to_static(
+        target,
+        input_spec=input_spec,
+        build_strategy=options,
+        backend=None,
+        full_graph=full_graph,
+    )
+    own_code(getattr(made, "forward", made))
+    quicken(getattr(made, "forward", made))
+    return made
+
+
+def train_step(
+    layer: Any,
+    loss: Any,
+    optimizer: Any,
+    *,
+    labels: int = 1,
+    input_spec: Sequence[Any] | None = None,
+    strict: bool = False,
+    progress: Progress | None = None,
+    amp: str | None = None,
+    amp_level: str = "O1",
+    passes: Sequence[Callable[[Any], Any]] = (),
+) -> Any:
+    """Compile a whole training step as one program: loss, backward, clip and update.
+
+    Args:
+        layer: a paddle.nn.Layer; it stays as it is, and its mode (train or eval, of
+            each layer within too) is that of each call.
+        loss: called with the layer's outputs, then the labels, as in paddle.Model: a
+            function or Layer. It returns what is minimised, a tensor, or a tuple that
+            begins with it. None: the layer returns that itself (and `labels` is 0).
+        optimizer: SGD, Momentum, Adam or AdamW of paddle.optimizer, over float32 or
+            float64 parameters. Its options are as they are at each call, the learning
+            rate with its scheduler above all. Parameters and the optimizer's own
+            accumulators are updated in place, so state_dict, set_state_dict and
+            its `step` work as ever.
+        labels: how many of the step's inputs, the last ones, are for the loss.
+        input_spec: paddle.static.InputSpec for each input, labels included.
+        strict, progress, amp, amp_level, passes: as for `to_static`.
+
+    Returns:
+        A callable `step(*inputs)`: the layer's inputs, then the labels. It trains once,
+        as `loss.backward(); optimizer.step(); optimizer.clear_grad()` would, and
+        returns what the loss did, without gradient. `grad` of parameters is neither
+        read nor written. Where it cannot be compiled (another optimizer or clip, halves
+        as parameters, sparse gradients, a hook on a parameter), forward and backward
+        are compiled as by `to_static`, Paddle's `optimizer.step()` runs, and a
+        PirolWarning says why. `explain` takes it.
+
+    Raises:
+        TypeError: (the step) fewer inputs than labels.
+        StrictError: (the step, if strict) something is left to Paddle.
+    """
+    from functools import partial
+
+    from pirol.compiler.capture.options import Options
+    from pirol.compiler.capture.train_step import TrainStep
+    from pirol.passes.amp import checked
+
+    if loss is None:
+        labels = 0
+    mixed = None if amp is None else checked(amp, amp_level)
+    options = Options(strict=strict, progress=progress, passes=passes, amp=mixed)
+    spec = None
+    if input_spec is not None:
+        count = len(input_spec) - labels
+        spec = [[*input_spec[:count]], [*input_spec[count:]]]
+    compiled = partial(_compiled, options=options, input_spec=spec, full_graph=True)
+    return TrainStep(layer, loss, optimizer, labels, compiled, options)
 
 
 def install() -> None:

@@ -17,7 +17,7 @@ from paddle.jit.dy2static.program_translator import ASTStaticFunction
 from pirol.compiler.capture.seam import CompiledLayer, last_served
 
 MOST = 4  # program layers tried one after the other for one count of arguments
-_TENSORS = (core.eager.Tensor, paddle.base.framework.EagerParamBase)
+TENSORS = (core.eager.Tensor, paddle.base.framework.EagerParamBase)
 
 
 class QuickFunction(ASTStaticFunction):  # type: ignore[misc]
@@ -41,7 +41,7 @@ class QuickFunction(ASTStaticFunction):  # type: ignore[misc]
         last_served.forget()
         result = super().__call__(*args, **kwargs)
         served = last_served.layer
-        if served is not None and not kwargs and all(type(a) in _TENSORS for a in args):
+        if served is not None and not kwargs and all(type(a) in TENSORS for a in args):
             self._remember(known.setdefault((len(args), training), []), served)
         return result
 

@@ -81,7 +81,7 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
         """The plans for such calls; the outputs, or why Paddle must run the call."""
         given = [*tensors, *self._params]
         plans = self._state(self._wanted(given))
-        why = _amp()
+        why = amp_reason()
         if why:
             plans.options.fall_back("the call", why)
         if why or plans.broken:
@@ -163,7 +163,7 @@ class _LastServed(threading.local):
 last_served = _LastServed()
 
 
-def _amp() -> str:
+def amp_reason() -> str:
     """Why a call under AMP's auto_cast is Paddle's, or ""."""
     tracer = framework._dygraph_tracer()
     if tracer is None or tracer._amp_level == core.AmpLevel.O0:
