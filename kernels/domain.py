@@ -16,6 +16,8 @@ REDUCTIONS = {
     "reduce_min": "min",
 }
 WINDOWS = {"window_sum": "sum", "window_max": "max"}
+# What writes at places that data name: which operand has the elements.
+SCATTERS = {"scatter_add": 0, "put": 1}
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ def reduced(op: Op) -> Domain | None:
     if op.name == "cumsum":
         full, axis = op.result.shape, op.attrs["axis"]
         return Domain((*full[:axis], *full[axis + 1 :]), full, (axis,))
-    if op.name == "scatter_add":
-        full, kept = op.operands[0].shape, op.attrs["dims"]
+    if op.name in SCATTERS:
+        full, kept = op.operands[SCATTERS[op.name]].shape, op.attrs["dims"]
         columns = tuple(k for k in range(len(full)) if k not in kept)
         return Domain(
             tuple(full[k] for k in range(len(full)) if k in kept), full, columns

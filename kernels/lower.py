@@ -15,9 +15,17 @@ from pirol.compiler.dims import Dim, Shape, same_shape
 from pirol.compiler.ir import PART, Graph, Op, Value
 from pirol.kernels import affine
 from pirol.kernels.affine import Affine, Data, Refine, constant
-from pirol.kernels.domain import REDUCTIONS, WINDOWS, Domain, reduced, same_domain
+from pirol.kernels.domain import (
+    REDUCTIONS,
+    SCATTERS,
+    WINDOWS,
+    Domain,
+    reduced,
+    same_domain,
+)
 from pirol.kernels.merge import merge_axes
 from pirol.kernels.nest import (
+    PLACE,
     Axis,
     Const,
     Index,
@@ -159,20 +167,37 @@ class _Lowering:
         return affine.reshape(self.rows, rows, op.result.shape, self.extents)
 
     def scattered(self, output: int, op: Op) -> Store:
-        """Where each element of the first operand is added to the result."""
+        """Where each element of an operand is added to the result, or put."""
         if len(self.graph.outputs) > 1:
             raise _No("domains differ", f"{op.title} has a kernel of its own")
-        source, *indices = op.operands
+        *below, source = op.operands[: SCATTERS[op.name] + 1]
+        indices = [*op.operands[SCATTERS[op.name] + 1 :]]
         shape = op.result.shape
-        at, added = [], []
+        at, among = [], []
         for k, size, step in zip(op.attrs["dims"], shape, dims.strides(shape)):
             if k >= 0:
                 at.append(self.full[k])
                 continue
             at.append(self.place(indices.pop(0), self.full, size, None))
-            added.append((size, step))
+            among.append((size, step))
         node = self.at(source, self.full)
-        return Store(output, affine.linear(at, shape), node, tuple(added))
+        base = self.base(below[0]) if below else None
+        return Store(output, affine.linear(at, shape), node, tuple(among), base)
+
+    def base(self, value: Value) -> Load | Const:
+        """What lies at a place before something is put there."""
+        op, place = self.producers.get(value), affine.axis(PLACE)
+        while op is not None and op.name == "reshape":
+            value = op.operands[0]
+            op = self.producers.get(value)
+        if op is not None and op.name == "const":
+            return Const(op.attrs["value"], value.dtype)
+        if op is not None and op.name in PARTS and op.operands[0] in self.buffers:
+            buffer, place = op.operands[0], _part(place, PARTS.index(op.name))
+            return Load(self.buffers[buffer], place, None, value.dtype)
+        if op is not None:
+            raise _No("recompute", f"{op.title} is read once more than it is put over")
+        return Load(self.buffers[value], place, None, value.dtype)
 
     def stores(self, output: int, value: Value) -> list[Store]:
         """An output's stores; of complex numbers, the real parts' and the others'."""
@@ -180,7 +205,8 @@ class _Lowering:
         sums = maker
         while sums is not None and sums.name == "reshape":
             sums = self.producers.get(sums.operands[0])
-        if sums is not None and sums.name == "scatter_add":
+        scatters = sums is not None and sums.name in SCATTERS
+        if sums is not None and scatters and value.dtype not in PART:
             return [self.scattered(output, sums)]
         at = self.stored_at(value)
         place = affine.linear(at, value.shape)

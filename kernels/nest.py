@@ -21,6 +21,8 @@ from pirol.kernels.affine import ZERO, Affine, evaluate
 from pirol.prim import PRIMS
 from pirol.prim.reduce import highest, lowest
 
+PLACE = "place"  # an axis: all places of an output
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -99,14 +101,17 @@ Node: TypeAlias = Load | Const | Index | Scalar | Reduce | Scan
 class Store:
     """Write a node to element `index` of an output.
 
-    added: not written but added up, from 0 on, in the columns' order; the index has a
-    Data for each of these (extent, step) of the output's dims, which no axis walks.
+    among: at places that data name, in the columns' order; the index has a Data for
+    each of these (extent, step) of the output's dims, which no axis walks. The nodes
+    are added up, from 0 on, or put over `base`: a number, or an input at an index that
+    is made of PLACE, the place in the output.
     """
 
     output: int
     index: Affine
     node: int
-    added: tuple[tuple[Dim, Dim], ...] | None = None
+    among: tuple[tuple[Dim, Dim], ...] | None = None
+    base: Load | Const | None = None
 
 
 @dataclass(frozen=True)
@@ -132,8 +137,8 @@ class Nest:
 
     @property
     def scattered(self) -> Store | None:
-        """The store that adds up; then there is no other."""
-        return next((s for s in self.stores if s.added is not None), None)
+        """The store at places that data name; then there is no other."""
+        return next((s for s in self.stores if s.among is not None), None)
 
     @property
     def in_order(self) -> bool:
@@ -287,6 +292,22 @@ class _Run:
             return np.zeros(at.shape, source.dtype)
         return np.where(use, source[np.where(use, at, 0)], source.dtype.type(0))
 
+    def scatter(self, out: Any, store: Store, at: Any, value: Any) -> None:
+        if not out.size:
+            return
+        match store.base:
+            case None:
+                out[:] = 0
+                np.add.at(out, at, value)
+                return
+            case Const():
+                out[:] = self.node(store.base)
+            case Load(buffer, index, _, _):
+                every = {PLACE: np.arange(out.size)}
+                out[:] = self.inputs[buffer][evaluate(index, every, self.symbols)]
+        for place, item in zip(at.tolist(), value):
+            out[place] = item
+
     def reduce(self, kind: str, args: list[Any], dtype: str) -> Any:
         over, kept = self.columns, [1 if a.column else n for a, n in self.shape()]
         if kind == "argmax":
@@ -316,11 +337,9 @@ class _Run:
             if store.output == output:
                 place = evaluate(store.index, self.places, self.symbols)
                 at, value = np.broadcast_arrays(place, self.values[store.node])
-                if store.added is not None:
+                if store.among is not None:
                     at, value = self.spread(at), self.spread(value)
-                    flat[:] = 0
-                    if flat.size:
-                        np.add.at(flat, at.reshape(-1), value.reshape(-1))
+                    self.scatter(flat, store, at.reshape(-1), value.reshape(-1))
                     written[:] = True
                     continue
                 if not self.empty:

@@ -211,7 +211,8 @@ def _function(b: Builder, op: Op, *given: Parts) -> Parts:
 MUL = Op("mul", (), {}, ())
 LINEAR = (
     *("neg", "broadcast", "reshape", "transpose", "slice", "reverse", "concat"),
-    *("gather", "scatter_add", "select", "reduce_sum", "cumsum", "stop_gradient"),
+    *("gather", "scatter_add", "put", "select", "reduce_sum", "cumsum"),
+    "stop_gradient",
 )
 PRODUCTS = ("mul", "dot_general", "conv", "conv_input_grad", "conv_weight_grad")
 RULES: dict[str, Rule] = {

@@ -1,4 +1,4 @@
-"""Primitives that follow data: gather and its transpose, cumsum, check, bind."""
+"""Primitives that follow data: gather, scatter_add, put, cumsum, check, bind."""
 
 from __future__ import annotations
 
@@ -86,6 +86,51 @@ def _scatter(x: Any, *indices: Any, shape: Any, dims: Any) -> Any:
 # The transpose of gather: each element of x is added, in order, to zeros of the shape,
 # at the coordinates where gather of that shape by these indices and dims would read.
 define(Prim("scatter_add", "scatter", _infer_scatter, _scatter, _by("gather")))
+
+
+def _infer_put(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
+    x, part, *indices = types
+    kept = [k for k in attrs["dims"] if k >= 0]
+    ok = x.dtype == part.dtype and len(set(kept)) == len(kept)
+    require(ok, "put", (*types, attrs["dims"]), "one dtype, each dim once")
+    _infer_gather((x, *indices), {"shape": part.shape, "dims": attrs["dims"]})
+    return (x,)
+
+
+def _put(x: Any, part: Any, *indices: Any, dims: Any) -> Any:
+    out = np.array(x)
+    if not part.size or not out.size:
+        return out
+    at = _coordinates(part.shape, indices, x.shape, dims)
+    flat = np.zeros(part.shape, np.int64)
+    for place, size in zip(at, x.shape):
+        flat = flat * size + place
+    last = dict(zip(flat.reshape(-1).tolist(), range(flat.size)))
+    out.reshape(-1)[list(last)] = part.reshape(-1)[list(last.values())]
+    return out
+
+
+def _put_vjp(b: Any, op: Any, cts: Any) -> Sequence[Any]:
+    """What was put over has none; what is put has that of its place, if it is the last
+    there."""
+    x, part, *indices = op.operands
+    (ct,), at = cts, op.attrs["dims"]
+    none = b.const(value=0, shape=part.shape, dtype=part.dtype)
+    kept = b.put(ct, none, *indices, dims=at)
+    found = b.gather(ct, *indices, shape=part.shape, dims=at)
+    number = b.reshape(
+        b.iota(axis=0, shape=(part.type.size,), dtype="int64"), shape=part.shape
+    )
+    nobody = b.const(value=-1, shape=x.shape, dtype="int64")
+    last = b.put(nobody, number, *indices, dims=at)
+    there = b.gather(last, *indices, shape=part.shape, dims=at)
+    given = b.select(b.eq(there, number), found, none)
+    return (kept, given, *(None for _ in indices))
+
+
+# x with each element of the second operand, in order, put over the element of x where
+# gather by these indices and dims would read: the last one stays.
+define(Prim("put", "put", _infer_put, _put, _put_vjp))
 
 
 def _infer_cumsum(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:

@@ -23,6 +23,7 @@ from graph_meaning import (
     dtype_of,
     elementwise,
     moved,
+    put_over,
 )
 from graph_totals import reduced, running, window_total, windowed
 
@@ -253,6 +254,22 @@ class Sketch:
             return moved(x.at(env), pick)
 
         return self._item(value, sizes, x.exact, run)
+
+    def put(
+        self, x: Item, part: Item, indices: Sequence[Item], at: Sequence[int]
+    ) -> Item:
+        """x with elements put, one after the other, where gather would read."""
+        value = self.b.put(
+            x.value, part.value, *(i.value for i in indices), dims=tuple(at)
+        )
+
+        def run(env: Env) -> Expected:
+            rest = iter([i.at(env).value for i in indices])
+            grid = np.indices(env.shape(part.sizes))
+            drawn = [grid[k] if k >= 0 else next(rest) for k in at]
+            return put_over(x.at(env), part.at(env), drawn)
+
+        return self._item(value, x.sizes, x.exact and part.exact, run)
 
     def cumsum(self, x: Item, axis: int) -> Item:
         """Sums up to each element."""

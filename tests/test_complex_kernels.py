@@ -13,7 +13,8 @@ from cuda_simulator import has_compiler
 from graph_runs import Program
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vjp_samples import check_both_orders, of_complex, parts_of
+from vjp_checks import check_both_orders
+from vjp_samples import of_complex, parts_of
 
 from pirol.compiler.dims import symbol
 from pirol.compiler.errors import Unsupported

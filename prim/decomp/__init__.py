@@ -19,6 +19,7 @@ from pirol.prim.decomp import (
     reductions,
     resize,
     sampling,
+    scatters,
     shape,
     slicing,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "reductions",
     "resize",
     "sampling",
+    "scatters",
     "shape",
     "slicing",
 ]
