@@ -223,6 +223,15 @@ def test_as_eager_at_any_size(name: str) -> None:
     agree(name, "float32", dynamic=True)
 
 
+def test_what_is_set_is_put_at_once() -> None:
+    """Paddle puts the rows and then sets all of y to that."""
+    fast = pirol.to_static(of_tensors(setting(rows), 3), strict=True)
+    with paddle.no_grad():
+        fast(*tensors([ROWS, TO, MORE], "float32"))
+    groups = pirol.explain(fast).groups
+    assert [g.ops[-1] for g in groups] == ["add", "reduce_min", "put"]
+
+
 AGAIN = np.array([1, 3, 1, 0, 3])
 LAST = np.array([False, False, True, True, True])
 DOUBLED: dict[str, Run] = {

@@ -22,13 +22,16 @@ def places(
     """The index as int64, checked; a negative one, where allowed, counted on."""
     need(index.dtype in ("int32", "int64"), f"{what}: an index of {index.dtype}")
     place: Value = b.cast(index, dtype="int64")
-    extent = b.dim(size)
-    low = b.neg(extent) if negative else b.dim(0)
     if not _sure(b, index, size, negative):
-        inside = b.and_(b.ge(place, low), b.lt(place, extent))
+        narrow = isinstance(size, int) and size < 2**31
+        seen = index if narrow else place  # of 32 bits, twice as many at once
+        high = b.const(value=size, shape=(), dtype=seen.dtype)
+        low = b.neg(high) if negative else 0
+        inside = b.and_(b.ge(seen, low), b.lt(seen, high))
         b.check(inside, message=f"{what}: an index outside the dim")
     if not negative:
         return place
+    extent = b.dim(size)
     wrapped: Value = b.select(b.lt(place, 0), b.add(place, extent), place)
     return wrapped
 
