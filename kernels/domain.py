@@ -15,6 +15,7 @@ REDUCTIONS = {
     "reduce_max": "max",
     "reduce_min": "min",
 }
+SCANS = {"cumsum": "sum", "cumprod": "prod"}
 WINDOWS = {"window_sum": "sum", "window_max": "max"}
 # What writes at places that data name: which operand has the elements.
 SCATTERS = {"scatter_add": 0, "put": 1}
@@ -38,7 +39,7 @@ def reduced(op: Op) -> Domain | None:
         rows, window = op.results[0].shape, tuple(op.attrs["window"])
         columns = tuple(range(len(rows), len(rows) + len(window)))
         return Domain(rows, rows + window, columns)
-    if op.name == "cumsum":
+    if op.name in SCANS:
         full, axis = op.result.shape, op.attrs["axis"]
         return Domain((*full[:axis], *full[axis + 1 :]), full, (axis,))
     if op.name in SCATTERS:

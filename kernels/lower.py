@@ -17,6 +17,7 @@ from pirol.kernels import affine
 from pirol.kernels.affine import Affine, Data, Refine, constant
 from pirol.kernels.domain import (
     REDUCTIONS,
+    SCANS,
     SCATTERS,
     WINDOWS,
     Domain,
@@ -313,7 +314,7 @@ class _Lowering:
                 return self.concat(op, index, guard)
             case "window_max" | "window_sum":
                 return self.window(op, value, index)
-            case "cumsum":
+            case name if name in SCANS:
                 return self.scan(op, index)
             case name if name in COMPILED:
                 return self.contraction(op, index)
@@ -386,7 +387,7 @@ class _Lowering:
         if index != self.full:
             raise _No("domains differ", f"{op.title} is read at other places")
         arg = self.at(op.operands[0], self.full)
-        return self.node(Scan("sum", (arg,), op.result.dtype))
+        return self.node(Scan(SCANS[op.name], (arg,), op.result.dtype))
 
     def gather(self, op: Op, index: tuple[Affine, ...], guard: int | None) -> int:
         source, *indices = op.operands

@@ -87,7 +87,7 @@ class Reduce:
 
 @dataclass(frozen=True)
 class Scan:
-    """At each element, the reduction of the columns up to and with it. kind: sum."""
+    """At each element, the reduction of the columns up to and with it: sum or prod."""
 
     kind: str
     args: tuple[int, ...]
@@ -259,8 +259,8 @@ class _Run:
                 given = [self.values[a] for a in args]
                 attrs = {"dtype": dtype} if PRIMS[prim].kind == "cast" else {}
                 return np.asarray(PRIMS[prim].numpy(*given, **attrs))
-            case Scan(_, args, dtype):
-                return self.scan(self.spread(self.values[args[0]]), dtype)
+            case Scan(kind, args, dtype):
+                return self.scan(kind, self.spread(self.values[args[0]]), dtype)
             case Reduce(kind, args, dtype):
                 return self.reduce(
                     kind, [self.spread(self.values[a]) for a in args], dtype
@@ -270,11 +270,12 @@ class _Run:
         """How many elements a row has."""
         return int(np.prod([self.sizes[k] for k in self.columns]))
 
-    def scan(self, value: Any, dtype: str) -> Any:
+    def scan(self, kind: str, value: Any, dtype: str) -> Any:
         order = [k for k in range(len(self.sizes)) if k not in self.columns]
         moved = np.transpose(value, [*order, *self.columns])
         flat = moved.reshape(*moved.shape[: len(order)], self.terms())
-        total = np.cumsum(flat, -1, dtype=value.dtype)
+        join = np.cumsum if kind == "sum" else np.cumprod
+        total = join(flat, -1, dtype=value.dtype)
         back = np.argsort([*order, *self.columns])
         placed = np.transpose(total.reshape(moved.shape), back)
         return np.asarray(placed, DTYPES[dtype][1])

@@ -1,4 +1,4 @@
-"""Primitives that follow data: gather, scatter_add, put, cumsum, check, bind."""
+"""Primitives that follow data: gather, scatter_add, put, scans, check, bind."""
 
 from __future__ import annotations
 
@@ -133,27 +133,56 @@ def _put_vjp(b: Any, op: Any, cts: Any) -> Sequence[Any]:
 define(Prim("put", "put", _infer_put, _put, _put_vjp))
 
 
-def _infer_cumsum(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
+def _infer_scan(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     x, axis = types[0], attrs["axis"]
     ok = x.dtype in NUMBERS + COMPLEX and 0 <= axis < x.rank
-    require(ok, "cumsum", (x, axis), "numbers, and an axis within the rank")
+    require(ok, "a scan", (x, axis), "numbers, and an axis within the rank")
     return (x,)
 
 
 def _cumsum_vjp(b: Any, op: Any, cts: Any) -> Sequence[Any]:
     """Each element went into all sums from its own place on."""
-    axis = op.attrs["axis"]
-    turned = b.cumsum(b.reverse(cts[0], axes=(axis,)), axis=axis)
-    return (b.reverse(turned, axes=(axis,)),)
+    return (_from_here(b, cts[0], op.attrs["axis"]),)
+
+
+def _from_here(b: Any, x: Any, axis: int) -> Any:
+    """The sums from each element on."""
+    turned = b.cumsum(b.reverse(x, axes=(axis,)), axis=axis)
+    return b.reverse(turned, axes=(axis,))
+
+
+def _cumprod_vjp(b: Any, op: Any, cts: Any) -> Sequence[Any]:
+    """Before the first 0 of a line each product over the element; that 0 itself has the
+    products without it; behind it all is 0."""
+    x, axis = op.operands[0], op.attrs["axis"]
+    none = b.const(value=0, shape=x.shape, dtype=x.dtype)
+    one = b.const(value=1, shape=x.shape, dtype=x.dtype)
+    zero = b.eq(x, none)
+    zeros = b.cumsum(b.cast(zero, dtype="int64"), axis=axis)
+    first = b.and_(zero, b.eq(zeros, 1))
+    rest = b.cumprod(b.select(first, one, x), axis=axis)
+    share = _from_here(b, b.mul(cts[0], op.results[0]), axis)
+    before = b.div(share, b.select(zero, one, x))
+    at_first = b.select(first, _from_here(b, b.mul(cts[0], rest), axis), none)
+    return (b.select(b.eq(zeros, 0), before, at_first),)
 
 
 define(
     Prim(
         "cumsum",
         "scan",
-        _infer_cumsum,
+        _infer_scan,
         lambda x, *, axis: np.cumsum(x, axis, dtype=x.dtype),
         _cumsum_vjp,
+    )
+)
+define(
+    Prim(
+        "cumprod",
+        "scan",
+        _infer_scan,
+        lambda x, *, axis: np.cumprod(x, axis, dtype=x.dtype),
+        _cumprod_vjp,
     )
 )
 

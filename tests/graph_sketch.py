@@ -25,7 +25,7 @@ from graph_meaning import (
     moved,
     put_over,
 )
-from graph_totals import reduced, running, window_total, windowed
+from graph_totals import reduced, running, running_product, window_total, windowed
 
 from pirol.compiler.ir import FLOATS, HALVES, TensorType, Value, prune
 from pirol.prim import Builder
@@ -276,6 +276,16 @@ class Sketch:
         value = self.b.cumsum(x.value, axis=axis)
         exact = x.exact and x.dtype not in FLOATS
         return self._item(value, x.sizes, exact, lambda env: running(x.at(env), axis))
+
+    def cumprod(self, x: Item, axis: int) -> Item:
+        """Products up to each element."""
+        value = self.b.cumprod(x.value, axis=axis)
+        exact = x.exact and x.dtype not in FLOATS
+
+        def run(env: Env) -> Expected:
+            return running_product(x.at(env), axis)
+
+        return self._item(value, x.sizes, exact, run)
 
     def dot(
         self, x: Item, y: Item, batch: Sequence[Pair], summed: Sequence[Pair]

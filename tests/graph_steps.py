@@ -262,12 +262,13 @@ class Steps(Pool):
                 x = self.sketch.apply(name, x)
             self.add(x)
 
-    def cumsum(self, want: Want) -> None:
-        """Sums along an axis."""
+    def scan(self, want: Want) -> None:
+        """Sums or products along an axis."""
         x = self.pick(want, lambda i: i.rank > 0 and i.dtype != "bool")
         if x is not None:
             axis = self.choices.number(0, x.rank - 1)
-            self.add(self.sketch.cumsum(x, axis))
+            name = self.name(want, ("cumsum", "cumprod"))
+            self.add(getattr(self.sketch, name)(x, axis))
 
     def dot(self, want: Want) -> None:
         """Products summed over some dims, others taken one by one."""
@@ -323,7 +324,8 @@ _PLAIN: dict[str, Step] = {
     "put": Steps.put,
     "pad": Steps.pad,
     "concat": Steps.concat,
-    "cumsum": Steps.cumsum,
+    "cumsum": Steps.scan,
+    "cumprod": Steps.scan,
     "dot_general": Steps.dot,
     "window_sum": Steps.window,
     "window_max": Steps.window,

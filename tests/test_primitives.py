@@ -217,6 +217,10 @@ def scans(s: Sketch, dtype: str) -> Outputs:
         "cumsum: one line": s.cumsum(line, 0),
         "cumsum: static": s.cumsum(static, 1),
         "cumsum: and its largest": s.apply("max", s.cumsum(x, 1), total),
+        "cumprod: columns": s.cumprod(x, 1),
+        "cumprod: rows": s.cumprod(x, 0),
+        "cumprod: middle": s.cumprod(cube, 1),
+        "cumprod: and sums": s.apply("add", s.cumsum(static, 1), s.cumprod(static, 1)),
     }
 
 

@@ -374,6 +374,11 @@ SAMPLES: dict[str, list[Sample]] = {
         *samples(lambda b, x: b.cumsum(x, axis=0), ((5,),), ((0,),), ((3, 2),)),
         *samples(lambda b, x: b.cumsum(x, axis=1), ((2, 7, 3),)),
     ],
+    "cumprod": [
+        *samples(lambda b, x: b.cumprod(x, axis=0), ((5,),), ((0,),), ((3, 2),)),
+        *samples(lambda b, x: b.cumprod(x, axis=1), ((2, 7, 3),)),
+        *samples(lambda b, x: b.cumprod(x, axis=1), ((4, 7),), draw="ties"),
+    ],
     "dot_general": list(products()),
     "conv": list(convolutions("conv")),
     "conv_input_grad": list(convolutions("conv_input_grad")),

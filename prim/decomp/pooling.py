@@ -1,4 +1,4 @@
-"""Pooling over spatial dims (windows, whole planes, adaptive bins), and cumsum."""
+"""Pooling over spatial dims: windows, whole planes, adaptive and fractional bins."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pirol.compiler.ir import FLOATS, Value
 from pirol.prim.builder import Builder
 from pirol.prim.decomp.bounds import cut
 from pirol.prim.decomp.nn import window_padding
-from pirol.prim.decomp.registry import axis_in, decomposes, ints, need, number
+from pirol.prim.decomp.registry import decomposes, ints, need
 from pirol.prim.window import PLACES
 
 
@@ -348,33 +348,3 @@ def _bin(
 def _lowest(b: Builder, like: Value) -> Value:
     value: Value = b.const(value=float("-inf"), shape=like.shape, dtype=like.dtype)
     return value
-
-
-@decomposes("pd_op.cumsum", compute_in="float32")
-def cumsum(
-    b: Builder, x: Value, axis: Value, *, flatten: bool, exclusive: bool, reverse: bool
-) -> Any:
-    """Sums along an axis up to each element; exclusive: before it, reverse: from it."""
-    need(x.dtype != "bool", "cumsum of bool")
-    if flatten:
-        x = b.reshape(x, shape=(x.type.size,))
-    if x.type.rank == 0:
-        return x
-    at = axis_in(int(number(b, axis, "axis")), x.type.rank, "cumsum")
-    if reverse:
-        x = b.reverse(x, axes=(at,))
-    total = b.cumsum(x, axis=at)
-    if exclusive:
-        total = _shifted(b, total, at)
-    return b.reverse(total, axes=(at,)) if reverse else total
-
-
-def _shifted(b: Builder, x: Value, axis: int) -> Value:
-    """x moved on by one along an axis, the last dropped, 0 at the first."""
-    rank = x.type.rank
-    low = tuple(int(k == axis) for k in range(rank))
-    none = (0,) * rank
-    padded = b.pad(x, low=low, high=none, interior=none, value=0)
-    ones = (1,) * rank
-    result: Value = b.slice(padded, starts=none, sizes=x.shape, steps=ones)
-    return result
