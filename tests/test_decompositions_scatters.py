@@ -162,8 +162,8 @@ CASES: dict[str, tuple[Run, list[Any]]] = {
 # Eager's gradient has a wrong shape, or goes to all that were put at one place.
 OWN = ("put_along_axis of more", "unpool lapped")
 # Capture needs the sizes: Paddle's own shape rules and functions ask for them.
-FIXED = ("put_along_axis", "index_put", "diagonal", "unpool", "columns", "points")
-FIXED += ("scatter to",)
+FIXED = ("put_along_axis", "diagonal above", "diagonal below", "unpool", "columns")
+FIXED += ("scatter to a column",)
 
 
 def tensors(arrays: list[Any], dtype: str) -> list[Any]:

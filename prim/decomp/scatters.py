@@ -53,9 +53,11 @@ def index_put(
     need(x.dtype == value.dtype, f"index_put of {x.dtype} and {value.dtype}")
     if indices[0].dtype == "bool":
         need(len(indices) == 1, "index_put by a mask and others")
-        rank = indices[0].type.rank
-        part = _at_mask(b, x, indices[0], value)
-        here = b.broadcast(indices[0], shape=x.shape, dims=tuple(range(rank)))
+        (mask,), rank = indices, indices[0].type.rank
+        need(0 < rank <= x.type.rank, f"index_put by {mask.type}")
+        mask = sized(b, "index_put", mask, x.shape[:rank])
+        part = _at_mask(b, x, mask, value)
+        here = b.broadcast(mask, shape=x.shape, dims=tuple(range(rank)))
         return b.select(here, b.add(x, part) if accumulate else part, x)
     need(all(v.dtype != "bool" for v in indices), "index_put by a mask and others")
     wide = b.broadcast_together(indices)
@@ -226,7 +228,6 @@ def _at_mask(b: Builder, x: Value, mask: Value, value: Value) -> Value:
     """In the shape of x, where the mask is true: the rows of the value, one each, or
     its only one."""
     rank = mask.type.rank
-    need(rank > 0 and rank <= x.type.rank, f"index_put by {mask.type}")
     rest = x.shape[rank:]
     if value.type.rank <= len(rest) or dims.equal(value.shape[0], 1) is True:
         if value.type.rank > len(rest):
