@@ -14,6 +14,7 @@ from pirol.compiler import dims
 from pirol.compiler.dims import Dim, Shape, same_shape
 from pirol.compiler.ir import PART, Graph, Op, Value
 from pirol.kernels import affine
+from pirol.kernels.access import mirrored, narrow, part
 from pirol.kernels.affine import Affine, Data, Refine, constant
 from pirol.kernels.domain import (
     REDUCTIONS,
@@ -194,7 +195,7 @@ class _Lowering:
         if op is not None and op.name == "const":
             return Const(op.attrs["value"], value.dtype)
         if op is not None and op.name in PARTS and op.operands[0] in self.buffers:
-            buffer, place = op.operands[0], _part(place, PARTS.index(op.name))
+            buffer, place = op.operands[0], part(place, PARTS.index(op.name))
             return Load(self.buffers[buffer], place, None, value.dtype)
         if op is not None:
             raise _No("recompute", f"{op.title} is read once more than it is put over")
@@ -216,7 +217,7 @@ class _Lowering:
         if maker is None or maker.name != "complex":
             raise _No("no kernel", f"{value.type} that is not made of its parts")
         parts = (self.at(v, at) for v in maker.operands)
-        return [Store(output, _part(place, k), node) for k, node in enumerate(parts)]
+        return [Store(output, part(place, k), node) for k, node in enumerate(parts)]
 
     def stored_at(self, value: Value) -> tuple[Affine, ...]:
         """Where the loops stand in an output."""
@@ -277,7 +278,7 @@ class _Lowering:
             if maker.name != "complex":
                 raise _No("no kernel", f"{maker.title} of complex numbers")
             return self.at(maker.operands[k], index, guard)
-        place = _part(affine.linear(index, source.shape), k)
+        place = part(affine.linear(index, source.shape), k)
         return self.node(Load(self.buffers[source], place, guard, op.result.dtype))
 
     def special(
@@ -297,7 +298,7 @@ class _Lowering:
                 back = sorted(range(len(index)), key=lambda k: attrs["perm"][k])
                 return self.at(op.operands[0], [index[k] for k in back], guard)
             case "broadcast":
-                return self.at(op.operands[0], _narrow(op, index), guard)
+                return self.at(op.operands[0], narrow(op, index), guard)
             case "slice":
                 moved = zip(index, attrs["steps"], attrs["starts"])
                 places = [
@@ -305,7 +306,7 @@ class _Lowering:
                 ]
                 return self.at(op.operands[0], places, guard)
             case "reverse":
-                return self.at(op.operands[0], _mirrored(op, index), guard)
+                return self.at(op.operands[0], mirrored(op, index), guard)
             case "gather":
                 return self.gather(op, index, guard)
             case "pad":
@@ -502,27 +503,3 @@ class _Lowering:
             low = self.const(lowest(source.dtype), source.dtype)
             item = self.scalar("select", source.dtype, here, item, low)
         return self.node(Reduce(kind, (item,), source.dtype))
-
-
-def _part(place: Affine, k: int) -> Affine:
-    """Where a part of the complex number at a place lies, among all parts."""
-    return affine.add(affine.scale(place, 2), constant(k))
-
-
-def _narrow(op: Op, index: tuple[Affine, ...]) -> list[Affine]:
-    source = op.operands[0].shape
-    return [
-        affine.ZERO if dims.equal(d, 1) is True else index[k]
-        for d, k in zip(source, op.attrs["dims"])
-    ]
-
-
-def _mirrored(op: Op, index: tuple[Affine, ...]) -> list[Affine]:
-    """The index counted from the end on the reversed axes."""
-    axes, shape = op.attrs["axes"], op.result.shape
-    return [
-        affine.add(constant(dims.sub(shape[k], 1)), affine.scale(i, -1))
-        if k in axes
-        else i
-        for k, i in enumerate(index)
-    ]
