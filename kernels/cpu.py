@@ -4,7 +4,7 @@ Seven forms. "Along rows": the lanes are neighbouring rows (pointwise work, redu
 over few or over outer elements). "Along columns": the lanes are one row's elements
 (softmax, layer_norm), in as many passes over the row as its reductions need. The
 third, for transposes, is in turn.py, the fourth, for contractions, in contract.py, the
-fifth, for windows, in window.py, the sixth, for sums at places that data name, in
+fifth, for windows, in window.py, the sixth, for what goes to places that data name, in
 scatter.py, the seventh, for contractions of lines that one operand has for all rows, in
 along.py.
 """

@@ -23,8 +23,9 @@ from graph_meaning import (
     dtype_of,
     elementwise,
     moved,
+    put_over,
 )
-from graph_totals import reduced, running, window_total, windowed
+from graph_totals import reduced, running, running_product, window_total, windowed
 
 from pirol.compiler.ir import FLOATS, HALVES, TensorType, Value, prune
 from pirol.prim import Builder
@@ -254,11 +255,37 @@ class Sketch:
 
         return self._item(value, sizes, x.exact, run)
 
+    def put(
+        self, x: Item, part: Item, indices: Sequence[Item], at: Sequence[int]
+    ) -> Item:
+        """x with elements put, one after the other, where gather would read."""
+        value = self.b.put(
+            x.value, part.value, *(i.value for i in indices), dims=tuple(at)
+        )
+
+        def run(env: Env) -> Expected:
+            rest = iter([i.at(env).value for i in indices])
+            grid = np.indices(env.shape(part.sizes))
+            drawn = [grid[k] if k >= 0 else next(rest) for k in at]
+            return put_over(x.at(env), part.at(env), drawn)
+
+        return self._item(value, x.sizes, x.exact and part.exact, run)
+
     def cumsum(self, x: Item, axis: int) -> Item:
         """Sums up to each element."""
         value = self.b.cumsum(x.value, axis=axis)
         exact = x.exact and x.dtype not in FLOATS
         return self._item(value, x.sizes, exact, lambda env: running(x.at(env), axis))
+
+    def cumprod(self, x: Item, axis: int) -> Item:
+        """Products up to each element."""
+        value = self.b.cumprod(x.value, axis=axis)
+        exact = x.exact and x.dtype not in FLOATS
+
+        def run(env: Env) -> Expected:
+            return running_product(x.at(env), axis)
+
+        return self._item(value, x.sizes, exact, run)
 
     def dot(
         self, x: Item, y: Item, batch: Sequence[Pair], summed: Sequence[Pair]
