@@ -163,6 +163,6 @@ def _one_by_one(nest: Nest, inputs: Sequence[int], output: int) -> bool:
         if isinstance(n, Load) and n.buffer in inputs
     ]
     rows = {a.name for a in nest.rows if a.extent != 1}
-    whole = not others and store.added is None and store.index.axes() == rows
+    whole = not others and store.among is None and store.index.axes() == rows
     same = all(n.index == store.index and not each for n, each in loads)
     return whole and same and not nest.per_element[store.node] and not nest.in_order

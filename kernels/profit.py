@@ -47,7 +47,7 @@ def _is_one_row(nest: Nest) -> bool:
 def _is_stored_again(nest: Nest, store: Store) -> bool:
     """Whether rows that are more than one store to one place."""
     many = any(a.extent != 1 for a in nest.rows)
-    return many and store.added is None and not store.index.axes()
+    return many and store.among is None and not store.index.axes()
 
 
 def _costly(name: str) -> bool:
