@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import re
 import runpy
 import subprocess
 import sys
@@ -52,6 +53,15 @@ silu | x / (1 + np.exp(-x)) | F.silu(x) | F.silu(x) | jax.nn.silu(x)
 var | np.var(x, ddof=1) | pc.var(x) | torch.var(x) | jnp.var(x, ddof=1)
 std | np.std(x, ddof=1) | pc.std(x) | torch.std(x) | jnp.std(x, ddof=1)
 norm | np.linalg.norm(x) | paddle.linalg.norm(x) | torch.linalg.norm(x) | =
+norm_by_3 | np.linalg.norm(x, 3, 1) | paddle.linalg.norm(x, 3, 1) | torch.linalg.norm(x, 3, 1) | =
+largest_norm | np.linalg.norm(x, np.inf, 1) | paddle.linalg.norm(x, float("inf"), 1) | torch.linalg.norm(x, float("inf"), 1) | =
+matrix_norm | np.linalg.norm(x, 1) | paddle.linalg.matrix_norm(x, 1) | torch.linalg.matrix_norm(x, 1) | =
+cov | np.cov(x) | pc.cov(x) | torch.cov(x) | =
+logsumexp | np.log(np.exp(x).sum(1)) | pc.logsumexp(x, 1) | torch.logsumexp(x, 1) | jax.nn.logsumexp(x, 1)
+softmax | np.exp(x) / np.exp(x).sum(1, keepdims=True) | pc.softmax(x, 1) | torch.softmax(x, 1) | jax.nn.softmax(x, 1)
+trapezoid | np.trapezoid(x) | pc.trapezoid(x) | torch.trapezoid(x) | =
+diff | np.diff(x) | paddle.diff(x) | torch.diff(x) | =
+nan_to_num | np.nan_to_num(x) | pc.nan_to_num(x) | torch.nan_to_num(x) | =
 cumsum | np.cumsum(x, 1) | paddle.cumsum(x, 1) | torch.cumsum(x, 1) | =
 cumprod | np.cumprod(x, 1) | paddle.cumprod(x, 1) | torch.cumprod(x, 1) | =
 where | np.where(x == y, x, y) | paddle.where(x == y, x, y) | torch.where(x == y, x, y) | =
@@ -59,6 +69,11 @@ matmul | x @ y.T | paddle.matmul(x, y.t()) | = | =
 bmm | c @ d | pc.bmm(c, d) | torch.bmm(c, d) | =
 mv | x @ y[0] | pc.mv(x, y[0]) | torch.mv(x, y[0]) | =
 addmm | x @ y.T + x[:, :3] | pc.addmm(x[:, :3], x, y.t()) | torch.addmm(x[:, :3], x, y.T) | =
+baddbmm | c @ d + c @ d | pc.baddbmm(c @ d, c, d) | torch.baddbmm(c @ d, c, d) | c @ d + jnp.matmul(c, d)
+multi_dot | np.linalg.multi_dot([s, x, y.T]) | pc.multi_dot([s, x, y.t()]) | torch.linalg.multi_dot([s, x, y.T]) | =
+inner | np.inner(x, y) | pc.inner(x, y) | torch.inner(x, y) | =
+tensordot | np.tensordot(x, y, ((0, 1), (0, 1))) | pc.tensordot(x, y, [[0, 1], [0, 1]]) | torch.tensordot(x, y, ([0, 1], [0, 1])) | =
+cross | np.cross(x.T, y.T).T | paddle.cross(x, y) | torch.linalg.cross(x, y, dim=0) | =
 einsum | np.einsum("ij,kj->ik", x, y) | paddle.einsum("ij,kj->ik", x, y) | torch.einsum("ij,kj->ik", x, y) | =
 conv1d | conv(c[..., None], w[..., None])[..., 0] | pc.conv1d(c, w) | F.conv1d(c, w) | jax.lax.conv(c, w, (1,), "VALID")
 conv2d | conv(e, v) | pc.conv2d(e, v) | F.conv2d(e, v) | jax.lax.conv(e, v, (1, 1), "VALID")
@@ -70,6 +85,7 @@ split | np.split(x, 2, 1)[1] | pc.split(x, 2, 1)[1] | torch.split(x, 2, 1)[1] | 
 transpose | x.T | x.t() | = | =
 reshape | x.reshape(4, 3) | x.reshape([4, 3]) | = | =
 flip | np.flip(x, 0) | paddle.flip(x, [0]) | torch.flip(x, [0]) | =
+rot90 | np.rot90(x) | pc.rot90(x) | torch.rot90(x) | =
 roll | np.roll(x, 1, 0) | paddle.roll(x, 1, 0) | torch.roll(x, 1, 0) | =
 tile | np.tile(x, (2, 1)) | paddle.tile(x, [2, 1]) | torch.tile(x, (2, 1)) | =
 pad | np.pad(x, ((0, 0), (1, 2))) | F.pad(x, [0, 0, 1, 2]) | F.pad(x, [1, 2]) | =
@@ -77,6 +93,8 @@ diag | np.diag(x[0]) | paddle.diag(x[0]) | torch.diag(x[0]) | =
 gather | np.take(x, at, 0) | paddle.gather(x, at) | torch.index_select(x, 0, at) | =
 take_along_axis | np.take_along_axis(x[:, :1], at[:, None], 0) | pc.take_along_axis(x[:, :1], at.unsqueeze(1), 0) | torch.take_along_dim(x[:, :1], at[:, None], 0) | =
 scatter_add | added(x, at, y[:2]) | pc.scatter_nd_add(x, at.unsqueeze(1), y[:2]) | torch.index_add(x, 0, at, y[:2]) | x.at[at].add(y[:2])
+scatter | overwritten(x, at, y[:2]) | pc.scatter(x, at, y[:2]) | torch.index_copy(x, 0, at, y[:2]) | x.at[at].set(y[:2])
+index_put | overwritten(x, at, y[:2]) | paddle.index_put(x, (at,), y[:2]) | torch.index_put(x, (at,), y[:2]) | x.at[at].set(y[:2])
 repeat_interleave | np.repeat(x, 2, 0) | pc.repeat_interleave(x, 2, 0) | torch.repeat_interleave(x, 2, 0) | =
 masked_fill | np.where(x == y, y, x) | paddle.masked_fill(x, x == y, y[0, 0]) | torch.masked_fill(x, x == y, y[0, 0]) | =
 as_real | np.stack([x.real, x.imag], -1) | paddle.as_real(x) | torch.view_as_real(x) | =
@@ -89,9 +107,13 @@ rfft | np.fft.rfft(x.real) | paddle.fft.rfft(x.real()) | torch.fft.rfft(x.real) 
 irfft | np.fft.irfft(x) | paddle.fft.irfft(x) | torch.fft.irfft(x) | =
 fftshift | np.fft.fftshift(x) | paddle.fft.fftshift(x) | torch.fft.fftshift(x) | =
 inverse | np.linalg.inv(s) | paddle.linalg.inv(s) | torch.linalg.inv(s) | =
+inverse_of_5 | np.linalg.inv(g) | paddle.linalg.inv(g) | torch.linalg.inv(g) | =
+det | np.linalg.det(s) | paddle.linalg.det(s) | torch.linalg.det(s) | =
+solve | np.linalg.solve(s, x) | pc.solve(s, x) | torch.linalg.solve(s, x) | =
+matrix_power | np.linalg.matrix_power(s, 3) | paddle.linalg.matrix_power(s, 3) | torch.linalg.matrix_power(s, 3) | =
 """  # noqa: E501
 SHORT = {f"arc{n}": f"a{n}" for n in ("sin", "cos", "tan", "sinh", "cosh", "tanh")}
-NAMES = "x, y, c, d, e, v, w, s, at"
+NAMES = "x, y, c, d, e, v, w, s, g, at"
 
 
 def rows() -> dict[str, dict[str, str]]:
@@ -125,7 +147,7 @@ def arrays() -> list[Any]:
         (4, 3, 2),
     )
     found = []
-    for shape in (*shapes, (3, 3)):
+    for shape in (*shapes, (3, 3), (5, 5)):
         parts = rng.normal(size=(2, *shape))
         found.append((parts[0] + 1j * parts[1]).astype("complex64"))
     return [*found, np.array([2, 0])]
@@ -144,12 +166,22 @@ def added(x: Any, at: Any, y: Any) -> Any:
     return found
 
 
+def overwritten(x: Any, at: Any, y: Any) -> Any:
+    """x with the rows of y at places."""
+    found = x.copy()
+    found[at] = y
+    return found
+
+
+GIVEN = {"conv": conv, "added": added, "overwritten": overwritten}
+
+
 def functions(library: str, calls: dict[str, str], folder: Path) -> dict[str, Any]:
     """The calls as functions of a file, since compilers read sources."""
     bodies = [f"def f_{k}({NAMES}):\n    return {c}" for k, c in calls.items()]
     path = folder / f"calls_{library}.py"
     path.write_text("\n\n".join([HEADS[library], *bodies]) + "\n")
-    found = runpy.run_path(str(path), {"conv": conv, "added": added})
+    found = runpy.run_path(str(path), GIVEN)
     return {name: found[f"f_{name}"] for name in calls}
 
 
@@ -206,7 +238,19 @@ MAKERS: dict[str, Callable[[], Any]] = {"paddle": _paddle, "torch": _torch, "jax
 
 def paddles_own(call: str) -> str:
     """Paddle's call in the place of one of pirol.complex."""
-    return call.replace("pc.", "F." if call.startswith("pc.conv") else "paddle.")
+    import paddle
+
+    homes = {
+        "paddle": paddle,
+        "F": paddle.nn.functional,
+        "paddle.linalg": paddle.linalg,
+    }
+
+    def own(match: re.Match[str]) -> str:
+        name = match[1]
+        return next(f"{k}.{name}" for k, home in homes.items() if hasattr(home, name))
+
+    return re.sub(r"\bpc\.(\w+)", own, call)
 
 
 def pirols(calls: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:

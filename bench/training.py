@@ -3,6 +3,8 @@
     python -m pirol bench training
 
 Each step's loss and all gradients are held against eager's before anything is timed.
+Then whole steps, with clip and AdamW: pirol.train_step against Paddle's optimizer
+behind a compiled model, and behind eager; what they change is held against eager's.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ from pirol.compiler.runtime import threads
 
 KEPT = 0.7  # of the bytes that Paddle keeps for backward, at most, in the encoder
 TOLERANCE = 1e-3  # relative L2 of all gradients; eager itself is up to 1e-4 off float64
-Loss = Callable[[Any], Any]  # of a Layer or what is compiled of it
+STEP_TOLERANCE = 2e-2  # of AdamW's first step, by signs: tiny gradients decide some
+Loss = Callable[..., Any]  # of a Layer or what is compiled of it, and a batch
+Work = tuple[Any, Loss, tuple[Any, ...]]  # a Layer, its loss, a batch
 
 
 class Encoder(nn.Layer):  # type: ignore[misc]
@@ -62,24 +66,28 @@ class Solution(nn.Layer):  # type: ignore[misc]
         return self.net(points)
 
 
-def encoder(small: bool) -> tuple[Any, Loss]:
+def encoder(small: bool) -> Work:
     """Cross entropy of each word's class."""
     layers, width, batch = (1, 64, 2) if small else (4, 256, 8)
     layer = Encoder(layers, width, 1000)
     words, labels = (paddle.randint(0, 1000, [batch, 128]) for _ in range(2))
 
-    def loss(model: Any) -> Any:
+    def loss(model: Any, words: Any, labels: Any) -> Any:
         return F.cross_entropy(model(words).flatten(0, 1), labels.flatten())
 
-    return layer, loss
+    return layer, loss, (words, labels)
 
 
-def resnet(small: bool) -> tuple[Any, Loss]:
+def resnet(small: bool) -> Work:
     """ResNet-18 on small images."""
     side = 32 if small else 112
     images, labels = paddle.randn([8, 3, side, side]), paddle.arange(8)
     layer = paddle.vision.models.resnet18()
-    return layer, lambda model: F.cross_entropy(model(images), labels)
+
+    def loss(model: Any, images: Any, labels: Any) -> Any:
+        return F.cross_entropy(model(images), labels)
+
+    return layer, loss, (images, labels)
 
 
 class Burgers(nn.Layer):  # type: ignore[misc]
@@ -102,22 +110,22 @@ def residual(u: Any, points: Any) -> Any:
     return rest.square().mean()
 
 
-def burgers_inside(small: bool) -> tuple[Any, Loss]:
+def burgers_inside(small: bool) -> Work:
     """Burgers' equation, its derivatives taken inside what is compiled."""
     points = paddle.rand([200 if small else 2000, 2])
     points.stop_gradient = False
-    return Burgers(20 if small else 50), lambda model: model(points)
+    return Burgers(20 if small else 50), lambda model, at: model(at), (points,)
 
 
-def burgers(small: bool) -> tuple[Any, Loss]:
+def burgers(small: bool) -> Work:
     """Burgers' equation, its derivatives taken of a compiled network."""
     points = paddle.rand([200 if small else 2000, 2])
     points.stop_gradient = False
 
-    def loss(model: Any) -> Any:
+    def loss(model: Any, points: Any) -> Any:
         return residual(model(points), points)
 
-    return Solution(20 if small else 50), loss
+    return Solution(20 if small else 50), loss, (points,)
 
 
 WORKLOADS = {
@@ -126,10 +134,11 @@ WORKLOADS = {
     "burgers": burgers,
     "inside": burgers_inside,
 }
+WHOLE = ("encoder", "resnet18", "inside")
 STATIC = ("encoder", "resnet18")  # others have derivatives that to_static has not
 
 
-def step(layer: Any, model: Any, loss: Loss, look: bool = False) -> Any:
+def step(layer: Any, model: Any, loss: Callable[[Any], Any], look: bool = False) -> Any:
     """One step; to look, all its gradients one behind the other."""
     loss(model).backward()
     found = None
@@ -144,7 +153,11 @@ def step(layer: Any, model: Any, loss: Loss, look: bool = False) -> Any:
 def row(name: str, small: bool, rounds: int) -> str:
     """A workload's times and ratios; an error where results differ."""
     paddle.seed(0)
-    layer, loss = WORKLOADS[name](small)
+    layer, of, batch = WORKLOADS[name](small)
+
+    def loss(model: Any) -> Any:
+        return of(model, *batch)
+
     copies = [copy.deepcopy(layer) for _ in range(2)]
     fast = pirol.to_static(layer)
     models = [fast, copies[0]]
@@ -176,6 +189,60 @@ def kept(name: str, fast: Any) -> str:
     return f"{ours / 1e6:10.1f}{'-' if share is None else f'{share:.2f}':>8}"
 
 
+class Whole(nn.Layer):  # type: ignore[misc]
+    """A workload's loss as a layer."""
+
+    def __init__(self, layer: Any, loss: Loss) -> None:
+        super().__init__()
+        self.layer, self.loss = layer, loss
+
+    def forward(self, *batch: Any) -> Any:
+        """The loss."""
+        return self.loss(self.layer, *batch)
+
+
+def adamw(layer: Any) -> Any:
+    """The optimizer of whole steps."""
+    clip = nn.ClipGradByGlobalNorm(1.0)
+    return paddle.optimizer.AdamW(1e-3, parameters=layer.parameters(), grad_clip=clip)
+
+
+def by_paddle(loss: Loss, model: Any, optimizer: Any, batch: Sequence[Any]) -> None:
+    """One step with Paddle's optimizer."""
+    loss(model, *batch).backward()
+    optimizer.step()
+    optimizer.clear_grad()
+
+
+def change(layer: Any, before: Any) -> Any:
+    """What became of all parameters, one behind the other."""
+    now = np.concatenate([p.numpy().ravel() for p in layer.parameters()])
+    return now if before is None else now - before
+
+
+def whole_row(name: str, small: bool, rounds: int) -> str:
+    """A workload's times of whole steps; an error where parameters differ."""
+    paddle.seed(0)
+    layer, loss, batch = WORKLOADS[name](small)
+    layers = [layer, *(copy.deepcopy(layer) for _ in range(2))]
+    ours, *others = map(adamw, layers)
+    before = change(layer, None)
+    models = [pirol.to_static(layers[1]), layers[2]]
+    runs = [partial(pirol.train_step(Whole(layer, loss), None, ours), *batch)]
+    runs += [partial(by_paddle, loss, *two, batch) for two in zip(models, others)]
+    first = seconds(runs[0])
+    for run in runs[1:]:
+        run()
+    far = relative_l2(*(change(layers[k], before) for k in (0, 2)))
+    if not far <= STEP_TOLERANCE:
+        raise SystemExit(f"{name}: parameters are {far:.1e} from eager's")
+    step, apart, eager = medians(runs, rounds)
+    return (
+        f"{name:10}{first:9.2f}{far:11.1e}{step:11.1f}{apart:15.1f}{eager:10.1f}"
+        f"{apart / step:15.2f}{eager / step:10.2f}"
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Time, and print milliseconds a step."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -188,6 +255,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("     eager     to_static   kept MB   share")
     for name in WORKLOADS:
         print(row(name, chosen.small, chosen.rounds), flush=True)
+    print(
+        "\nwhole step first s    rel. L2   Pirol ms  optimizer apart  eager ms", end=""
+    )
+    print("  optimizer apart     eager")
+    for name in WHOLE:
+        print(whole_row(name, chosen.small, chosen.rounds), flush=True)
     return 0
 
 

@@ -14,7 +14,7 @@ import json
 import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -29,6 +29,7 @@ from pirol.prim import PRIMS
 
 VERSION = 1
 MANIFEST, GRAPH, WEIGHTS = "manifest.json", "graph.ir", "weights.safetensors"
+CUBINS = "cubins/"
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Archive:
 
     sources: one for each input of the graph; form: how the outputs are nested, lists
     of ["list" | "tuple" | "dict" | "output" | "value", what]; targets: what it was
-    exported for.
+    exported for; cubins: kernels for CUDA by architecture and text.
     """
 
     graph: Graph
@@ -53,6 +54,7 @@ class Archive:
     form: Any
     weights: Mapping[str, np.ndarray[Any, Any]]
     targets: tuple[str, ...]
+    cubins: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def write(path: str | os.PathLike[str], archive: Archive) -> None:
@@ -60,6 +62,7 @@ def write(path: str | os.PathLike[str], archive: Archive) -> None:
     parts = {
         GRAPH: print_graph(archive.graph).encode(),
         WEIGHTS: save(dict(archive.weights)),
+        **{f"{CUBINS}{name}": image for name, image in archive.cubins.items()},
     }
     manifest = {
         "format": "pirol",
@@ -122,7 +125,9 @@ def _read(file: BinaryIO) -> Archive:
                 + "; a newer Pirol wrote it: install that"
             )
         graph, weights = (_part(members, manifest, k) for k in (GRAPH, WEIGHTS))
-    return _checked(manifest, graph.decode(), weights)
+        names = [k for k in manifest["sha256"] if k.startswith(CUBINS)]
+        images = {k.removeprefix(CUBINS): _part(members, manifest, k) for k in names}
+    return replace(_checked(manifest, graph.decode(), weights), cubins=images)
 
 
 def _part(members: zipfile.ZipFile, manifest: Any, name: str) -> bytes:

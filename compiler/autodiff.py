@@ -62,12 +62,18 @@ class Joint:
     wrt: tuple[int, ...]
 
 
-def joint(graph: Graph, wrt: Sequence[int]) -> Joint:
+def joint(
+    graph: Graph,
+    wrt: Sequence[int],
+    *,
+    given: Sequence[int] | None = None,
+    unused: bool = False,
+) -> Joint:
     """The graph with its gradient with respect to the float inputs in `wrt`.
 
-    Nothing is computed twice, so its ops may draw random numbers. Inputs that no output
-    depends on are left out. Raises Unsupported as vjp does, and where a wanted input is
-    also written.
+    Nothing is computed twice, so its ops may draw random numbers. given: as for vjp.
+    Inputs that no output depends on are left out, or (unused) have zeros. Raises
+    Unsupported as vjp does, and where a wanted input is also written.
     """
     for index, _ in graph.writes:
         if index in wrt:
@@ -75,7 +81,8 @@ def joint(graph: Graph, wrt: Sequence[int]) -> Joint:
             expected = "an input that is not written, or that stops gradients"
             what = f"gradient of input {index}"
             raise Unsupported(message(what, got=kind, expected=expected))
-    found = _differentiated(graph, _chosen(graph, wrt), effects=True, unused=False)
+    chosen = _chosen(graph, wrt)
+    found = _differentiated(graph, chosen, effects=True, unused=unused, given=given)
     return replace(found, graph=prune(found.graph))
 
 
@@ -268,6 +275,15 @@ def dependent(graph: Graph, inputs: Iterable[int]) -> set[int]:
     """The float outputs that depend on some of the inputs, by their places."""
     found = _active(graph.ops, [graph.inputs[k] for k in inputs])
     return {k for k, v in enumerate(graph.outputs) if v in found}
+
+
+def reaching(graph: Graph, output: int) -> set[Value]:
+    """The values that an output depends on through floats and complex alone."""
+    found = {graph.outputs[output]}
+    for op in reversed(graph.ops):
+        if op.name != STOP and not found.isdisjoint(op.results):
+            found.update(v for v in op.operands if v.dtype in INEXACT)
+    return found
 
 
 def loop_level(op: Op) -> Level:

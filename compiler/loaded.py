@@ -25,11 +25,12 @@ from pirol.compiler.runtime import (
     connect,
     generate,
     native_module,
+    sources_of,
     threads,
 )
 from pirol.compiler.stored import Ready
 from pirol.kernels import cublas, cudnn, nvrtc
-from pirol.kernels.cuda_build import build_cubin, image_of
+from pirol.kernels.cuda_build import build_cubin, image_of, name_of
 from pirol.kernels.render import CUDA
 from pirol.passes.plan import Plan
 
@@ -47,7 +48,13 @@ class Program:
     input_names: in the order of the positions.
     """
 
-    def __init__(self, archive: Archive, device: int = -1, graphs: bool = True) -> None:
+    def __init__(
+        self,
+        archive: Archive,
+        device: int = -1,
+        graphs: bool = True,
+        trusted: bool = False,
+    ) -> None:
         native = start()
         self.device = device  # of CUDA; -1: the CPU
         self.form = archive.form
@@ -59,9 +66,15 @@ class Program:
             native.open_cuda(DRIVER)
             native.open_profiler(os.environ.get("NVTX_INJECTION64_PATH", ""))
         self._weights = {k: self._placed(w) for k, w in archive.weights.items()}
-        graph = archive.graph
+        graph, cubins = archive.graph, archive.cubins if trusted else {}
         graphs = graphs and os.environ.get("PIROL_CUDA_GRAPHS", "") != "0"
-        self._compiled = on_cpu(graph) if device < 0 else on_cuda(graph, device, graphs)
+        if device < 0:
+            self._compiled = on_cpu(graph)
+            return
+        try:
+            self._compiled = on_cuda(graph, device, graphs, cubins)
+        except ImportError as error:
+            raise _without_nvrtc(error, archive, trusted) from error
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
         """The outputs, nested as the exported function returned them.
@@ -139,20 +152,33 @@ def on_cpu(graph: Graph) -> Compiled:
     return assemble(ready.plan, graph, refuse, ready.codes, {"arrays": True})
 
 
-def on_cuda(graph: Graph, device: int, graphs: bool) -> Compiled:
+def on_cuda(
+    graph: Graph,
+    device: int,
+    graphs: bool,
+    cubins: Mapping[str, bytes] | None = None,
+) -> Compiled:
     """The same on a CUDA device, its kernels one cubin; what is large goes to libraries
     where they are found. `graphs`: launches that come again are replayed as CUDA
-    graphs."""
-    native = start()
+    graphs; `cubins` are taken where they are of the kernels' text."""
+    native, cubins = start(), cubins or {}
     arch = native.cuda_arch(device)
 
     def codes(plan: Plan) -> tuple[Code, ...]:
-        return compile_cuda(generate(plan, CUDA), arch)
+        return compile_cuda(generate(plan, CUDA), arch, cubins)
 
     kind = "+".join(("cuda", *_libraries(graph, device, arch)))
-    target = f"{kind}:{arch} NVRTC {nvrtc.version()}"
-    ready = _ready(graph, target, ".cubin", codes)
-    key = ready.codes[0].key if ready.codes else build_cubin({}, arch)
+    if nvrtc.available():
+        maker = f"NVRTC {nvrtc.version()}"
+    else:
+        maker = f"cubins {sorted(cubins)}"
+    try:
+        ready = _ready(graph, f"{kind}:{arch} {maker}", ".cubin", codes)
+    except ImportError:
+        if not cubins:
+            raise
+        ready = _ready(graph, f"cuda:{arch} {maker}", ".cubin", codes)
+    key = ready.codes[0].key if ready.codes else build_cubin({}, arch, cubins)
     module = native.Module(image_of(key), device)
     kernels = [(code, module.function(code.name)) for code in ready.codes]
     copies = (module.function(f"pirol_copy_{size}") for size in (1, 2, 4, 8))
@@ -161,27 +187,57 @@ def on_cuda(graph: Graph, device: int, graphs: bool) -> Compiled:
 
 
 def _libraries(graph: Graph, device: int, arch: str) -> list[str]:
-    """Those that are found of what the graph may want, as pipeline.FOR names them."""
-    native, ops = start(), {op.name for op in graph.walk()}
+    """Those that are found of what the graph may want."""
+    native = start()
     tune = os.environ.get("PIROL_AUTOTUNE", "") != "0"
-    wanted = {
-        "attention": (_attends(graph, arch), cudnn.libraries, native.open_attention),
-        "cublas": (("dot_general", *CONVS), cublas.libraries, native.open_blas),
-        "cudnn": (CONVS, cudnn.libraries, native.open_dnn),
+    ways: dict[str, tuple[Callable[[], list[str]], Callable[..., bool]]] = {
+        "attention": (cudnn.libraries, native.open_attention),
+        "cublas": (cublas.libraries, native.open_blas),
+        "cudnn": (cudnn.libraries, native.open_dnn),
     }
+    wanted = ((name, *ways[name]) for name in _wanted(graph, arch))
     return [
-        name
-        for name, (some, places, may) in wanted.items()
-        if not ops.isdisjoint(some) and any(may(p, device, tune) for p in places())
+        n for n, places, may in wanted if any(may(p, device, tune) for p in places())
     ]
 
 
-def _attends(graph: Graph, arch: str) -> tuple[str, ...]:
-    """What a graph with attention that cuDNN may run has: products of halves, on
-    devices with its kernels for them."""
+def _wanted(graph: Graph, arch: str) -> list[str]:
+    """The libraries that the graph may want, as pipeline.FOR names them, in order."""
+    ops = {op.name for op in graph.walk()}
     halves = any(v.dtype in HALVES for op in graph.walk() for v in op.results)
     able = halves and int(arch.removeprefix("sm_")) >= 80
-    return ("dot_general",) if able else ()
+    wanted = {
+        "attention": ("dot_general",) if able else (),
+        "cublas": ("dot_general", *CONVS),
+        "cudnn": CONVS,
+    }
+    return [name for name, some in wanted.items() if not ops.isdisjoint(some)]
+
+
+def cubins_for(graph: Graph, targets: Sequence[str]) -> dict[str, bytes]:
+    """The cubins of a graph's kernels for targets "cuda:sm_NN", by their names in a
+    file: with all libraries, and with none.
+
+    Raises:
+        ImportError, NvrtcError: no NVRTC, or one that knows no such device.
+    """
+    found: dict[str, bytes] = {}
+    for arch in (t.partition(":")[2] for t in targets if t.startswith("cuda:")):
+        for kind in ("cuda", "+".join(("cuda", *_wanted(graph, arch)))):
+            lowered = lower(graph, {}, level="calls", target=kind)
+            sources = sources_of(generate(lowered.plan, CUDA))
+            found[name_of(sources, arch)] = image_of(build_cubin(sources, arch))
+    return found
+
+
+def _without_nvrtc(error: ImportError, archive: Archive, trusted: bool) -> ImportError:
+    """What to do where a device's kernels cannot be compiled."""
+    if not archive.cubins:
+        return error
+    held = ", ".join(sorted({name.partition("/")[0] for name in archive.cubins}))
+    if trusted:
+        return ImportError(f"{error}; the file's cubins, for {held}, are of other text")
+    return ImportError(f"{error}; or trusted=True, if you trust its cubins for {held}")
 
 
 def _ready(

@@ -28,6 +28,7 @@ from pirol.passes.halves import halves
 from pirol.passes.paddings import paddings
 from pirol.passes.plan import Plan, plan
 from pirol.passes.products import products
+from pirol.passes.rows import rows
 from pirol.passes.split import split_reductions
 from pirol.passes.turns import turns
 from pirol.passes.windows import windows
@@ -142,7 +143,7 @@ def finish(graph: Graph, run: Run, target: str = "cpu") -> Lowered:
 
 # Passes on primitives that only some target wants: a device, then libraries in order.
 FOR: dict[str, tuple[tuple[str, Pass, str], ...]] = {
-    "cpu": (("paddings", paddings, "flat"),),
+    "cpu": (("paddings", paddings, "flat"), ("rows", rows, "flat")),
     "cuda": (("split", split_reductions, "flat"),),
     "attention": (("attention", attention, "flat"),),
     "cublas": (("products", products, "flat"),),

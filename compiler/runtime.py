@@ -17,6 +17,7 @@ import sympy
 
 from pirol.compiler import dims
 from pirol.compiler.dims import Dim, FloorDiv, Mod
+from pirol.compiler.donate import SHARED
 from pirol.compiler.errors import BuildError, Unsupported
 from pirol.compiler.ir import BITS, Graph, Guard, Op, structure
 from pirol.kernels import cpu, cuda
@@ -132,9 +133,17 @@ def _code(k: Kernel, key: str) -> Code:
     return Code(k.name, key, k.params, k.rows, k.grain, k.scratch)
 
 
-def compile_cuda(kernels: Sequence[Built], arch: str) -> tuple[Code, ...]:
-    """The kernels as one cubin on disk, which each Code's key names."""
-    key = build_cubin({b.kernel.name: b.source for b in kernels}, arch)
+def sources_of(kernels: Sequence[Built]) -> dict[str, str]:
+    """The kernels' texts by name."""
+    return {b.kernel.name: b.source for b in kernels}
+
+
+def compile_cuda(
+    kernels: Sequence[Built], arch: str, given: Mapping[str, bytes]
+) -> tuple[Code, ...]:
+    """The kernels as one cubin on disk, which each Code's key names; one of `given`,
+    where it is among them."""
+    key = build_cubin(sources_of(kernels), arch, given)
     return tuple(_cuda_code(b.kernel, key) for b in kernels)
 
 
@@ -238,7 +247,7 @@ def _build_alone(built: Built) -> None:
 def _alike(op: Op, alike: dict[Any, Built], target: Target) -> Built:
     """The group's kernel: the one in `alike` of a group that is built the same."""
     assert op.body is not None
-    key = structure(op.body)
+    key = structure(op.body), op.attrs.get(SHARED)
     if key not in alike:
         alike[key] = _kernel(op, target)
     return replace(alike[key], op=op)
@@ -251,7 +260,8 @@ def _kernel(op: Op, target: Target) -> Built:
         raise Unsupported(f"no kernel for {op.title} {op.line}: {nest}")
     schedule = cpu.schedule if target is CPU else cuda.schedule
     kernel = schedule(replace(nest, name=kernel_name(op.body, nest)))
-    return Built(op, nest, kernel, render(kernel, target))
+    text = render(kernel, target, op.attrs.get(SHARED, ()))
+    return Built(op, nest, kernel, text)
 
 
 QUIET = ("const", "reshape", "broadcast", "iota", "cast")

@@ -30,10 +30,11 @@ Pair = tuple[int, int]
 
 
 def traffic(lowered: Lowered, sizes: Sizes) -> tuple[Pair, Pair]:
-    """Bytes read and written by the kernels, and by one for each op as captured, those
-    left out that Paddle runs in both; and the part of each that products read. Nothing
-    where only a run tells sizes."""
-    fused, captured = (lowered.stages[name] for name in ("fuse", "capture"))
+    """Bytes read and written by the kernels, and by one for each op as captured (of a
+    train step, for each primitive of it), those left out that Paddle runs in both; and
+    the part of each that products read. Nothing where only a run tells sizes."""
+    stages = lowered.stages
+    fused, captured = stages["fuse"], stages.get("train_step", stages["capture"])
     elsewhere = {op.attrs["site"] for op in fused.ops if "site" in op.attrs}
     ours = [step.op for step in lowered.plan.steps if isinstance(step, Launch)]
     alone = [

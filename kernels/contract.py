@@ -46,8 +46,16 @@ from pirol.kernels.kernel import (
     Var,
 )
 from pirol.kernels.merge import merge_axes
-from pirol.kernels.nest import Axis, Const, Load, Nest
-from pirol.kernels.operands import factors_of, places_of, shares, start_of, step_of
+from pirol.kernels.nest import Axis, Const, Nest
+from pirol.kernels.operands import (
+    factors_of,
+    is_widened,
+    load_of,
+    places_of,
+    shares,
+    start_of,
+    step_of,
+)
 from pirol.kernels.tile import row_stores
 
 BYTES = 256  # of a panel's row: several vectors
@@ -109,8 +117,7 @@ class Contraction:
             wide=self.high,
             lanes="high",
         )
-        load = self.nest.nodes[self.right]
-        assert isinstance(load, Load)
+        load = load_of(self.nest, self.right)
         shared = shares(load.index, self.wide, self.nest.columns)
         return other if shared and other.left_places is not None else self
 
@@ -147,6 +154,11 @@ class Contraction:
         return self.nest.nodes[self.dot].dtype
 
     @property
+    def item(self) -> str:
+        """The dtype of what is packed."""
+        return self.dtype
+
+    @property
     def width(self) -> int:
         """The columns of a panel."""
         return int(BYTES * 8 // BITS[self.dtype])
@@ -177,17 +189,21 @@ class Contraction:
         """The panel, the tile, and the left rows where they are packed, or else their
         places and the terms' where those lie unevenly."""
         found: list[tuple[str, str, Dim]] = [
-            ("panel", self.dtype, dims.mul(self.terms, self.width)),
+            *self.panels(),
             ("tile", self.dtype, self.rows * self.width),
         ]
         if self.packs_left:
-            found.append(("left", self.dtype, dims.mul(self.rows, self.terms)))
+            found.append(("left", self.item, dims.mul(self.rows, self.terms)))
         elif self.left_steps is None:
             found += [
                 ("rows_at", "int64", self.rows),
                 ("terms_at", "int64", self.terms),
             ]
         return in_scratch(found)
+
+    def panels(self) -> list[tuple[str, str, Dim]]:
+        """Arrays for the panel."""
+        return [("panel", self.item, dims.mul(self.terms, self.width))]
 
     # ---- blocks ----
 
@@ -278,8 +294,7 @@ class Contraction:
     def pack(self) -> list[Stmt]:
         """panel[term, column] = the right operand; where the last terms lie one behind
         the other, they are turned."""
-        load, run = self.nest.nodes[self.right], self.run_of_terms()
-        assert isinstance(load, Load)
+        load, run = load_of(self.nest, self.right), self.run_of_terms()
         outer = [a.name for a in self.nest.columns[: len(self.nest.columns) - len(run)]]
         if run:
             step, width = step_of(load.index, self.wide), constant(self.width)
@@ -303,14 +318,19 @@ class Contraction:
     def run_of_terms(self) -> list[Axis]:
         """The last terms' axes along which the right operand lies in memory, where it
         does not along the columns."""
-        load, columns = self.nest.nodes[self.right], list(self.nest.columns)
-        assert isinstance(load, Load)
-        if load.guard is not None or load.index.data():
+        load, columns = load_of(self.nest, self.right), list(self.nest.columns)
+        if is_widened(self.nest, self.right) or load.guard is not None:
+            return []
+        if load.index.data():
             return []
         if step_of(load.index, self.wide) in (None, 1):
             return []
         runs = (columns[k:] for k in range(len(columns)))
         return next((run for run in runs if step_of(load.index, run) == 1), [])
+
+    def packed(self, node: int) -> int:
+        """The node that is packed of a factor: as it is multiplied."""
+        return node
 
     def lets(self, node: int) -> list[Stmt]:
         """An operand's value."""
@@ -318,8 +338,7 @@ class Contraction:
 
     def flat_steps(self, node: int, axes: Sequence[Axis]) -> tuple[Dim, Dim] | None:
         """A load's steps along a side's axes and along the terms, if both are even."""
-        load = self.nest.nodes[node]
-        assert isinstance(load, Load)
+        load = load_of(self.nest, node)
         if load.guard is not None or load.index.data():
             return None
         side, term = step_of(load.index, axes), step_of(load.index, self.nest.columns)
@@ -328,6 +347,8 @@ class Contraction:
     @property
     def left_steps(self) -> tuple[Dim, Dim] | None:
         """The left operand's steps where it is read as it lies; None: it is packed."""
+        if is_widened(self.nest, self.left):
+            return None
         return self.flat_steps(self.left, self.high)
 
     @property
@@ -363,10 +384,11 @@ class Contraction:
     def pack_left(self) -> list[Stmt]:
         """left[row, term] = the left operand."""
         place = affine.add(affine.scale(self.row, self.terms), self.term)
-        put = Put("left", place, Ref(f"v{self.left}"))
+        node = self.packed(self.left)
+        put = Put("left", place, Ref(f"v{node}"))
         last = self.nest.columns[-1]
         stop = constant(last.extent)
-        body = (*self.lets(self.left), put)
+        body = (*self.lets(node), put)
         inner: Stmt = Loop(last.name, affine.ZERO, stop, body, kind="lanes")
         names = [a.name for a in self.nest.columns[:-1]]
         inner = column_loops(self.nest, [inner], names)
@@ -381,8 +403,7 @@ class Contraction:
 
     def tile(self) -> Stmt:
         """The products of the tile."""
-        load = self.nest.nodes[self.left]
-        assert isinstance(load, Load)
+        load = load_of(self.nest, self.left)
         left = (f"in{load.buffer}", affine.ZERO, affine.ZERO, affine.ZERO)
         tables = ("0", "0")
         if self.packs_left:
@@ -396,7 +417,7 @@ class Contraction:
             left = (left[0], start, constant(row), constant(term))
         width = constant(self.width)
         return Dot(
-            self.dtype,
+            self.item,
             ("tile", affine.ZERO, width),
             left,
             ("panel", affine.ZERO, width),

@@ -4,7 +4,7 @@ Seven forms. "Along rows": the lanes are neighbouring rows (pointwise work, redu
 over few or over outer elements). "Along columns": the lanes are one row's elements
 (softmax, layer_norm), in as many passes over the row as its reductions need. The
 third, for transposes, is in turn.py, the fourth, for contractions, in contract.py, the
-fifth, for windows, in window.py, the sixth, for sums at places that data name, in
+fifth, for windows, in window.py, the sixth, for what goes to places that data name, in
 scatter.py, the seventh, for contractions of lines that one operand has for all rows, in
 along.py.
 """
@@ -22,6 +22,7 @@ from pirol.kernels import affine
 from pirol.kernels.affine import Affine, axis, constant
 from pirol.kernels.along import along_lines
 from pirol.kernels.contract import contraction
+from pirol.kernels.contract_halves import of_halves
 from pirol.kernels.emit import (
     Emitter,
     Passes,
@@ -72,7 +73,7 @@ def schedule(nest: Nest) -> Kernel:
         return sums
     tiles = contraction(nest)
     if tiles is not None:
-        return tiles.turned().kernel()
+        return of_halves(tiles).turned().kernel()
     planes = windows(plain_sums(nest))
     if planes is not None:
         return planes.kernel()

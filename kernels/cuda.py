@@ -1,9 +1,10 @@
 """Schedules for CUDA: Nest -> Kernel.
 
-In the order in which they are tried: sums at places that data name (scatter.py), tiles
-of contractions (cuda_contract.py), transposes through shared memory (cuda_turn.py); 16
-bytes at a time pointwise work (cuda_vector.py), rows in registers (cuda_held.py) and
-sums across memory (cuda_lanes.py); what takes elements one by one (cuda_rows.py).
+In the order in which they are tried: what goes to places that data name (scatter.py),
+tiles of contractions (cuda_contract.py), transposes through shared memory
+(cuda_turn.py); 16 bytes at a time pointwise work (cuda_vector.py), rows in registers
+(cuda_held.py) and sums across memory (cuda_lanes.py); what takes elements one by one
+(cuda_rows.py).
 """
 
 from __future__ import annotations

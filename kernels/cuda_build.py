@@ -6,6 +6,7 @@ A program's kernels are one text, and one cubin: `KEY.cubin` with its SHA-256 in
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 from pirol.kernels import nvrtc
@@ -22,18 +23,29 @@ def together(sources: Mapping[str, str]) -> str:
     return "\n".join([PRELUDE, COPIES, *rest])
 
 
-def build_cubin(sources: Mapping[str, str], arch: str) -> str:
-    """The key of the cubin of kernels by name, compiled unless it is on disk.
+def name_of(sources: Mapping[str, str], arch: str) -> str:
+    """The name of the kernels' cubin among those of a file: by its text."""
+    return f"{arch}/{hashlib.sha256(together(sources).encode()).hexdigest()}"
+
+
+def build_cubin(
+    sources: Mapping[str, str], arch: str, given: Mapping[str, bytes] | None = None
+) -> str:
+    """The key of the cubin of kernels by name: the one given, if there is one of their
+    text, or else compiled unless it is on disk.
 
     Raises:
         NvrtcError: NVRTC refuses the text or the architecture.
         ImportError: NVRTC is not installed.
     """
-    text = together(sources)
-    key = short_key(f"{arch}\n{nvrtc.version()}\n{text}")
+    image = given.get(name_of(sources, arch)) if given else None
+    if image is not None:
+        key = short_key(f"{arch}\n{hashlib.sha256(image).hexdigest()}")
+    else:
+        key = short_key(f"{arch}\n{nvrtc.version()}\n{together(sources)}")
     path = cache_folder() / f"{key}.cubin"
     if not valid(path):
-        keep(path, nvrtc.compile_cubin(text, arch=arch).image)
+        keep(path, image or nvrtc.compile_cubin(together(sources), arch=arch).image)
     return key
 
 

@@ -36,7 +36,8 @@ from pirol.kernels.kernel import (
     Stmt,
     Var,
 )
-from pirol.kernels.nest import Axis, Load, Nest
+from pirol.kernels.nest import Axis, Nest
+from pirol.kernels.operands import load_of
 from pirol.kernels.tile import row_stores
 
 # As pr_outer of pirol_cuda.h has them.
@@ -111,9 +112,8 @@ class _Tiles:
         """name[term, place] = the operand, 0 beyond its ends. Neighbouring threads take
         neighbouring elements, of terms or of the side's axes."""
         columns, nest = self.found.nest.columns, self.found.nest
-        load, item, extents = nest.nodes[node], axis("item"), {"item": SIDE * DEEP}
-        assert isinstance(load, Load)
-        if load.index.along(columns[-1].name):
+        item, extents = axis("item"), {"item": SIDE * DEEP}
+        if load_of(nest, node).index.along(columns[-1].name):
             place, term = affine.divide(item, DEEP, extents)
         else:
             term, place = affine.divide(item, SIDE, extents)

@@ -15,7 +15,10 @@ REDUCTIONS = {
     "reduce_max": "max",
     "reduce_min": "min",
 }
+SCANS = {"cumsum": "sum", "cumprod": "prod"}
 WINDOWS = {"window_sum": "sum", "window_max": "max"}
+# What writes at places that data name: which operand has the elements.
+SCATTERS = {"scatter_add": 0, "put": 1}
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,11 @@ def reduced(op: Op) -> Domain | None:
         rows, window = op.results[0].shape, tuple(op.attrs["window"])
         columns = tuple(range(len(rows), len(rows) + len(window)))
         return Domain(rows, rows + window, columns)
-    if op.name == "cumsum":
+    if op.name in SCANS:
         full, axis = op.result.shape, op.attrs["axis"]
         return Domain((*full[:axis], *full[axis + 1 :]), full, (axis,))
-    if op.name == "scatter_add":
-        full, kept = op.operands[0].shape, op.attrs["dims"]
+    if op.name in SCATTERS:
+        full, kept = op.operands[SCATTERS[op.name]].shape, op.attrs["dims"]
         columns = tuple(k for k in range(len(full)) if k not in kept)
         return Domain(
             tuple(full[k] for k in range(len(full)) if k in kept), full, columns

@@ -179,7 +179,8 @@ class Dot:
     Each place is (name, first element, its steps): of `to` a row's, of `left` a row's
     and a term's, of `right` a term's. With `tables`, arrays of places, left[i, k] is
     rows[i] + terms[k] after the first instead. What lies up to a vector after the
-    columns is read and written too.
+    columns is read and written too. Of bfloat16, added up in float32, `left` has its
+    terms one behind the other, and `right` has them in pairs, as Pairs makes them.
     """
 
     dtype: str
@@ -190,6 +191,21 @@ class Dot:
     columns: Affine
     terms: Affine
     tables: tuple[str, str] = ("0", "0")
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """to[k // 2, j, k % 2] = source[k, j] of 16 bits, for `terms` terms k and up to
+    `width` columns j; 0 for what is behind the last term or column.
+
+    `source` is (name, first element, a term's step).
+    """
+
+    to: str
+    source: tuple[str, Affine, Affine]
+    columns: Affine
+    width: int
+    terms: Affine
 
 
 @dataclass(frozen=True)
@@ -236,8 +252,8 @@ class Barrier:
 
 
 Stmt: TypeAlias = (
-    "Let | Var | Set | Array | Put | Move | Loop | If | Turn | Dot | Along | Outer"
-    " | WarpReduce | Barrier"
+    "Let | Var | Set | Array | Put | Move | Loop | If | Turn | Dot | Pairs | Along"
+    " | Outer | WarpReduce | Barrier"
 )
 
 
@@ -264,9 +280,9 @@ class Kernel:
     narrow: bool = False
 
     @property
-    def dots(self) -> bool:
-        """Whether there is a Dot in it."""
-        return self.has(Dot)
+    def dots(self) -> set[str]:
+        """The dtypes of its Dots."""
+        return {s.dtype for s in _statements(self.body) if isinstance(s, Dot)}
 
     def has(self, kind: type) -> bool:
         """Whether there is a statement of a kind in it."""

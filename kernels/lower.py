@@ -14,10 +14,20 @@ from pirol.compiler import dims
 from pirol.compiler.dims import Dim, Shape, same_shape
 from pirol.compiler.ir import PART, Graph, Op, Value
 from pirol.kernels import affine
+from pirol.kernels.access import mirrored, narrow, part
 from pirol.kernels.affine import Affine, Data, Refine, constant
-from pirol.kernels.domain import REDUCTIONS, WINDOWS, Domain, reduced, same_domain
+from pirol.kernels.domain import (
+    REDUCTIONS,
+    SCANS,
+    SCATTERS,
+    WINDOWS,
+    Domain,
+    reduced,
+    same_domain,
+)
 from pirol.kernels.merge import merge_axes
 from pirol.kernels.nest import (
+    PLACE,
     Axis,
     Const,
     Index,
@@ -29,6 +39,7 @@ from pirol.kernels.nest import (
     Scan,
     Store,
 )
+from pirol.kernels.operands import rounds, widens
 from pirol.prim import PRIMS
 from pirol.prim.contract import COMPILED
 from pirol.prim.prim import ELEMENTWISE
@@ -159,20 +170,37 @@ class _Lowering:
         return affine.reshape(self.rows, rows, op.result.shape, self.extents)
 
     def scattered(self, output: int, op: Op) -> Store:
-        """Where each element of the first operand is added to the result."""
+        """Where each element of an operand is added to the result, or put."""
         if len(self.graph.outputs) > 1:
             raise _No("domains differ", f"{op.title} has a kernel of its own")
-        source, *indices = op.operands
+        *below, source = op.operands[: SCATTERS[op.name] + 1]
+        indices = [*op.operands[SCATTERS[op.name] + 1 :]]
         shape = op.result.shape
-        at, added = [], []
+        at, among = [], []
         for k, size, step in zip(op.attrs["dims"], shape, dims.strides(shape)):
             if k >= 0:
                 at.append(self.full[k])
                 continue
             at.append(self.place(indices.pop(0), self.full, size, None))
-            added.append((size, step))
+            among.append((size, step))
         node = self.at(source, self.full)
-        return Store(output, affine.linear(at, shape), node, tuple(added))
+        base = self.base(below[0]) if below else None
+        return Store(output, affine.linear(at, shape), node, tuple(among), base)
+
+    def base(self, value: Value) -> Load | Const:
+        """What lies at a place before something is put there."""
+        op, place = self.producers.get(value), affine.axis(PLACE)
+        while op is not None and op.name == "reshape":
+            value = op.operands[0]
+            op = self.producers.get(value)
+        if op is not None and op.name == "const":
+            return Const(op.attrs["value"], value.dtype)
+        if op is not None and op.name in PARTS and op.operands[0] in self.buffers:
+            buffer, place = op.operands[0], part(place, PARTS.index(op.name))
+            return Load(self.buffers[buffer], place, None, value.dtype)
+        if op is not None:
+            raise _No("recompute", f"{op.title} is read once more than it is put over")
+        return Load(self.buffers[value], place, None, value.dtype)
 
     def stores(self, output: int, value: Value) -> list[Store]:
         """An output's stores; of complex numbers, the real parts' and the others'."""
@@ -180,7 +208,8 @@ class _Lowering:
         sums = maker
         while sums is not None and sums.name == "reshape":
             sums = self.producers.get(sums.operands[0])
-        if sums is not None and sums.name == "scatter_add":
+        scatters = sums is not None and sums.name in SCATTERS
+        if sums is not None and scatters and value.dtype not in PART:
             return [self.scattered(output, sums)]
         at = self.stored_at(value)
         place = affine.linear(at, value.shape)
@@ -189,7 +218,7 @@ class _Lowering:
         if maker is None or maker.name != "complex":
             raise _No("no kernel", f"{value.type} that is not made of its parts")
         parts = (self.at(v, at) for v in maker.operands)
-        return [Store(output, _part(place, k), node) for k, node in enumerate(parts)]
+        return [Store(output, part(place, k), node) for k, node in enumerate(parts)]
 
     def stored_at(self, value: Value) -> tuple[Affine, ...]:
         """Where the loops stand in an output."""
@@ -250,7 +279,7 @@ class _Lowering:
             if maker.name != "complex":
                 raise _No("no kernel", f"{maker.title} of complex numbers")
             return self.at(maker.operands[k], index, guard)
-        place = _part(affine.linear(index, source.shape), k)
+        place = part(affine.linear(index, source.shape), k)
         return self.node(Load(self.buffers[source], place, guard, op.result.dtype))
 
     def special(
@@ -270,7 +299,7 @@ class _Lowering:
                 back = sorted(range(len(index)), key=lambda k: attrs["perm"][k])
                 return self.at(op.operands[0], [index[k] for k in back], guard)
             case "broadcast":
-                return self.at(op.operands[0], _narrow(op, index), guard)
+                return self.at(op.operands[0], narrow(op, index), guard)
             case "slice":
                 moved = zip(index, attrs["steps"], attrs["starts"])
                 places = [
@@ -278,7 +307,7 @@ class _Lowering:
                 ]
                 return self.at(op.operands[0], places, guard)
             case "reverse":
-                return self.at(op.operands[0], _mirrored(op, index), guard)
+                return self.at(op.operands[0], mirrored(op, index), guard)
             case "gather":
                 return self.gather(op, index, guard)
             case "pad":
@@ -287,7 +316,7 @@ class _Lowering:
                 return self.concat(op, index, guard)
             case "window_max" | "window_sum":
                 return self.window(op, value, index)
-            case "cumsum":
+            case name if name in SCANS:
                 return self.scan(op, index)
             case name if name in COMPILED:
                 return self.contraction(op, index)
@@ -312,15 +341,29 @@ class _Lowering:
         if index != self.product_index(op):
             raise _No("domains differ", f"{op.title} is read at other rows")
         places = self.conv_places if op.name == "conv" else self.dot_places
-        factors = []
+        batch = self.rows[: len(op.attrs.get("x_batch", ()))]
+        apart = set[str]().union(*(a.axes() for a in batch))
+        factors: list[int] = []
         for source, (at, conditions) in zip(op.operands, places(op)):
             item = self.at(source, at, self.all_of(None, conditions))
-            if not isinstance(self.nodes[item], Load):
+            if not (
+                isinstance(self.nodes[item], Load)
+                or (op.name == "dot_general" and self.is_half(item, factors, apart))
+            ):
                 why = f"an operand of {op.title} would be computed again and again"
                 raise _No("recompute", why)
             factors.append(item)
         product = self.scalar("mul", op.result.dtype, *factors)
         return self.node(Reduce("dot", (product,), op.result.dtype))
+
+    def is_half(self, item: int, before: list[int], apart: set[str]) -> bool:
+        """Whether a factor is a half that a product takes as it is; the second only
+        where the first is."""
+        if not before:
+            return widens(self.nodes, item, self.full[-1])
+        if isinstance(self.nodes[before[0]], Load):
+            return False
+        return widens(self.nodes, item, None) or rounds(self.nodes, item, apart)
 
     def dot_places(self, op: Op) -> list[tuple[list[Affine], list[int]]]:
         """For each operand, the index of its element, and when it is there."""
@@ -360,7 +403,7 @@ class _Lowering:
         if index != self.full:
             raise _No("domains differ", f"{op.title} is read at other places")
         arg = self.at(op.operands[0], self.full)
-        return self.node(Scan("sum", (arg,), op.result.dtype))
+        return self.node(Scan(SCANS[op.name], (arg,), op.result.dtype))
 
     def gather(self, op: Op, index: tuple[Affine, ...], guard: int | None) -> int:
         source, *indices = op.operands
@@ -475,27 +518,3 @@ class _Lowering:
             low = self.const(lowest(source.dtype), source.dtype)
             item = self.scalar("select", source.dtype, here, item, low)
         return self.node(Reduce(kind, (item,), source.dtype))
-
-
-def _part(place: Affine, k: int) -> Affine:
-    """Where a part of the complex number at a place lies, among all parts."""
-    return affine.add(affine.scale(place, 2), constant(k))
-
-
-def _narrow(op: Op, index: tuple[Affine, ...]) -> list[Affine]:
-    source = op.operands[0].shape
-    return [
-        affine.ZERO if dims.equal(d, 1) is True else index[k]
-        for d, k in zip(source, op.attrs["dims"])
-    ]
-
-
-def _mirrored(op: Op, index: tuple[Affine, ...]) -> list[Affine]:
-    """The index counted from the end on the reversed axes."""
-    axes, shape = op.attrs["axes"], op.result.shape
-    return [
-        affine.add(constant(dims.sub(shape[k], 1)), affine.scale(i, -1))
-        if k in axes
-        else i
-        for k, i in enumerate(index)
-    ]

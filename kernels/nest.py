@@ -21,6 +21,8 @@ from pirol.kernels.affine import ZERO, Affine, evaluate
 from pirol.prim import PRIMS
 from pirol.prim.reduce import highest, lowest
 
+PLACE = "place"  # an axis: all places of an output
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -85,7 +87,7 @@ class Reduce:
 
 @dataclass(frozen=True)
 class Scan:
-    """At each element, the reduction of the columns up to and with it. kind: sum."""
+    """At each element, the reduction of the columns up to and with it: sum or prod."""
 
     kind: str
     args: tuple[int, ...]
@@ -99,14 +101,17 @@ Node: TypeAlias = Load | Const | Index | Scalar | Reduce | Scan
 class Store:
     """Write a node to element `index` of an output.
 
-    added: not written but added up, from 0 on, in the columns' order; the index has a
-    Data for each of these (extent, step) of the output's dims, which no axis walks.
+    among: at places that data name, in the columns' order; the index has a Data for
+    each of these (extent, step) of the output's dims, which no axis walks. The nodes
+    are added up, from 0 on, or put over `base`: a number, or an input at an index that
+    is made of PLACE, the place in the output.
     """
 
     output: int
     index: Affine
     node: int
-    added: tuple[tuple[Dim, Dim], ...] | None = None
+    among: tuple[tuple[Dim, Dim], ...] | None = None
+    base: Load | Const | None = None
 
 
 @dataclass(frozen=True)
@@ -132,8 +137,8 @@ class Nest:
 
     @property
     def scattered(self) -> Store | None:
-        """The store that adds up; then there is no other."""
-        return next((s for s in self.stores if s.added is not None), None)
+        """The store at places that data name; then there is no other."""
+        return next((s for s in self.stores if s.among is not None), None)
 
     @property
     def in_order(self) -> bool:
@@ -254,8 +259,8 @@ class _Run:
                 given = [self.values[a] for a in args]
                 attrs = {"dtype": dtype} if PRIMS[prim].kind == "cast" else {}
                 return np.asarray(PRIMS[prim].numpy(*given, **attrs))
-            case Scan(_, args, dtype):
-                return self.scan(self.spread(self.values[args[0]]), dtype)
+            case Scan(kind, args, dtype):
+                return self.scan(kind, self.spread(self.values[args[0]]), dtype)
             case Reduce(kind, args, dtype):
                 return self.reduce(
                     kind, [self.spread(self.values[a]) for a in args], dtype
@@ -265,11 +270,12 @@ class _Run:
         """How many elements a row has."""
         return int(np.prod([self.sizes[k] for k in self.columns]))
 
-    def scan(self, value: Any, dtype: str) -> Any:
+    def scan(self, kind: str, value: Any, dtype: str) -> Any:
         order = [k for k in range(len(self.sizes)) if k not in self.columns]
         moved = np.transpose(value, [*order, *self.columns])
         flat = moved.reshape(*moved.shape[: len(order)], self.terms())
-        total = np.cumsum(flat, -1, dtype=value.dtype)
+        join = np.cumsum if kind == "sum" else np.cumprod
+        total = join(flat, -1, dtype=value.dtype)
         back = np.argsort([*order, *self.columns])
         placed = np.transpose(total.reshape(moved.shape), back)
         return np.asarray(placed, DTYPES[dtype][1])
@@ -286,6 +292,22 @@ class _Run:
         if not source.size:
             return np.zeros(at.shape, source.dtype)
         return np.where(use, source[np.where(use, at, 0)], source.dtype.type(0))
+
+    def scatter(self, out: Any, store: Store, at: Any, value: Any) -> None:
+        if not out.size:
+            return
+        match store.base:
+            case None:
+                out[:] = 0
+                np.add.at(out, at, value)
+                return
+            case Const():
+                out[:] = self.node(store.base)
+            case Load(buffer, index, _, _):
+                every = {PLACE: np.arange(out.size)}
+                out[:] = self.inputs[buffer][evaluate(index, every, self.symbols)]
+        for place, item in zip(at.tolist(), value):
+            out[place] = item
 
     def reduce(self, kind: str, args: list[Any], dtype: str) -> Any:
         over, kept = self.columns, [1 if a.column else n for a, n in self.shape()]
@@ -316,11 +338,9 @@ class _Run:
             if store.output == output:
                 place = evaluate(store.index, self.places, self.symbols)
                 at, value = np.broadcast_arrays(place, self.values[store.node])
-                if store.added is not None:
+                if store.among is not None:
                     at, value = self.spread(at), self.spread(value)
-                    flat[:] = 0
-                    if flat.size:
-                        np.add.at(flat, at.reshape(-1), value.reshape(-1))
+                    self.scatter(flat, store, at.reshape(-1), value.reshape(-1))
                     written[:] = True
                     continue
                 if not self.empty:

@@ -9,8 +9,9 @@ from pirol.compiler.dims import Dim
 from pirol.kernels import affine
 from pirol.kernels.affine import Affine
 from pirol.kernels.emit import Passes
-from pirol.kernels.nest import Axis, Load, Nest, Reduce, Scalar
+from pirol.kernels.nest import Axis, Load, Nest, Node, Reduce, Scalar
 from pirol.prim.contract import COMPILED_IN
+from pirol.prim.prim import PAIRED, WIDE
 
 
 def factors_of(nest: Nest) -> tuple[int, tuple[int, ...]] | None:
@@ -24,12 +25,51 @@ def factors_of(nest: Nest) -> tuple[int, tuple[int, ...]] | None:
     return (total, factors.args) if dot.dtype in COMPILED_IN else None
 
 
+def widens(nodes: Sequence[Node], item: int, along: Affine | None) -> bool:
+    """Whether a node is a half in memory, widened: a product takes it as it is, rows
+    only where their terms, numbered by `along`, lie one behind the other."""
+    half = _behind_cast(nodes, item, WIDE)
+    found = None if half is None else nodes[half]
+    if not isinstance(found, Load) or found.dtype != PAIRED:
+        return False
+    axes = along.axes() if along is not None else set()
+    return all(dims.equal(found.index.coefficient(a), 1) is True for a in axes)
+
+
+def rounds(nodes: Sequence[Node], item: int, apart: set[str]) -> bool:
+    """Whether it is a number in memory, rounded to a half and widened, the same along
+    some axes: it is rounded as it is packed, once for all of them."""
+    half = _behind_cast(nodes, item, WIDE)
+    number = None if half is None else _behind_cast(nodes, half, PAIRED)
+    found = None if number is None else nodes[number]
+    return isinstance(found, Load) and apart.isdisjoint(found.index.axes())
+
+
+def _behind_cast(nodes: Sequence[Node], item: int, to: str) -> int | None:
+    node = nodes[item]
+    cast = isinstance(node, Scalar) and node.prim == "cast" and node.dtype == to
+    return node.args[0] if cast and isinstance(node, Scalar) else None
+
+
+def load_of(nest: Nest, node: int) -> Load:
+    """The load that a factor is, or is a half of, widened."""
+    found = nest.nodes[node]
+    while isinstance(found, Scalar):
+        found = nest.nodes[found.args[0]]
+    assert isinstance(found, Load)
+    return found
+
+
+def is_widened(nest: Nest, node: int) -> bool:
+    """Whether a factor is a half that was widened."""
+    return not isinstance(nest.nodes[node], Load)
+
+
 def places_of(nest: Nest, node: int) -> tuple[Affine, Affine] | None:
-    """A load's place as a row's and a term's; None where it is not always there, or not
-    the sum of two."""
-    load = nest.nodes[node]
-    assert isinstance(load, Load)
-    if load.guard is not None or load.index.data():
+    """A load's place as a row's and a term's; None where it is not always there, is not
+    the sum of two, or has to be widened."""
+    load = load_of(nest, node)
+    if is_widened(nest, node) or load.guard is not None or load.index.data():
         return None
     summed = {a.name for a in nest.columns}
     rows: list[tuple[affine.Atom, Dim]] = []

@@ -6,14 +6,22 @@ from pirol.compiler import dims
 from pirol.compiler.dims import Dim
 from pirol.compiler.ir import Graph
 from pirol.kernels.lower import Refusal
-from pirol.kernels.nest import Nest, Reduce, Scalar, index_of
+from pirol.kernels.nest import Nest, Reduce, Scalar, Store, index_of
 from pirol.prim import PRIMS
 
+LARGE = 1 << 15  # elements that are worth more than one thread
 REPEATS = 2  # how often a costly value may be computed
 
 
 def unprofitable(body: Graph, nest: Nest) -> Refusal | None:
-    """A refusal where costly primitives would run more often than apart."""
+    """A refusal where costly primitives would run more often than apart, where each row
+    would store the same element, or one row a large tensor."""
+    if _is_one_row(nest):
+        return Refusal(
+            "serial", "one thread would store all elements of a large tensor"
+        )
+    if nest.rows and any(_is_stored_again(nest, s) for s in nest.stores):
+        return Refusal("repeat", "every row would store the same element")
     apart = sum(_costly(op.name) for op in body.ops)
     if apart == 0:
         return None
@@ -26,6 +34,20 @@ def unprofitable(body: Graph, nest: Nest) -> Refusal | None:
                 "recompute", f"{node.prim} would be computed again and again"
             )
     return None
+
+
+def _is_one_row(nest: Nest) -> bool:
+    """Whether all of a large tensor is reduced, and then as much is stored."""
+    size = dims.product(a.extent for a in nest.columns)
+    stores = any(nest.per_element[s.node] for s in nest.stores)
+    large = isinstance(size, int) and size >= LARGE
+    return large and stores and all(a.extent == 1 for a in nest.rows)
+
+
+def _is_stored_again(nest: Nest, store: Store) -> bool:
+    """Whether rows that are more than one store to one place."""
+    many = any(a.extent != 1 for a in nest.rows)
+    return many and store.among is None and not store.index.axes()
 
 
 def _costly(name: str) -> bool:

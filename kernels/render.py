@@ -7,7 +7,7 @@ render(kernel, CUDA)  CUDA C++ with one pointer a buffer, then one integer a Dim
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ from pirol.kernels.kernel import (
     Num,
     Offset,
     Outer,
+    Pairs,
     Put,
     Ref,
     Set,
@@ -90,9 +91,9 @@ CPU = Target(
 CUDA = Target("cuda", _TYPES | {"int64": "long long"}, "__restrict__", PRELUDE)
 
 
-def render(kernel: Kernel, target: Target) -> str:
-    """The kernel's whole source text."""
-    return _Renderer(kernel, target).text()
+def render(kernel: Kernel, target: Target, shared: Collection[str] = ()) -> str:
+    """The kernel's whole source text; shared: buffers that may be the same memory."""
+    return _Renderer(kernel, target, shared).text()
 
 
 def class_of(dtype: str) -> str:
@@ -103,8 +104,9 @@ def class_of(dtype: str) -> str:
 
 
 class _Renderer:
-    def __init__(self, kernel: Kernel, target: Target) -> None:
+    def __init__(self, kernel: Kernel, target: Target, shared: Collection[str]) -> None:
         self.kernel = kernel
+        self.shared = shared
         self.target = target
         self.params = {d: f"d{k}" for k, d in enumerate(kernel.params)}
         self.pairs = any(t.dtype in COMPLEX for t in kernel.outputs)
@@ -116,8 +118,9 @@ class _Renderer:
         return "\n".join([*lines, "}", ""])
 
     def header(self) -> str:
-        more = {"pirol_dot.h": Dot, "pirol_along.h": Along}
-        found = [name for name, kind in more.items() if self.kernel.has(kind)]
+        halves = "_bf16" if "bfloat16" in self.kernel.dots else ""
+        found = [f"pirol_dot{halves}.h"] if self.kernel.dots else []
+        found += ["pirol_along.h"] if self.kernel.has(Along) else []
         return self.target.head + "".join(f'#include "{name}"\n' for name in found)
 
     def cpu_head(self) -> list[str]:
@@ -126,8 +129,8 @@ class _Renderer:
             "    int64_t begin, int64_t end, void *scratch) {",
         ]
         for k, (name, kind, const) in enumerate(self.buffers()):
-            pointer = f"{const}{self.type(kind.dtype)} *{self.target.restrict}"
-            lines.append(f"  {pointer} {name} = buffers[{k}];")
+            pointer = f"{const}{self.type(kind.dtype)} *{self.alone(name)}"
+            lines.append(f"  {pointer}{name} = buffers[{k}];")
         lines += [
             f"  const int64_t {p} = dims[{k}];"
             for k, p in enumerate(self.params.values())
@@ -136,7 +139,7 @@ class _Renderer:
 
     def cuda_head(self) -> list[str]:
         given = [
-            f"{const}{self.type(kind.dtype)} *{self.target.restrict} {name}"
+            f"{const}{self.type(kind.dtype)} *{self.alone(name)}{name}"
             for name, kind, const in self.buffers()
         ]
         given += [f"long long {p}" for p in self.params.values()]
@@ -162,6 +165,10 @@ class _Renderer:
             f"  const {index} stride = gridDim.x * each;",
             "  (void)lane, (void)warp;",
         ]
+
+    def alone(self, buffer: str) -> str:
+        """What tells the compiler that a buffer shares no memory with others."""
+        return "" if buffer in self.shared else f"{self.target.restrict} "
 
     def buffers(self) -> list[tuple[str, TensorType, str]]:
         found = [(f"in{k}", t, "const ") for k, t in enumerate(self.kernel.inputs)]
@@ -201,6 +208,9 @@ class _Renderer:
                 return [f"{pad}pr_turn_{BITS[dtype] // 8}({', '.join(given)});"]
             case Dot():
                 return [pad + self.dot(stmt)]
+            case Pairs(to, source, columns, width, terms):
+                given = [to, *self.place(*source), self.index(columns), str(width)]
+                return [f"{pad}pr_pairs_of({', '.join([*given, self.index(terms)])});"]
             case Along():
                 return [pad + self.along(stmt)]
             case Outer(dtype, sums, left, right):
@@ -218,8 +228,9 @@ class _Renderer:
         return start, *map(self.index, steps)
 
     def dot(self, dot: Dot) -> str:
-        given = [*self.place(*dot.to), *self.place(*dot.left), *dot.tables]
-        given += [*self.place(*dot.right)]
+        left, wide = self.place(*dot.left), dot.dtype != "bfloat16"
+        given = [*self.place(*dot.to), *(left if wide else left[:-1])]
+        given += [*(dot.tables if wide else ()), *self.place(*dot.right)]
         given += [self.index(n) for n in (dot.rows, dot.columns, dot.terms)]
         return f"pr_dot_{SHORT[dot.dtype]}({', '.join(given)});"
 

@@ -1,8 +1,9 @@
-"""Schedule for sums at places that data name (the gradient of a gather), CPU and CUDA.
+"""Schedule for what is added up (the gradient of a gather) or put at places that data
+name, CPU and CUDA.
 
-A row adds its elements in order, so that sums do not depend on the threads: rows are
-the dims that the result has from the operand as they are. On the CPU the last of them
-is the lanes if it lies in line, shared out where it is the only one.
+A row takes its elements in order, so that results do not depend on the threads: rows
+are the dims that the result has from the operand as they are. On the CPU the last of
+them is the lanes if it lies in line, shared out where it is the only one.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from pirol.kernels import affine
 from pirol.kernels.affine import Affine, Data, axis, constant
 from pirol.kernels.emit import Emitter, closure, grain, unravel
 from pirol.kernels.kernel import Apply, At, Expr, If, Kernel, Loop, Num, Put, Stmt
-from pirol.kernels.nest import Axis, Nest, Store
+from pirol.kernels.nest import PLACE, Axis, Const, Load, Nest, Store
 
 LEAST = 16  # lanes in a chunk: no two threads write to one cache line all the time
 
 
 def scatter(nest: Nest) -> Kernel | None:
-    """The CPU's kernel of a nest whose store adds up, else None."""
+    """The CPU's kernel of a nest that stores at such places, else None."""
     store = nest.scattered
     if store is None:
         return None
@@ -64,30 +65,44 @@ def _by_rows(
 
 
 def _row(nest: Nest, store: Store, lanes: Sequence[Loop]) -> tuple[Stmt, ...]:
-    """Zeros at all places of a row, and then its sums; each within the lanes."""
-    dtype, name = nest.nodes[store.node].dtype, f"out{store.output}"
-    assert store.added is not None
-    axes = [Axis(f"z{k}", n, False) for k, (n, _) in enumerate(store.added)]
+    """What is first at all places of a row, and then its sums, or what is put there;
+    each within the lanes."""
+    name = f"out{store.output}"
+    assert store.among is not None
+    axes = [Axis(f"z{k}", n, False) for k, (n, _) in enumerate(store.among)]
     place = Affine(
         tuple((a, c) for a, c in store.index.terms if not isinstance(a, Data)),
         store.index.const,
     )
-    for a, (_, step) in zip(axes, store.added):
+    for a, (_, step) in zip(axes, store.among):
         place = affine.add(place, affine.scale(axis(a.name), step))
-    zero: Stmt = Put(name, place, Num(0, dtype))
+    first: Stmt = Put(name, place, _before(nest, store, place))
     emitter = Emitter(nest)
     needed = closure(nest, [store.node, *sorted(store.index.data())], ())
-    total: Expr = At(name, store.index)
-    total = Apply("add", (total, emitter.ref(store.node)), dtype, dtype)
-    add: tuple[Stmt, ...] = (*emitter.lets(needed), Put(name, store.index, total))
-    open_sizes = [n for n, _ in store.added if not (isinstance(n, int) and n > 0)]
+    value = emitter.ref(store.node)
+    if store.base is None:
+        dtype = nest.nodes[store.node].dtype
+        value = Apply("add", (At(name, store.index), value), dtype, dtype)
+    then: tuple[Stmt, ...] = (*emitter.lets(needed), Put(name, store.index, value))
+    open_sizes = [n for n, _ in store.among if not (isinstance(n, int) and n > 0)]
     for size in open_sizes:  # there may be no place at all
         ends = (Num(size, "int64"), Num(0, "int64"))
-        add = (If(Apply("gt", ends, "int64", "bool"), add),)
+        then = (If(Apply("gt", ends, "int64", "bool"), then),)
     return (
-        *_loops(axes, _loops(lanes, (zero,))),
-        *_loops(nest.columns, _loops(lanes, add)),
+        *_loops(axes, _loops(lanes, (first,))),
+        *_loops(nest.columns, _loops(lanes, then)),
     )
+
+
+def _before(nest: Nest, store: Store, place: Affine) -> Expr:
+    """What a place of the output has at first."""
+    match store.base:
+        case None:
+            return Num(0, nest.nodes[store.node].dtype)
+        case Const(value, dtype):
+            return Num(value, dtype)
+        case Load(buffer, index, _, _):
+            return At(f"in{buffer}", affine.substitute(index, {PLACE: place}))
 
 
 def _loops(loops: Sequence[Axis | Loop], body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:

@@ -10,7 +10,17 @@ from __future__ import annotations
 from pirol.compiler import dims
 from pirol.compiler.dims import to_text
 from pirol.kernels.affine import Affine, Data, Quotient, Remainder
-from pirol.kernels.nest import Axis, Const, Index, Load, Nest, Node, Reduce, Scan
+from pirol.kernels.nest import (
+    PLACE,
+    Axis,
+    Const,
+    Index,
+    Load,
+    Nest,
+    Node,
+    Reduce,
+    Scan,
+)
 
 
 def show(nest: Nest) -> str:
@@ -21,7 +31,9 @@ def show(nest: Nest) -> str:
     for k, node in enumerate(nest.nodes):
         lines.append(f"  v{k} = {_node(node)}")
     for store in nest.stores:
-        sign = "=" if store.added is None else "+="
+        sign = "+=" if store.among is not None and store.base is None else "="
+        if store.base is not None:
+            lines.append(f"  out{store.output}[{PLACE}] = {_node(store.base)}")
         place = f"out{store.output}[{index_text(store.index)}]"
         lines.append(f"  {place} {sign} v{store.node}")
     return "\n".join(lines)

@@ -198,6 +198,12 @@ def _no_pad(b: Builder, op: Op) -> Value | None:
     return op.operands[0] if all(equal(p, 0) is True for p in parts) else None
 
 
+def _decided(b: Builder, op: Op) -> Value | None:
+    """select(True, x, y) -> x; select(False, x, y) -> y"""
+    sure = _constant_of(b, op.operands[0])
+    return None if sure is None else op.operands[1 if sure else 2]
+
+
 def _constant_of(b: Builder, value: Value) -> Any:
     source = b.producers.get(value)
     return (
@@ -253,6 +259,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     "transpose": (_transpose_none, _transpose_twice, _moved_const),
     "slice": (_whole_slice, _moved_const),
     "pad": (_no_pad,),
+    "select": (_decided,),
     "concat": (_one_part,),
     "reduce_sum": (_no_axes,),
     "reduce_max": (_no_axes,),

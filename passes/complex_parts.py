@@ -192,6 +192,27 @@ def _prod(b: Builder, op: Op, x: Parts) -> Parts:
     return _moved(b, x, "reshape", shape=rest)
 
 
+def _cumprod(b: Builder, op: Op, x: Parts) -> Parts:
+    """The products of the last 2, 4, 8 .. elements, until those are all."""
+    axis, shape = op.attrs["axis"], x[0].shape
+    if x[1] is None:
+        return b.cumprod(x[0], axis=axis), None
+    if not isinstance(shape[axis], int):
+        raise Unsupported("products along a line of complex numbers, of unknown length")
+    low = [0] * len(shape)
+    none, steps = tuple(low), (1,) * len(shape)
+    place, reach = b.iota(axis=axis, shape=shape, dtype="int64"), 1
+    while reach < shape[axis]:
+        low[axis] = reach
+        padded = _moved(b, x, "pad", low=tuple(low), high=none, interior=none, value=0)
+        before = _moved(b, padded, "slice", starts=none, sizes=shape, steps=steps)
+        made = _bilinear(b, MUL, before, x)
+        there = b.ge(place, reach)
+        x = _each(b, SELECT, there, made, x)
+        reach *= 2
+    return x
+
+
 def _moved(b: Builder, x: Parts, name: str, **attrs: Any) -> Parts:
     real, imag = x
     moved = None if imag is None else b.one(name, imag, **attrs)
@@ -208,10 +229,11 @@ def _function(b: Builder, op: Op, *given: Parts) -> Parts:
     return ANALYTIC[op.name](b, *given)
 
 
-MUL = Op("mul", (), {}, ())
+MUL, SELECT = (Op(name, (), {}, ()) for name in ("mul", "select"))
 LINEAR = (
     *("neg", "broadcast", "reshape", "transpose", "slice", "reverse", "concat"),
-    *("gather", "scatter_add", "select", "reduce_sum", "cumsum", "stop_gradient"),
+    *("gather", "scatter_add", "put", "select", "reduce_sum", "cumsum"),
+    "stop_gradient",
 )
 PRODUCTS = ("mul", "dot_general", "conv", "conv_input_grad", "conv_weight_grad")
 RULES: dict[str, Rule] = {
@@ -232,4 +254,5 @@ RULES: dict[str, Rule] = {
     "eq": _equal,
     "ne": _unequal,
     "reduce_prod": _prod,
+    "cumprod": _cumprod,
 }

@@ -22,7 +22,7 @@ from pirol.compiler.ir import (
     structure,
 )
 from pirol.prim import PRIMS
-from pirol.prim.prim import STEPS, WIDE
+from pirol.prim.prim import PAIRED, STEPS, WIDE
 
 # Views of what memory holds, and constants.
 FREE = (
@@ -83,7 +83,11 @@ def is_free(op: Op) -> bool:
 def _widens_for(op: Op, users: Sequence[Op]) -> bool:
     """Whether it widens a half for users whose kernels may as well do it."""
     half = op.name == "cast" and op.operands[0].dtype in HALVES
-    plain = all(_fusible(u) and PRIMS[u.name].kind != "contract" for u in users)
+    multiplied = ("dot_general",) if half and op.operands[0].dtype == PAIRED else ()
+    plain = all(
+        _fusible(u) and (PRIMS[u.name].kind != "contract" or u.name in multiplied)
+        for u in users
+    )
     return half and op.result.dtype == WIDE and plain
 
 
@@ -137,15 +141,25 @@ class _Fuser:
                 self.take(op)
 
     def waits(self, op: Op) -> bool:
-        """Whether it is a view of what others read too, or repeats it: it goes with its
-        reader, else that would be written once for each of them."""
-        source = self.producers.get(op.operands[0]) if op.operands else None
-        if source is None or len(op.results) != 1 or op.result in self.results:
+        """Whether it goes with its reader, not with what it reads: it is a view of what
+        others read too, or repeats it, and else that would be written once for each of
+        them; or a half is widened for a product, which takes halves."""
+        if not op.operands or len(op.results) != 1 or op.result in self.results:
             return False
         if not (is_free(op) or _widens_for(op, self.users[op.result])):
             return False
+        if op.name == "cast" and self.is_multiplied(op.result):
+            return True
+        source = self.producers.get(op.operands[0])
         many = op.name == "broadcast" or len(self.users[op.operands[0]]) > 1
-        return many or self.waits(source)
+        return source is not None and (many or self.waits(source))
+
+    def is_multiplied(self, value: Value) -> bool:
+        """Whether a product reads it, or a view of it."""
+        return any(
+            r.name == "dot_general" or (is_free(r) and self.is_multiplied(r.result))
+            for r in self.users[value]
+        )
 
     def take(self, op: Op) -> None:
         """Merge what an op reads into its group, what only now has its turn first."""
@@ -261,6 +275,8 @@ def _isolated(body: Graph) -> Graph:
 
 def _reaches(a: _Group, b: _Group) -> bool:
     """Whether a path leads from a to b through a third group."""
+    if b.needs <= {a}:
+        return False
     todo = [g for g in a.feeds if g is not b]
     seen: set[_Group] = set(todo)
     while todo:

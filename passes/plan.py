@@ -6,7 +6,7 @@ Buffers: "input", "arena" (memory inside the call), "output" (a tensor returned)
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from pirol.compiler.dims import Dim, symbols_of
@@ -161,7 +161,7 @@ class _Planner:
         for index, value in self.graph.writes:
             self.steps.append(Write(self.ids[value], index))
         outputs = tuple(self.ids[v] for v in self.graph.outputs)
-        spans = tuple(_lifetimes(self.buffers, self.steps))
+        spans = tuple(lifetimes(self.buffers, self.steps))
         buffers, steps = tuple(self.buffers), tuple(self.steps)
         return Plan(self.graph, tuple(self.contents), buffers, steps, spans, outputs)
 
@@ -259,7 +259,9 @@ def _sizes(graph: Graph, used: Iterable[Value]) -> set[str]:
     return found
 
 
-def _lifetimes(buffers: list[Buffer], steps: list[Step]) -> list[tuple[int, int]]:
+def lifetimes(
+    buffers: Sequence[Buffer], steps: Sequence[Step]
+) -> list[tuple[int, int]]:
     """First and last step that touches each buffer; views extend what they show.
 
     An opaque result may share memory with the step's inputs, and then lives on.
@@ -267,7 +269,7 @@ def _lifetimes(buffers: list[Buffer], steps: list[Step]) -> list[tuple[int, int]
     first = [len(steps)] * len(buffers)
     last = [-1] * len(buffers)
     for k, step in enumerate(steps):
-        for number in _touched(step):
+        for number in touched(step):
             first[number], last[number] = min(first[number], k), max(last[number], k)
     for step in reversed(steps):
         if isinstance(step, Opaque) and step.op.title not in NEVER_ALIAS:
@@ -284,7 +286,7 @@ def _lifetimes(buffers: list[Buffer], steps: list[Step]) -> list[tuple[int, int]
     return [(min(a, max(b, 0)), max(b, 0)) for a, b in zip(first, last)]
 
 
-def _end(buffers: list[Buffer], last: list[int], number: int) -> int:
+def _end(buffers: Sequence[Buffer], last: list[int], number: int) -> int:
     """The last step that reads a buffer or a view of it."""
     ends = [last[number]]
     ends += [
@@ -295,7 +297,7 @@ def _end(buffers: list[Buffer], last: list[int], number: int) -> int:
     return max(ends)
 
 
-def _touched(step: Step) -> tuple[int, ...]:
+def touched(step: Step) -> tuple[int, ...]:
     match step:
         case Launch(_, inputs, outputs) | Opaque(_, inputs, outputs):
             return (*inputs, *(n for n in outputs if n >= 0))

@@ -13,6 +13,7 @@ from pirol.api import (
     load,
     load_inference_model,
     to_static,
+    train_step,
     uninstall,
 )
 from pirol.compiler.errors import PirolError, StrictError
@@ -31,5 +32,6 @@ __all__ = [
     "load",
     "load_inference_model",
     "to_static",
+    "train_step",
     "uninstall",
 ]

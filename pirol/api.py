@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pirol.compiler import cache
@@ -52,13 +53,7 @@ def to_static(
         What paddle.jit.to_static returns: the same Layer, or a callable. What cannot
         be compiled runs as Paddle runs it; the first time a PirolWarning says so.
     """
-    import paddle
-
     from pirol.compiler.capture.options import Options
-    from pirol.compiler.capture.quick import quicken
-    from pirol.compiler.capture.saved import compile_loaded, is_loaded
-    from pirol.compiler.capture.seam import connect
-    from pirol.compiler.capture.sot import own_code
     from pirol.passes.amp import checked
     from pirol.passes.partition import AGAIN
 
@@ -75,24 +70,96 @@ def to_static(
             amp=mixed,
             recompute=recompute,
         )
-        if is_loaded(target):
-            compile_loaded(target, options)
-            return target
-        lacking = connect()
-        if lacking:
-            options.fall_back("everything", lacking)
-        made = paddle.jit.to_static(
-            target,
-            input_spec=input_spec,
-            build_strategy=options,
-            backend=None,
-            full_graph=full_graph,
-        )
-        own_code(getattr(made, "forward", made))
-        quicken(getattr(made, "forward", made))
-        return made
+        return _compiled(target, options, input_spec, full_graph)
 
     return compile_it if function is None else compile_it(function)
+
+
+def _compiled(target: Any, options: Any, input_spec: Any, full_graph: bool) -> Any:
+    import paddle
+
+    from pirol.compiler.capture.quick import quicken
+    from pirol.compiler.capture.saved import compile_loaded, is_loaded
+    from pirol.compiler.capture.seam import connect
+    from pirol.compiler.capture.sot import own_code
+
+    if is_loaded(target):
+        compile_loaded(target, options)
+        return target
+    lacking = connect()
+    if lacking:
+        options.fall_back("everything", lacking)
+    made = paddle.jit.to_static(
+        target,
+        input_spec=input_spec,
+        build_strategy=options,
+        backend=None,
+        full_graph=full_graph,
+    )
+    own_code(getattr(made, "forward", made))
+    quicken(getattr(made, "forward", made))
+    return made
+
+
+def train_step(
+    layer: Any,
+    loss: Any,
+    optimizer: Any,
+    *,
+    labels: int = 1,
+    input_spec: Sequence[Any] | None = None,
+    strict: bool = False,
+    progress: Progress | None = None,
+    amp: str | None = None,
+    amp_level: str = "O1",
+    passes: Sequence[Callable[[Any], Any]] = (),
+) -> Any:
+    """Compile a whole training step as one program: loss, backward, clip and update.
+
+    Args:
+        layer: a paddle.nn.Layer; it stays as it is, and its mode (train or eval, of
+            each layer within too) is that of each call.
+        loss: called with the layer's outputs, then the labels, as in paddle.Model: a
+            function or Layer. It returns what is minimised, a tensor, or a tuple that
+            begins with it. None: the layer returns that itself (and `labels` is 0).
+        optimizer: SGD, Momentum, Adam or AdamW of paddle.optimizer, over float32 or
+            float64 parameters. Its options are as they are at each call, the learning
+            rate with its scheduler above all. Parameters and the optimizer's own
+            accumulators are updated in place, so state_dict, set_state_dict and
+            its `step` work as ever.
+        labels: how many of the step's inputs, the last ones, are for the loss.
+        input_spec: paddle.static.InputSpec for each input, labels included.
+        strict, progress, amp, amp_level, passes: as for `to_static`.
+
+    Returns:
+        A callable `step(*inputs)`: the layer's inputs, then the labels. It trains once,
+        as `loss.backward(); optimizer.step(); optimizer.clear_grad()` would, and
+        returns what the loss did, without gradient. `grad` of parameters is neither
+        read nor written. Where it cannot be compiled (another optimizer or clip, halves
+        as parameters, sparse gradients, a hook on a parameter), forward and backward
+        are compiled as by `to_static`, Paddle's `optimizer.step()` runs, and a
+        PirolWarning says why. `explain` takes it.
+
+    Raises:
+        TypeError: (the step) fewer inputs than labels.
+        StrictError: (the step, if strict) something is left to Paddle.
+    """
+    from functools import partial
+
+    from pirol.compiler.capture.options import Options
+    from pirol.compiler.capture.train_step import TrainStep
+    from pirol.passes.amp import checked
+
+    if loss is None:
+        labels = 0
+    mixed = None if amp is None else checked(amp, amp_level)
+    options = Options(strict=strict, progress=progress, passes=passes, amp=mixed)
+    spec = None
+    if input_spec is not None:
+        count = len(input_spec) - labels
+        spec = [[*input_spec[:count]], [*input_spec[count:]]]
+    compiled = partial(_compiled, options=options, input_spec=spec, full_graph=True)
+    return TrainStep(layer, loss, optimizer, labels, compiled, options)
 
 
 def install() -> None:
@@ -172,7 +239,10 @@ def explain(compiled: Any) -> Report:
 
 
 def export(
-    compiled: Any, path: str | os.PathLike[str], target: str | Sequence[str] = "cpu"
+    compiled: Any,
+    path: str | os.PathLike[str],
+    target: str | Sequence[str] = "cpu",
+    cubins: bool = False,
 ) -> None:
     """Write a compiled function or Layer to a file that `load` runs without Paddle.
 
@@ -185,10 +255,14 @@ def export(
         path: the file; whatever is there is replaced.
         target: what it is for: "cpu", "cuda", "cuda:sm_90", or several such. It is
             noted in the file; kernels are made where it is loaded.
+        cubins: also put the kernels for each "cuda:sm_NN" into the file, compiled, for
+            machines without NVRTC; `load` takes them only with trusted=True.
 
     Raises:
         PirolError: it was not compiled, or has ops that only Paddle runs (they are
             listed), or a target that there is none of.
+        ImportError, NvrtcError: cubins are wanted, and there is no NVRTC
+            (`pip install pirol[cuda]`), or it knows no such device.
         OSError: the file cannot be written.
     """
     from pirol.compiler.archive import write
@@ -198,10 +272,20 @@ def export(
     if not targets or not all(map(_TARGET.fullmatch, targets)):
         got = ", ".join(map(repr, targets)) or "none"
         raise PirolError(f"export: got target {got}, expected cpu, cuda or cuda:sm_NN")
-    write(path, archive(_options("export", compiled), targets))
+    made = archive(_options("export", compiled), targets)
+    if cubins:
+        from pirol.compiler.loaded import cubins_for
+
+        made = replace(made, cubins=cubins_for(made.graph, targets))
+    write(path, made)
 
 
-def load(path: str | os.PathLike[str], device: str = "cpu", graphs: bool = True) -> Any:
+def load(
+    path: str | os.PathLike[str],
+    device: str = "cpu",
+    graphs: bool = True,
+    trusted: bool = False,
+) -> Any:
     """Compile an exported program on this machine; Paddle is not needed.
 
     Args:
@@ -210,6 +294,9 @@ def load(path: str | os.PathLike[str], device: str = "cpu", graphs: bool = True)
             NVRTC (`pip install pirol[cuda]`).
         graphs: on CUDA, replay launches that come again, with the same memory and
             sizes, as one CUDA graph; PIROL_CUDA_GRAPHS=0 in the environment forbids it.
+        trusted: on CUDA, run cubins of the file where it has them for the device: code
+            that is not checked. Without, nothing of a file is executed but the program
+            that it spells out.
 
     Returns:
         A callable of tensors that have `__dlpack__` (NumPy, torch, jax, ..), by
@@ -230,7 +317,7 @@ def load(path: str | os.PathLike[str], device: str = "cpu", graphs: bool = True)
     if chosen is None:
         raise PirolError(f"load: got device {device!r}, expected cpu, cuda or cuda:N")
     number = -1 if device == "cpu" else int(chosen.group(1) or 0)
-    return Program(read(path), number, graphs)
+    return Program(read(path), number, graphs, trusted)
 
 
 def _options(asked: str, compiled: Any) -> Any:

@@ -59,8 +59,9 @@ def _of_parts(run: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _product(run: Callable[..., Any]) -> Callable[..., Any]:
-    """A function (x, weight, bias, ..) that is linear in x and in the weight."""
+def _product(run: Callable[..., Any], right: str) -> Callable[..., Any]:
+    """A function that is linear in its `x` and in another argument, and may add a
+    bias."""
     signature = inspect.signature(run)
 
     @functools.wraps(run)
@@ -69,12 +70,12 @@ def _product(run: Callable[..., Any]) -> Callable[..., Any]:
         if not any(map(_is_complex, given.values())):
             return run(*args, **named)
         bias = given.pop("bias", None)
-        (a, b), (c, d) = _parts(given["x"]), _parts(given["weight"])
+        (a, b), (c, d) = _parts(given["x"]), _parts(given[right])
 
         def times(x: Any, weight: Any) -> Any:
             if x is None or weight is None:
                 return None
-            return run(**{**given, "x": x, "weight": weight})
+            return run(**{**given, "x": x, right: weight})
 
         real, imag = times(a, c), _sum(times(a, d), times(b, c))
         both = times(b, d)
@@ -114,6 +115,64 @@ def mv(x: Any, vec: Any) -> Any:
 def addmm(input: Any, x: Any, y: Any, beta: float = 1.0, alpha: float = 1.0) -> Any:
     """beta * input + alpha * (x @ y), as paddle.addmm."""
     return beta * input + alpha * paddle.matmul(x, y)
+
+
+def baddbmm(input: Any, x: Any, y: Any, beta: float = 1.0, alpha: float = 1.0) -> Any:
+    """beta * input + alpha * (x @ y) of batches, as paddle.baddbmm."""
+    return addmm(input, x, y, beta, alpha)
+
+
+def multi_dot(x: Any) -> Any:
+    """The product of several matrices, from the left, as paddle.linalg.multi_dot."""
+    return functools.reduce(paddle.matmul, x)
+
+
+def solve(x: Any, y: Any) -> Any:
+    """z where x @ z is y, as paddle.linalg.solve: by the inverse, and once more for
+    what that leaves."""
+    if not _is_complex(x) and not _is_complex(y):
+        return paddle.linalg.solve(x, y)
+    alone = y.ndim == 1
+    y = y.unsqueeze(-1) if alone else y
+    over = paddle.linalg.inv(x)
+    first = paddle.matmul(over, y)
+    found = first + paddle.matmul(over, y - paddle.matmul(x, first))
+    return found.squeeze(-1) if alone else found
+
+
+def logsumexp(x: Any, axis: Any = None, keepdim: bool = False) -> Any:
+    """log(sum(exp(x))) over axes, without overflow, as paddle.logsumexp."""
+    if not _is_complex(x):
+        return paddle.logsumexp(x, axis, keepdim)
+    largest = _largest(x, axis)
+    total = paddle.exp(x - largest).sum(axis, keepdim=True).log() + largest
+    if keepdim:
+        return total
+    return total.reshape([]) if axis is None else total.squeeze(axis)
+
+
+def softmax(x: Any, axis: int = -1) -> Any:
+    """exp(x) over its sum along an axis, as paddle.nn.functional.softmax."""
+    if not _is_complex(x):
+        return F.softmax(x, axis)
+    found = paddle.exp(x - _largest(x, axis))
+    return found / found.sum(axis, keepdim=True)
+
+
+def _largest(x: Any, axis: Any) -> Any:
+    """The largest real part over axes, where it is finite; no gradient comes of it."""
+    found = x.real().detach().max(axis, keepdim=True)
+    return paddle.where(found.isfinite(), found, paddle.zeros_like(found))
+
+
+def cov(x: Any, rowvar: bool = True, ddof: bool = True) -> Any:
+    """The covariance of rows (or columns), as paddle.linalg.cov."""
+    if not _is_complex(x):
+        return paddle.linalg.cov(x, rowvar, ddof)
+    x = x.reshape([1, -1]) if x.ndim < 2 else x if rowvar else x.t()
+    apart = x - x.mean(1, keepdim=True)
+    found = paddle.matmul(apart, apart.conj().t()) / (x.shape[1] - int(ddof))
+    return found.squeeze()
 
 
 def rsqrt(x: Any) -> Any:
@@ -192,18 +251,24 @@ avg_pool1d = _of_parts(F.avg_pool1d)
 avg_pool2d = _of_parts(F.avg_pool2d)
 avg_pool3d = _of_parts(F.avg_pool3d)
 interpolate = _of_parts(F.interpolate)
-conv1d = _product(F.conv1d)
-conv2d = _product(F.conv2d)
-conv3d = _product(F.conv3d)
-conv1d_transpose = _product(F.conv1d_transpose)
-conv2d_transpose = _product(F.conv2d_transpose)
-conv3d_transpose = _product(F.conv3d_transpose)
+rot90 = _of_parts(paddle.rot90)
+trapezoid = _of_parts(paddle.trapezoid)
+nan_to_num = _of_parts(paddle.nan_to_num)
+inner = _product(paddle.inner, "y")
+tensordot = _product(paddle.tensordot, "y")
+conv1d = _product(F.conv1d, "weight")
+conv2d = _product(F.conv2d, "weight")
+conv3d = _product(F.conv3d, "weight")
+conv1d_transpose = _product(F.conv1d_transpose, "weight")
+conv2d_transpose = _product(F.conv2d_transpose, "weight")
+conv3d_transpose = _product(F.conv3d_transpose, "weight")
 
 __all__ = [
     "addmm",
     "avg_pool1d",
     "avg_pool2d",
     "avg_pool3d",
+    "baddbmm",
     "bmm",
     "chunk",
     "conv1d",
@@ -212,22 +277,32 @@ __all__ = [
     "conv2d_transpose",
     "conv3d",
     "conv3d_transpose",
+    "cov",
     "crelu",
     "diag_embed",
     "dropout",
     "index_add",
+    "inner",
     "interpolate",
     "lerp",
+    "logsumexp",
     "modrelu",
+    "multi_dot",
     "mv",
+    "nan_to_num",
     "put_along_axis",
     "repeat_interleave",
+    "rot90",
     "rsqrt",
     "scatter",
     "scatter_nd_add",
+    "softmax",
+    "solve",
     "split",
     "std",
     "take_along_axis",
+    "tensordot",
+    "trapezoid",
     "var",
     "zrelu",
 ]

@@ -1,4 +1,4 @@
-"""Primitives that follow data: gather and its transpose, cumsum, check, bind."""
+"""Primitives that follow data: gather, scatter_add, put, scans, check, bind."""
 
 from __future__ import annotations
 
@@ -88,27 +88,101 @@ def _scatter(x: Any, *indices: Any, shape: Any, dims: Any) -> Any:
 define(Prim("scatter_add", "scatter", _infer_scatter, _scatter, _by("gather")))
 
 
-def _infer_cumsum(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
+def _infer_put(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
+    x, part, *indices = types
+    kept = [k for k in attrs["dims"] if k >= 0]
+    ok = x.dtype == part.dtype and len(set(kept)) == len(kept)
+    require(ok, "put", (*types, attrs["dims"]), "one dtype, each dim once")
+    _infer_gather((x, *indices), {"shape": part.shape, "dims": attrs["dims"]})
+    return (x,)
+
+
+def _put(x: Any, part: Any, *indices: Any, dims: Any) -> Any:
+    out = np.array(x)
+    if not part.size or not out.size:
+        return out
+    at = _coordinates(part.shape, indices, x.shape, dims)
+    flat = np.zeros(part.shape, np.int64)
+    for place, size in zip(at, x.shape):
+        flat = flat * size + place
+    last = dict(zip(flat.reshape(-1).tolist(), range(flat.size)))
+    out.reshape(-1)[list(last)] = part.reshape(-1)[list(last.values())]
+    return out
+
+
+def _put_vjp(b: Any, op: Any, cts: Any) -> Sequence[Any]:
+    """What was put over has none; what is put has that of its place, if it is the last
+    there."""
+    x, part, *indices = op.operands
+    (ct,), at = cts, op.attrs["dims"]
+    none = b.const(value=0, shape=part.shape, dtype=part.dtype)
+    kept = b.put(ct, none, *indices, dims=at)
+    found = b.gather(ct, *indices, shape=part.shape, dims=at)
+    number = b.reshape(
+        b.iota(axis=0, shape=(part.type.size,), dtype="int64"), shape=part.shape
+    )
+    nobody = b.const(value=-1, shape=x.shape, dtype="int64")
+    last = b.put(nobody, number, *indices, dims=at)
+    there = b.gather(last, *indices, shape=part.shape, dims=at)
+    given = b.select(b.eq(there, number), found, none)
+    return (kept, given, *(None for _ in indices))
+
+
+# x with each element of the second operand, in order, put over the element of x where
+# gather by these indices and dims would read: the last one stays.
+define(Prim("put", "put", _infer_put, _put, _put_vjp))
+
+
+def _infer_scan(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
     x, axis = types[0], attrs["axis"]
     ok = x.dtype in NUMBERS + COMPLEX and 0 <= axis < x.rank
-    require(ok, "cumsum", (x, axis), "numbers, and an axis within the rank")
+    require(ok, "a scan", (x, axis), "numbers, and an axis within the rank")
     return (x,)
 
 
 def _cumsum_vjp(b: Any, op: Any, cts: Any) -> Sequence[Any]:
     """Each element went into all sums from its own place on."""
-    axis = op.attrs["axis"]
-    turned = b.cumsum(b.reverse(cts[0], axes=(axis,)), axis=axis)
-    return (b.reverse(turned, axes=(axis,)),)
+    return (_from_here(b, cts[0], op.attrs["axis"]),)
+
+
+def _from_here(b: Any, x: Any, axis: int) -> Any:
+    """The sums from each element on."""
+    turned = b.cumsum(b.reverse(x, axes=(axis,)), axis=axis)
+    return b.reverse(turned, axes=(axis,))
+
+
+def _cumprod_vjp(b: Any, op: Any, cts: Any) -> Sequence[Any]:
+    """Before the first 0 of a line each product over the element; that 0 itself has the
+    products without it; behind it all is 0."""
+    x, axis = op.operands[0], op.attrs["axis"]
+    none = b.const(value=0, shape=x.shape, dtype=x.dtype)
+    one = b.const(value=1, shape=x.shape, dtype=x.dtype)
+    zero = b.eq(x, none)
+    zeros = b.cumsum(b.cast(zero, dtype="int64"), axis=axis)
+    first = b.and_(zero, b.eq(zeros, 1))
+    rest = b.cumprod(b.select(first, one, x), axis=axis)
+    share = _from_here(b, b.mul(cts[0], op.results[0]), axis)
+    before = b.div(share, b.select(zero, one, x))
+    at_first = b.select(first, _from_here(b, b.mul(cts[0], rest), axis), none)
+    return (b.select(b.eq(zeros, 0), before, at_first),)
 
 
 define(
     Prim(
         "cumsum",
         "scan",
-        _infer_cumsum,
+        _infer_scan,
         lambda x, *, axis: np.cumsum(x, axis, dtype=x.dtype),
         _cumsum_vjp,
+    )
+)
+define(
+    Prim(
+        "cumprod",
+        "scan",
+        _infer_scan,
+        lambda x, *, axis: np.cumprod(x, axis, dtype=x.dtype),
+        _cumprod_vjp,
     )
 )
 

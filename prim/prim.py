@@ -46,7 +46,9 @@ PRIMS: dict[str, Prim] = {}
 STEPS = ("effect", "library")  # kinds that are steps of their own
 ELEMENTWISE = ("elementwise", "compare", "select", "cast", "complex")
 WIDE = "float32"  # what halves are computed in
-UNCHANGED = ("movement", "select", "stop", *STEPS)  # kinds that only move elements
+PAIRED = "bfloat16"  # the half that products take as it is, in pairs of terms
+# Kinds that only move elements.
+UNCHANGED = ("movement", "put", "select", "stop", *STEPS)
 
 
 def define(prim: Prim) -> Prim:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -37,3 +38,13 @@ def _kept() -> None:
     """What is there before a file's tests stays: no search for garbage looks at it."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """Layers made in the test are of float64."""
+    import paddle
+
+    paddle.set_default_dtype("float64")
+    yield
+    paddle.set_default_dtype("float32")

@@ -386,6 +386,23 @@ def _picked(x: Array, shape: Sequence[int], places: Sequence[Array | None]) -> A
     return x[tuple(full)] if full else np.broadcast_to(x, shape).copy()
 
 
+def put_over(x: Expected, part: Expected, places: Sequence[Array]) -> Expected:
+    """x with the elements of the part put in order at places, held within x."""
+
+    def put(a: Array, b: Array) -> Array:
+        out = a.copy()
+        ends = [np.maximum(np.minimum(p, n - 1), 0) for p, n in zip(places, a.shape)]
+        for k in np.ndindex(b.shape if a.size else (0,)):
+            out[tuple(end[k] for end in ends)] = b[k]
+        return out
+
+    if x.bound is None and part.bound is None:
+        signed = x.signed and part.signed
+        return Expected(x.dtype, put(x.value, part.value), None, signed)
+    values, bounds = zip(x.wide(), part.wide())
+    return Expected(x.dtype, put(*values), put(*bounds), signed=False)
+
+
 def _broadcast(x: Array, shape: Sequence[int], at: Sequence[int]) -> Array:
     grid = np.indices(shape)
     places = [None if x.shape[k] == 1 else grid[a] for k, a in enumerate(at)]

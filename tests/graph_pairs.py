@@ -13,7 +13,7 @@ from pirol.compiler.ir import FLOATS, HALVES, Graph, Op, TensorType
 from pirol.prim import PRIMS
 
 LOWERED = ("elementwise", "compare", "select", "cast", "creation", "movement")
-LOWERED += ("reduce", "window", "scan")
+LOWERED += ("reduce", "window", "scan", "put")
 UNARY = {
     "float": (
         *("neg", "abs", "exp", "log", "sqrt", "rsqrt", "tanh", "erf", "floor", "ceil"),
@@ -36,6 +36,7 @@ BINARY = {
     "bool": ("and", "or", "xor", "max", "min"),
 }
 NUMBERS_ONLY = ("reduce_sum", "reduce_prod", "window_max", "window_sum", "cumsum")
+NUMBERS_ONLY += ("cumprod",)
 CASTS = ("cast", "bitcast")  # the bits of NaN are nobody's promise
 Pair = tuple[str, str]
 
@@ -51,7 +52,7 @@ def accepts(name: str, dtype: str) -> bool:
     """Whether a primitive that kernels have takes the dtype."""
     prim, x = PRIMS[name], TensorType((2,), dtype)
     if dtype in HALVES:
-        return prim.kind in ("movement", "select") or name == "const"
+        return prim.kind in ("movement", "put", "select") or name == "const"
     if name == "dot_general":
         return dtype != "bool"
     if prim.kind in ("window", "scan"):
@@ -86,6 +87,6 @@ def pairs_of(graph: Graph) -> Iterator[Pair]:
 
 
 def _of(op: Op) -> str:
-    if op.name == "gather":  # the indices come behind
+    if op.name in ("gather", "put"):  # the indices come behind
         return op.operands[0].dtype
     return (*op.results[:1], *op.operands)[-1].dtype

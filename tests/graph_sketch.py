@@ -23,8 +23,9 @@ from graph_meaning import (
     dtype_of,
     elementwise,
     moved,
+    put_over,
 )
-from graph_totals import reduced, running, window_total, windowed
+from graph_totals import reduced, running, running_product, window_total, windowed
 
 from pirol.compiler.ir import FLOATS, HALVES, TensorType, Value, prune
 from pirol.prim import Builder
@@ -254,11 +255,37 @@ class Sketch:
 
         return self._item(value, sizes, x.exact, run)
 
+    def put(
+        self, x: Item, part: Item, indices: Sequence[Item], at: Sequence[int]
+    ) -> Item:
+        """x with elements put, one after the other, where gather would read."""
+        value = self.b.put(
+            x.value, part.value, *(i.value for i in indices), dims=tuple(at)
+        )
+
+        def run(env: Env) -> Expected:
+            rest = iter([i.at(env).value for i in indices])
+            grid = np.indices(env.shape(part.sizes))
+            drawn = [grid[k] if k >= 0 else next(rest) for k in at]
+            return put_over(x.at(env), part.at(env), drawn)
+
+        return self._item(value, x.sizes, x.exact and part.exact, run)
+
     def cumsum(self, x: Item, axis: int) -> Item:
         """Sums up to each element."""
         value = self.b.cumsum(x.value, axis=axis)
         exact = x.exact and x.dtype not in FLOATS
         return self._item(value, x.sizes, exact, lambda env: running(x.at(env), axis))
+
+    def cumprod(self, x: Item, axis: int) -> Item:
+        """Products up to each element."""
+        value = self.b.cumprod(x.value, axis=axis)
+        exact = x.exact and x.dtype not in FLOATS
+
+        def run(env: Env) -> Expected:
+            return running_product(x.at(env), axis)
+
+        return self._item(value, x.sizes, exact, run)
 
     def dot(
         self, x: Item, y: Item, batch: Sequence[Pair], summed: Sequence[Pair]
@@ -283,6 +310,8 @@ class Sketch:
             if x.dtype not in HALVES:
                 return reduced("reduce_sum", _products(factors), tuple(sums))
             wide = _products([converted(f, "float32") for f in factors])
+            if x.dtype == "bfloat16":
+                wide = _without_subnormals(wide, factors)
             return converted(reduced("reduce_sum", wide, tuple(sums)), x.dtype)
 
         return self._item(value, sizes, False, run)
@@ -345,6 +374,15 @@ def _windows(
         for n, k, s, p, d in zip(x.sizes, window, strides, padding, dilation)
     ]
     return given, sizes
+
+
+def _without_subnormals(products: Expected, factors: Sequence[Expected]) -> Expected:
+    """The products, where subnormal factors and results may count as 0."""
+    value, bound = products.wide()
+    least = np.finfo(np.float32).tiny
+    tiny = [(f.value != 0) & (np.abs(f.wide()[0]) < least) for f in factors]
+    lost = np.where(np.logical_or(*tiny), np.abs(value), least)
+    return replace(products, bound=bound + np.where(np.isnan(lost), np.inf, lost))
 
 
 def _products(factors: Sequence[Expected]) -> Expected:

@@ -166,23 +166,39 @@ class Steps(Pool):
             self.add(self.sketch.reverse(x, self.choices.some(x.rank)))
 
     def gather(self, want: Want) -> None:
-        """One axis by an index: counted, or drawn from the pool."""
+        """One axis by an index."""
         x = self.pick(want, _has_dims)
         if x is None:
             return
         axis = self.choices.number(0, x.rank - 1)
         sizes = [*x.sizes[:axis], self.known_size(), *x.sizes[axis + 1 :]]
+        if self.small(sizes):
+            at = [-1 if k == axis else k for k in range(x.rank)]
+            self.add(self.sketch.gather(x, [self.index(sizes)], sizes, at))
+
+    def put(self, want: Want) -> None:
+        """Elements put along one axis, at an index."""
+        x = self.pick(want, _has_dims)
+        if x is None:
+            return
+        axis = self.choices.number(0, x.rank - 1)
+        sizes = [*x.sizes[:axis], self.known_size(), *x.sizes[axis + 1 :]]
+        if self.small(sizes):
+            at = [-1 if k == axis else k for k in range(x.rank)]
+            part = self.sketch.input(sizes, x.dtype)
+            self.add(self.sketch.put(x, part, [self.index(sizes)], at))
+
+    def index(self, sizes: list[Size]) -> Item:
+        """Places: counted, or drawn from the pool, or given."""
         found = [i for i in self.items if i.dtype == "int64" and i.exact]
         found = [i for i in found if i.rank == len(sizes) and same(i.sizes, sizes)]
         if found and self.choices.flag():
-            index = self.choices.one(found)
-        elif self.choices.flag():
-            index = self.sketch.iota(self.choices.number(0, x.rank - 1), sizes, "int64")
-        else:
-            index = self.sketch.input(sizes, "int64")
-        at = [-1 if k == axis else k for k in range(x.rank)]
-        if self.small(sizes):
-            self.add(self.sketch.gather(x, [index], sizes, at))
+            item: Item = self.choices.one(found)
+            return item
+        if self.choices.flag():
+            axis = self.choices.number(0, len(sizes) - 1)
+            return self.sketch.iota(axis, sizes, "int64")
+        return self.sketch.input(sizes, "int64")
 
     def pad(self, want: Want) -> None:
         """Something before, behind and between."""
@@ -246,12 +262,13 @@ class Steps(Pool):
                 x = self.sketch.apply(name, x)
             self.add(x)
 
-    def cumsum(self, want: Want) -> None:
-        """Sums along an axis."""
+    def scan(self, want: Want) -> None:
+        """Sums or products along an axis."""
         x = self.pick(want, lambda i: i.rank > 0 and i.dtype != "bool")
         if x is not None:
             axis = self.choices.number(0, x.rank - 1)
-            self.add(self.sketch.cumsum(x, axis))
+            name = self.name(want, ("cumsum", "cumprod"))
+            self.add(getattr(self.sketch, name)(x, axis))
 
     def dot(self, want: Want) -> None:
         """Products summed over some dims, others taken one by one."""
@@ -304,9 +321,11 @@ _PLAIN: dict[str, Step] = {
     "slice": Steps.slice,
     "reverse": Steps.reverse,
     "gather": Steps.gather,
+    "put": Steps.put,
     "pad": Steps.pad,
     "concat": Steps.concat,
-    "cumsum": Steps.cumsum,
+    "cumsum": Steps.scan,
+    "cumprod": Steps.scan,
     "dot_general": Steps.dot,
     "window_sum": Steps.window,
     "window_max": Steps.window,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -131,6 +132,23 @@ def running(x: Expected, axis: int) -> Expected:
     rest = x.value.ndim - axis - 1
     terms = np.arange(1, x.value.shape[axis] + 1).reshape(-1, *[1] * rest)
     return _total(x, lambda a: np.add.accumulate(a, axis, dtype=a.dtype), terms)
+
+
+@of_halves
+def running_product(x: Expected, axis: int) -> Expected:
+    """What cumprod gives: each element the product of those up to it."""
+    lines = [slice(None)] * x.value.ndim
+    found = []
+    for k in range(x.value.shape[axis]):
+        lines[axis] = slice(k + 1)
+        found.append(_product(moved(x, lambda a, _: a[tuple(lines)]), (axis,)))
+    if not found:
+        return x
+    value = np.stack([f.value for f in found], axis)
+    if found[0].bound is None:
+        return replace(found[0], value=value)
+    bound = np.stack([f.bound for f in found], axis)
+    return replace(found[0], value=value, bound=bound, signed=False)
 
 
 # Windows ---------------------------------------------------------------------------

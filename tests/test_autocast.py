@@ -187,3 +187,21 @@ def test_one_that_was_entered_before_pirol_came() -> None:
     with paddle.amp.amp_guard.__wrapped__(dtype="bfloat16"):
         assert distance(fast(x, w), plain) > 0
     assert distance(fast(x, w), plain) == 0
+
+
+def test_whole_steps() -> None:
+    """A step under auto_cast is in mixed precision, one that is not is not."""
+    after = []
+    for mixed in (False, True):
+        layer = net()
+        sgd = paddle.optimizer.SGD(0.1, parameters=layer.parameters())
+        step = pirol.train_step(layer, F.mse_loss, sgd, strict=True)
+        x, y = paddle.randn([16, 8]), paddle.ones([16, 1])
+        step(x, y)
+        first = [p.numpy() for p in layer.parameters()]
+        with auto_cast(enable=mixed, dtype="bfloat16"):
+            step(x, y)
+        after.append([p.numpy() - q for p, q in zip(layer.parameters(), first)])
+    flat = [np.concatenate([a.ravel() for a in found]) for found in after]
+    far = np.linalg.norm(flat[1] - flat[0]) / np.linalg.norm(flat[0])
+    assert ULP["bfloat16"] / 8 < far < 8 * ULP["bfloat16"]

@@ -13,19 +13,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from vjp_samples import (
-    SAMPLES,
+from vjp_checks import (
     assert_dtype,
-    casts,
     check,
     check_both_orders,
     drawn,
-    f64,
     graph_of,
     numbers,
     products_of,
-    samples,
 )
+from vjp_samples import SAMPLES, casts, f64, samples
 
 from pirol.compiler.autodiff import vjp
 from pirol.compiler.errors import ShapeError, Unsupported

@@ -10,7 +10,8 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 from test_autodiff_programs import eagerly_equal
-from vjp_samples import check, f64, graph_of
+from vjp_checks import check, graph_of
+from vjp_samples import f64
 
 from pirol.compiler.interpreter import interpret
 from pirol.compiler.ir import TensorType

@@ -10,18 +10,15 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
-from vjp_samples import (
-    SAMPLES,
-    Sample,
+from vjp_checks import (
     assert_dtype,
     check_both_orders,
     drawn,
-    f64,
     graph_of,
     numbers,
     products_of,
-    samples,
 )
+from vjp_samples import SAMPLES, Sample, f64, samples
 
 from pirol.compiler import dims
 from pirol.compiler.autodiff import vjp

@@ -49,7 +49,21 @@ def added(x: Any, rows: Any, values: Any) -> Any:
     return found
 
 
+def summed(x: Any, axis: Any) -> Any:
+    """log(sum(exp(x))) of complex numbers."""
+    wide = x.astype("complex256")
+    return np.log(np.exp(wide).sum(axis)).astype("complex128")
+
+
+def over_none(x: Any) -> Any:
+    """x with infinities and NaN, in one part or both."""
+    found = x.copy()
+    found.real[:, 0], found.imag[:, 1:3], found.real[0, 2] = np.inf, -np.inf, np.nan
+    return found
+
+
 ROWS = np.array([1, 0])
+LARGE = numbers((5, 5), 7)
 # What is called, on which arrays, and what it should be.
 CASES: dict[str, tuple[Callable[..., Any], list[Any], Any]] = {
     "bmm": (pc.bmm, [X, Y], X @ Y),
@@ -58,6 +72,69 @@ CASES: dict[str, tuple[Callable[..., Any], list[Any], Any]] = {
         lambda a, x, y: pc.addmm(a, x, y, 0.5, 2.0),
         [numbers((4, 3), 3), X[0], Y[0]],
         0.5 * numbers((4, 3), 3) + 2 * (X[0] @ Y[0]),
+    ),
+    "baddbmm": (
+        lambda x, y: pc.baddbmm(x @ y, x, y, 0.5, 2.0),
+        [X, Y],
+        2.5 * (X @ Y),
+    ),
+    "multi_dot": (
+        lambda x, y: pc.multi_dot([x[0], y[0], x[0, :3]]),
+        [X, Y],
+        X[0] @ Y[0] @ X[0, :3],
+    ),
+    "inner": (pc.inner, [X, X[0]], np.inner(X, X[0])),
+    "inner with real": (pc.inner, [X, X[0].real.copy()], np.inner(X, X[0].real)),
+    "tensordot": (
+        lambda x, y: pc.tensordot(x, y, [[0, 2], [0, 1]]),
+        [X, Y],
+        np.tensordot(X, Y, ((0, 2), (0, 1))),
+    ),
+    "solve": (pc.solve, [X[:, :, :4], X], np.linalg.solve(X[:, :, :4], X)),
+    "solve for one": (
+        pc.solve,
+        [X[0, :, :4], Y[0, :4, 0]],
+        np.linalg.solve(X[0, :, :4], Y[0, :4, 0]),
+    ),
+    "solve for many": (pc.solve, [LARGE, X[0, 0]], np.linalg.solve(LARGE, X[0, 0])),
+    "logsumexp": (
+        lambda x: pc.logsumexp(x * 100, [0, 2]) / 100,
+        [X],
+        summed(X * 100, (0, 2)) / 100,
+    ),
+    "logsumexp of all": (pc.logsumexp, [X], summed(X, None)),
+    "logsumexp kept": (
+        lambda x: pc.logsumexp(x, 1, True),
+        [X],
+        summed(X, 1)[:, None],
+    ),
+    "softmax": (
+        lambda x: pc.softmax(x, 1),
+        [X],
+        np.exp(X) / np.exp(X).sum(1, keepdims=True),
+    ),
+    "softmax of large ones": (
+        lambda x: pc.softmax(x + 200.0),
+        [X],
+        np.exp(X) / np.exp(X).sum(-1, keepdims=True),
+    ),
+    "cov": (pc.cov, [X[0]], np.cov(X[0])),
+    "cov of columns": (
+        lambda x: pc.cov(x, False, False),
+        [X[0]],
+        np.cov(X[0].T, ddof=0),
+    ),
+    "cov of a line": (pc.cov, [X[0, 0]], np.cov(X[0, 0])),
+    "rot90": (lambda x: pc.rot90(x, 3, [1, 2]), [X], np.rot90(X, 3, (1, 2))),
+    "trapezoid": (
+        lambda x: pc.trapezoid(x, dx=0.5, axis=1),
+        [X],
+        np.trapezoid(X, dx=0.5, axis=1),
+    ),
+    "nan_to_num": (
+        lambda x: pc.nan_to_num(x, posinf=9.0, neginf=-9.0),
+        [over_none(X)],
+        np.nan_to_num(over_none(X), posinf=9.0, neginf=-9.0),
     ),
     "rsqrt": (pc.rsqrt, [X], X**-0.5),
     "lerp": (lambda x: pc.lerp(x, x * 2j, 0.25), [X], X + 0.25 * (2j * X - X)),

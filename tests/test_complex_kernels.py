@@ -13,7 +13,8 @@ from cuda_simulator import has_compiler
 from graph_runs import Program
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vjp_samples import check_both_orders, of_complex, parts_of
+from vjp_checks import check_both_orders
+from vjp_samples import of_complex, parts_of
 
 from pirol.compiler.dims import symbol
 from pirol.compiler.errors import Unsupported
@@ -157,6 +158,11 @@ def movement(b: Builder, x: Value, y: Value) -> list[Value]:
         b.gather(x, index, shape=(3, m), dims=(-1, 1)),
         b.scatter_add(x, b.iota(axis=1, shape=(n, m), dtype="int64"),
                       shape=(n, 4), dims=(0, -1)),
+        b.put(x, y, b.iota(axis=1, shape=(n, m), dtype="int64"), dims=(-1, 1)),
+        b.put(b.mul(x, y), y, b.iota(axis=0, shape=(n, m), dtype="int64"),
+              dims=(0, -1)),
+        b.put(b.const(value=1j, shape=(n, m), dtype=x.dtype), x,
+              b.iota(axis=0, shape=(n, m), dtype="int64"), dims=(0, -1)),
     ]  # fmt: skip
 
 
@@ -168,6 +174,8 @@ def reductions(b: Builder, x: Value, y: Value) -> list[Value]:
         b.reduce_sum(b.mul(x, y), axes=(0, 1)),
         b.cumsum(x, axis=1),
         norm,
+        b.cumprod(b.slice(x, starts=(0, 0), sizes=(x.shape[0], 5), steps=(1, 1)),
+                  axis=1),
         b.reduce_prod(b.slice(x, starts=(0, 0), sizes=(x.shape[0], 5), steps=(1, 1)),
                       axes=(1,)),
     ]  # fmt: skip
@@ -384,6 +392,13 @@ PAIRS: dict[str, Build] = {
     "sum": lambda b, x, y: b.reduce_sum(b.mul(x, y), axes=(0,)),
     "prod": lambda b, x, y: b.reduce_prod(b.add(x, y), axes=(0,)),
     "cumsum": lambda b, x, y: b.mul(b.cumsum(x, axis=0), y),
+    "cumprod": lambda b, x, y: b.cumprod(b.add(x, y), axis=0),
+    "put": lambda b, x, y: b.mul(
+        b.put(
+            x, b.mul(y, y), b.const(value=2, shape=x.shape, dtype="int64"), dims=(-1,)
+        ),
+        y,
+    ),
     "dot": lambda b, x, y: b.dot_general(
         x, y, x_batch=(), y_batch=(), x_sum=(0,), y_sum=(0,)
     ),

@@ -312,6 +312,43 @@ def test_without_nvrtc(
         pirol.load(tmp_path / "f", device="cuda")
 
 
+def test_cubins_that_travel_with_the_file(
+    device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are taken where the file is trusted, and only then; of this device, and of
+    the very text."""
+    made = pirol.to_static(moved)
+    given = data(5, 7), data(7, 5)
+    with paddle.no_grad():
+        expected = made(*map(paddle.to_tensor, given))
+    pirol.export(made, tmp_path / "f", ("cuda:sm_80", "cuda:sm_90"), cubins=True)
+    pirol.export(made, tmp_path / "other", "cuda:sm_80", cubins=True)
+    monkeypatch.setenv("PIROL_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(nvrtc, "version", VERSION)
+    monkeypatch.setattr(nvrtc, "compile_cubin", COMPILE)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.nvrtc", None)
+    with pytest.raises(ImportError, match="or trusted=True.*for sm_80, sm_90"):
+        pirol.load(tmp_path / "f", device="cuda")
+    with pytest.raises(ImportError, match="cubins, for sm_80, are of other text"):
+        pirol.load(tmp_path / "other", device="cuda", trusted=True)
+    for _ in range(2):  # compiled by nobody, then from the cache
+        run = pirol.load(tmp_path / "f", device="cuda", trusted=True)
+        close(run(*given), expected)
+
+
+def test_cubins_that_were_changed(device: Device, tmp_path: Path) -> None:
+    """A file with a byte of a cubin changed is none."""
+    made = pirol.to_static(moved)
+    with paddle.no_grad():
+        made(paddle.to_tensor(data(5, 7)), paddle.to_tensor(data(7, 5)))
+    pirol.export(made, tmp_path / "f", "cuda:sm_90", cubins=True)
+    content = (tmp_path / "f").read_bytes()
+    assert content.count(b"CUSIM:") == 1
+    (tmp_path / "f").write_bytes(content.replace(b"CUSIM:", b"CUSIN:"))
+    with pytest.raises(pirol.PirolError, match="cubins/sm_90/.*|Bad CRC"):
+        pirol.load(tmp_path / "f", device="cuda", trusted=True)
+
+
 def test_the_text_compiles_for_every_architecture(
     device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

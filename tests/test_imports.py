@@ -28,6 +28,7 @@ RANKS = (
     ("pirol.passes",),
     ("pirol.kernels",),
     (
+        "pirol.compiler.donate",
         "pirol.compiler.pipeline",
         "pirol.compiler.runtime",
         "pirol.compiler._native",

@@ -128,13 +128,13 @@ def test_each_signature_is_this_paddles() -> None:
 def test_an_unknown_size_that_must_be_an_inputs() -> None:
     """The first op is Paddle's, and its result of a size that it does not declare."""
 
-    def products(x: Any, y: Any) -> Any:
-        return paddle.cumprod(x, -1) * y
+    def logs(x: Any, y: Any) -> Any:
+        return paddle.logcumsumexp(x, -1) * y
 
-    fast = pirol.to_static(products, input_spec=[InputSpec([None, 4])] * 2)
+    fast = pirol.to_static(logs, input_spec=[InputSpec([None, 4])] * 2)
     for rows in (5, 3):
         x, y = paddle.rand([rows, 4]), paddle.rand([rows, 4])
-        np.testing.assert_allclose(fast(x, y).numpy(), products(x, y).numpy(), 1e-6)
+        np.testing.assert_allclose(fast(x, y).numpy(), logs(x, y).numpy(), 1e-6)
     report = pirol.explain(fast)
     assert report.compiles == 1
-    assert [f.op for f in report.fallbacks] == ["pd_op.cumprod"]
+    assert [f.op for f in report.fallbacks] == ["pd_op.logcumsumexp"]

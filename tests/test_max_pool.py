@@ -331,3 +331,40 @@ def test_trains() -> None:
     for a, p in zip(ours, plain.parameters()):
         np.testing.assert_allclose(a, p.grad.numpy(), rtol=1e-4, atol=1e-6)
     assert not pirol.explain(fast).fallbacks
+
+
+INSIDE = [
+    (F.max_pool1d, (2, 3, 17), {"padding": 2, "dilation": 2}, {}),
+    (F.max_pool2d, (2, 3, 9, 12), {"stride": 2, "padding": 1}, {}),
+    (F.max_pool2d, (2, 9, 12, 3), {"dilation": 2}, {"data_format": "NHWC"}),
+    (F.max_pool2d, (3, 9, 12), {"stride": 1, "padding": 2, "dilation": 2}, {}),
+    (F.max_pool3d, (1, 2, 5, 6, 7), {"stride": 2, "dilation": 2}, {}),
+]
+
+
+@pytest.mark.parametrize("sized", [True, pytest.param(False, marks=FULL)])
+@pytest.mark.parametrize("run, shape, kind, form", INSIDE)
+def test_gradients_inside(
+    run: Any, shape: Any, kind: Any, form: Any, sized: bool
+) -> None:
+    """What `paddle.grad` appends to a captured program are sums at places too."""
+
+    def slope(x: Any) -> Any:
+        value = run(x, 3, **kind, **form)
+        return paddle.grad((value * value.detach()).sum(), [x])[0]
+
+    x = numbers(*shape)
+    x[..., :1, :2] = 3.0  # equals
+    x.stop_gradient = False
+    spec = [
+        paddle.static.InputSpec([None] * len(shape), "float32", stop_gradient=False)
+    ]
+    fast = pirol.to_static(slope, input_spec=None if sized else spec)
+    found = fast(x)
+    value = run(x, 3, **kind, **form)
+    (wanted,) = paddle.grad(value, [x], [value.detach()])
+    np.testing.assert_array_equal(found.numpy(), wanted.numpy())
+    report = pirol.explain(fast)
+    assert not report.fallbacks and report.compiles == 1
+    ops = [op for group in report.groups for op in group.ops]
+    assert "scatter_add" in ops and "pad" not in ops

@@ -38,6 +38,15 @@ def gathered() -> Case:
     return s.case([s.gather(s.input([n, five], "int32"), [rows], [n, five], (-1, 1))])
 
 
+def put_over() -> Case:
+    """Rows over others, by their numbers."""
+    s = Sketch()
+    n, five = shape_of("n", 5)
+    rows = s.broadcast(s.input([n], "int64"), [n, five], (0,))
+    x, part = (s.input([n, five], "int32") for _ in range(2))
+    return s.case([s.put(x, part, [rows], (-1, 1))])
+
+
 def scanned(*shape: int | str, axis: int) -> Callable[[], Case]:
     def make() -> Case:
         s = Sketch()
@@ -106,7 +115,7 @@ def cast(source: str, to: str) -> Callable[[], Case]:
 def nearby(case: Case, sizes: Sizes) -> list[Array]:
     """Indices at most 2 outside, so that a kernel without clamps reads its margins."""
     found = case.arrays(sizes, seed=3, special=False)
-    return [np.arange(sizes["n"]) * 5 % (sizes["n"] + 4) - 2, found[1]]
+    return [np.arange(sizes["n"]) * 5 % (sizes["n"] + 4) - 2, *found[1:]]
 
 
 def plain(case: Case, sizes: Sizes) -> list[Array]:
@@ -184,6 +193,21 @@ C_FAULTS = [
         "gathered along another axis",
         gathered,
         text(r"in1\[v(\d+) \* 5 \+ i1\]", r"in1[v\1 + i1 * 5]"),
+        FOUND,
+        data=nearby,
+    ),
+    Fault(
+        "put one place further",
+        put_over,
+        nodes(one_further),
+        "writes outside its buffers",
+        "nest",
+        data=nearby,
+    ),
+    Fault(
+        "put over what lies elsewhere",
+        put_over,
+        text(r"= in1\[i1 \+ z0 \* 5\]", "= in1[i1]"),
         FOUND,
         data=nearby,
     ),

@@ -180,6 +180,30 @@ def gathers(s: Sketch, dtype: str) -> Outputs:
     }
 
 
+def puts(s: Sketch, dtype: str) -> Outputs:
+    """At indices within and outside the dim, over what is read, computed or constant,
+    in every way as the last of several."""
+    n, m = shape_of("n", "m")
+    x, part, static = (s.input(k, dtype) for k in ([n, m], [n, m], shape_of(4, 33)))
+    square, line = s.input([n, m], "int64"), s.input([n], "int64")
+    none = s.input([fixed(0), m], dtype)
+    rows = s.broadcast(line, [n, fixed(33)], (0,))
+    more = s.input(shape_of("n", 33), dtype)
+    twice = s.apply("max", part, x)
+    return {
+        "put: rows": s.put(static, more, [rows], (-1, 1)),
+        "put: along columns": s.put(x, part, [square], (0, -1)),
+        "put: points": s.put(static, part, [square, square], (-1, -1)),
+        "put: what is computed": s.put(x, twice, [square], (0, -1)),
+        "put: over what is computed": s.put(twice, part, [square], (0, -1)),
+        "put: over a constant": s.put(s.const(1, [n, m], dtype), x, [square], (0, -1)),
+        "put: over a turned one": s.put(
+            s.transpose(x, (1, 0)), part, [square], (-1, 0)
+        ),
+        "put: over nothing": s.put(none, part, [square], (-1, 1)),
+    }
+
+
 def scans(s: Sketch, dtype: str) -> Outputs:
     if dtype == "bool":
         return {}
@@ -193,6 +217,10 @@ def scans(s: Sketch, dtype: str) -> Outputs:
         "cumsum: one line": s.cumsum(line, 0),
         "cumsum: static": s.cumsum(static, 1),
         "cumsum: and its largest": s.apply("max", s.cumsum(x, 1), total),
+        "cumprod: columns": s.cumprod(x, 1),
+        "cumprod: rows": s.cumprod(x, 0),
+        "cumprod: middle": s.cumprod(cube, 1),
+        "cumprod: and sums": s.apply("add", s.cumsum(static, 1), s.cumprod(static, 1)),
     }
 
 
@@ -316,6 +344,7 @@ FAMILIES: dict[str, Family] = {
     "slices": slices,
     "reverses": reverses,
     "gathers": gathers,
+    "puts": puts,
     "scans": scans,
     "pads": pads,
     "concats": concats,

@@ -1,4 +1,4 @@
-"""Sums at places that data name: kernels against NumPy, and planted faults."""
+"""Sums, and what is put, at places that data name: kernels against NumPy."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cuda_simulator import has_compiler
+from graph_case import sample
 from graph_meaning import dtype_of
 from graph_runs import run_c, run_cuda, steps_of
 
@@ -19,11 +20,12 @@ from pirol.prim import PRIMS, Builder
 
 pytestmark = pytest.mark.skipif(not has_compiler(), reason="no C compiler")
 DTYPES = ("float32", "float64", "int32", "int64", "uint8", "int8")
+MOVED = (*DTYPES, "bool", "float16", "bfloat16")
 
 
-def drawn(rng: random.Random) -> tuple[Graph, list[Any], dict[str, Any]]:
-    """A sum of a doubled operand at random places; its arrays, and its attributes."""
-    dtype, rank = rng.choice(DTYPES), rng.randint(1, 3)
+def places(rng: random.Random) -> tuple[tuple[int, ...], tuple[int, ...], list[int]]:
+    """Shapes of a result and of what goes there, and scatter_add's dims."""
+    rank = rng.randint(1, 3)
     shape = tuple(rng.choice((0, 1, 2, 5, 33)) for _ in range(rank))
     kept = [k for k in range(rank) if rng.random() < 0.5]
     free = rng.randint(0, 2)
@@ -36,6 +38,12 @@ def drawn(rng: random.Random) -> tuple[Graph, list[Any], dict[str, Any]]:
     dims = [-1] * rank
     for place, k in enumerate(kept):
         dims[k] = order.index(place)
+    return shape, given, dims
+
+
+def drawn(rng: random.Random) -> tuple[Graph, list[Any], dict[str, Any]]:
+    """A sum of a doubled operand at random places; its arrays, and its attributes."""
+    dtype, (shape, given, dims) = rng.choice(DTYPES), places(rng)
     b = Builder()
     x = b.input(TensorType(given, dtype))
     indices = [b.input(TensorType(given, "int64")) for k in dims if k < 0]
@@ -70,6 +78,36 @@ def test_sums_at_places(seed: int, target: str) -> None:
             assert (np.abs(got - exact) <= bound).all()
         else:
             np.testing.assert_array_equal(got, want)
+
+
+def put(rng: random.Random) -> tuple[Graph, list[Any], Any]:
+    """Elements put over others at random places; its arrays, and what it gives."""
+    dtype, (shape, given, dims) = rng.choice(MOVED), places(rng)
+    b, data = Builder(), np.random.default_rng(rng.randint(0, 1 << 30))
+    x, part = (b.input(TensorType(s, dtype)) for s in (shape, given))
+    indices = [b.input(TensorType(given, "int64")) for k in dims if k < 0]
+    graph = b.graph("f", [b.put(x, part, *indices, dims=tuple(dims))])
+    arrays = [sample(data, s, dtype, True) for s in (shape, given)]
+    lines = [data.integers(-3, 9, given) for _ in indices]
+    wanted, rest = arrays[0].copy(), iter(lines)
+    at = [np.indices(given)[k] if k >= 0 else next(rest) for k in dims]
+    at = [np.clip(p, 0, n - 1) for p, n in zip(at, shape)]
+    for k in np.ndindex(given if wanted.size else (0,)):
+        wanted[tuple(p[k] for p in at)] = arrays[1][k]
+    return graph, [*arrays, *lines], wanted
+
+
+@pytest.mark.parametrize("target", ["c", "cuda"])
+@pytest.mark.parametrize(
+    "seed",
+    [*range(4), *(pytest.param(k, marks=pytest.mark.full) for k in range(4, 16))],
+)
+def test_put_at_places(seed: int, target: str) -> None:
+    for k in range(4):
+        graph, arrays, wanted = put(random.Random(4 * seed + k))
+        (got,) = (run_c if target == "c" else run_cuda)(graph, arrays)
+        assert got.dtype == wanted.dtype and got.shape == wanted.shape
+        assert got.tobytes() == wanted.tobytes()
 
 
 @pytest.mark.parametrize("seed", range(8))

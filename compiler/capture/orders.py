@@ -23,13 +23,20 @@ paddles: Any = core
 COMPLEX = (paddle.complex64, paddle.complex128)
 
 
-def lacks_order(error: ValueError) -> bool:
-    """Whether a capture failed for want of a gradient's gradient."""
-    return "has no grad op" in str(error)
+def captured(call: Callable[[], Any]) -> Any:
+    """What a call returns that may capture a program: captured once more, where that
+    failed for want of a gradient's gradient."""
+    try:
+        return call()
+    except ValueError as error:
+        if "has no grad op" not in str(error):
+            raise
+        with _any_order():
+            return call()
 
 
 @contextlib.contextmanager
-def any_order() -> Iterator[None]:
+def _any_order() -> Iterator[None]:
     """What is captured meanwhile has gradients that have gradients."""
     with LOCK:
         enabled, call = paddles._is_bwd_prim_enabled(), paddles.call_vjp

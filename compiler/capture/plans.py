@@ -57,6 +57,8 @@ class Left(Enum):
 class Plans:
     """The plans of one program, made as calls ask for them; `read` imports it."""
 
+    final: tuple[type[Exception], ...] = ()  # errors after which nothing else may run
+
     def __init__(
         self,
         options: Options,
@@ -83,6 +85,8 @@ class Plans:
         """The outputs, or why Paddle must run the call."""
         try:
             found = self.attempt(tensors)
+        except self.final:
+            raise
         except Exception as error:
             if self.options.strict:
                 raise

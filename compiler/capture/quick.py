@@ -14,11 +14,11 @@ from paddle.base import core
 from paddle.base.framework import global_var
 from paddle.jit.dy2static.program_translator import ASTStaticFunction
 
-from pirol.compiler.capture.orders import any_order, lacks_order
+from pirol.compiler.capture.orders import captured
 from pirol.compiler.capture.seam import CompiledLayer, last_served
 
 MOST = 4  # program layers tried one after the other for one count of arguments
-_TENSORS = (core.eager.Tensor, paddle.base.framework.EagerParamBase)
+TENSORS = (core.eager.Tensor, paddle.base.framework.EagerParamBase)
 
 
 class QuickFunction(ASTStaticFunction):  # type: ignore[misc]
@@ -40,15 +40,10 @@ class QuickFunction(ASTStaticFunction):  # type: ignore[misc]
                     if found is not None:
                         return found[0]
         last_served.forget()
-        try:
-            result = super().__call__(*args, **kwargs)
-        except ValueError as error:
-            if not lacks_order(error):
-                raise
-            with any_order():
-                result = super().__call__(*args, **kwargs)
+        call = super().__call__
+        result = captured(lambda: call(*args, **kwargs))
         served = last_served.layer
-        if served is not None and not kwargs and all(type(a) in _TENSORS for a in args):
+        if served is not None and not kwargs and all(type(a) in TENSORS for a in args):
             self._remember(known.setdefault((len(args), training), []), served)
         return result
 

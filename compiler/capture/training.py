@@ -136,7 +136,7 @@ class Trained:
         self.backwards: dict[Some, Compiled] = {}
         self.agains: dict[Some, Trained] = {}
         if not name:  # else Paddle may have no gradient for it, nor the user need one
-            _try_branches(parts.backward, make.hints)
+            try_branches(parts.backward, make.hints)
             self.backward(tuple(range(len(self.wrt))))
         self.miss, self.learned = self.forward.miss, self.forward.learned
 
@@ -184,14 +184,14 @@ class Trained:
         return _Call(self, list(tensors), kept).joined(outputs)
 
 
-def _try_branches(graph: Graph, hints: Mapping[str, int]) -> None:
+def try_branches(graph: Graph, hints: Mapping[str, int]) -> None:
     """Raise Unsupported where a branch has no gradient, whose plan a walk will make."""
     for op in graph.ops:
         for branch in op.branches if "gradient" in op.attrs else ():
             flat = flatten(branch, Facts(dict(hints)), Run())
             loop = op.name == "pd_op.while"
             levels = [loop_level(op)] if loop else op.attrs["gradient"]
-            _try_branches(branch_gradient(flat, levels), hints)
+            try_branches(branch_gradient(flat, levels), hints)
 
 
 class _Call:

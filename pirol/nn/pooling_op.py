@@ -1,7 +1,8 @@
 """Max-pooling as Paddle's ops, marked as the one op that it is to Pirol.
 
-A marked program means the same to Paddle: a tap of all windows is a strided slice, and
-the largest of the stacked taps is taken along them.
+A marked program means the same to Paddle: a tap of all windows is a strided slice, the
+largest of the stacked taps says which place of the plane to read. Only that reading has
+a gradient, so that one that Paddle appends to a captured program is a sum at places.
 """
 
 from __future__ import annotations
@@ -54,13 +55,21 @@ def _traced(x: Any, windows: Windows) -> Any:
     marked = Marked("pirol.max_pool", attrs, [name, mask])
     inner = marked.operand(x)
     lowest = float("-inf") if "float" in name else float(np.iinfo(name).min)
-    taps = _taps(inner.astype(WIDER.get(name, name)), windows, lowest)
-    best = _first_largest(taps)
-    value = paddle.take_along_axis(taps, best.unsqueeze(0), 0).squeeze(0)
+    taps = _taps(inner.astype(WIDER.get(name, name)).detach(), windows, lowest)
+    place = _places(inner, _first_largest(taps), windows).astype(mask)
+    place = marked.result(place, 1)
+    value = _read(inner.astype(WIDER.get(name, name)), place, windows, lowest)
     value = marked.result(value.astype(x.dtype), 0)
-    if windows.mask is None:
-        return value
-    return value, marked.result(_places(inner, best, windows), 1)
+    return value if windows.mask is None else (value, place)
+
+
+def _read(x: Any, place: Any, windows: Windows, lowest: float) -> Any:
+    """x at a place of its plane for each window; `lowest` where there is none."""
+    ends = windows.axes[0], windows.axes[-1]
+    line = paddle.clip(place, 0).flatten(*ends)
+    found = paddle._C_ops.take_along_axis(x.flatten(*ends), line, ends[0])
+    found = paddle.reshape(found, paddle.shape(place))
+    return paddle.where(place < 0, paddle.full_like(found, lowest), found)
 
 
 def _taps(x: Any, windows: Windows, lowest: float) -> Any:
@@ -107,4 +116,4 @@ def _places(x: Any, best: Any, windows: Windows) -> Any:
         outside = beyond if outside is None else outside | beyond
         flat = place if flat is None else flat * extent + place
     nowhere = paddle.full([], -1, "int64")
-    return paddle.where(outside, nowhere, flat).astype(windows.mask)
+    return paddle.where(outside, nowhere, flat)

@@ -7,6 +7,7 @@ from pirol.prim.decomp import (
     creation,
     fourier,
     indexing,
+    linalg,
     losses,
     nn,
     norms,
@@ -19,6 +20,8 @@ from pirol.prim.decomp import (
     reductions,
     resize,
     sampling,
+    scans,
+    scatters,
     shape,
     slicing,
 )
@@ -38,6 +41,7 @@ __all__ = [
     "decomposes",
     "fourier",
     "indexing",
+    "linalg",
     "losses",
     "nn",
     "norms",
@@ -50,6 +54,8 @@ __all__ = [
     "reductions",
     "resize",
     "sampling",
+    "scans",
+    "scatters",
     "shape",
     "slicing",
 ]

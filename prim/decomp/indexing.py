@@ -13,8 +13,7 @@ from pirol.compiler.dims import Shape
 from pirol.compiler.ir import Value
 from pirol.prim.builder import Builder
 from pirol.prim.decomp.bounds import cut, dropped
-from pirol.prim.decomp.registry import axis_in, decomposes, ints, need, number
-from pirol.prim.decomp.shape import sized
+from pirol.prim.decomp.registry import axis_in, decomposes, need, number
 
 
 def places(
@@ -23,13 +22,16 @@ def places(
     """The index as int64, checked; a negative one, where allowed, counted on."""
     need(index.dtype in ("int32", "int64"), f"{what}: an index of {index.dtype}")
     place: Value = b.cast(index, dtype="int64")
-    extent = b.dim(size)
-    low = b.neg(extent) if negative else b.dim(0)
     if not _sure(b, index, size, negative):
-        inside = b.and_(b.ge(place, low), b.lt(place, extent))
+        narrow = isinstance(size, int) and size < 2**31
+        seen = index if narrow else place  # of 32 bits, twice as many at once
+        high = b.const(value=size, shape=(), dtype=seen.dtype)
+        low = b.neg(high) if negative else 0
+        inside = b.and_(b.ge(seen, low), b.lt(seen, high))
         b.check(inside, message=f"{what}: an index outside the dim")
     if not negative:
         return place
+    extent = b.dim(size)
     wrapped: Value = b.select(b.lt(place, 0), b.add(place, extent), place)
     return wrapped
 
@@ -117,12 +119,12 @@ def gather_nd(b: Builder, x: Value, index: Value) -> Any:
     need(isinstance(depth, int) and depth <= x.type.rank, "gather_nd: unknown depth")
     lead = index.shape[:-1]
     shape = (*lead, *x.shape[depth:])
-    lines = [_column(b, x, index, k, shape) for k in range(depth)]
+    lines = [column(b, x, index, k, shape) for k in range(depth)]
     order = (*(-1 for _ in range(depth)), *range(len(lead), len(shape)))
     return b.gather(x, *lines, shape=shape, dims=order)
 
 
-def _column(
+def column(
     b: Builder, x: Value, index: Value, at: int, shape: Shape, negative: bool = True
 ) -> Value:
     """One coordinate of the index, broadcast to the result's shape."""
@@ -131,144 +133,6 @@ def _column(
     place = places(b, line, x.shape[at], "gather_nd", negative)
     result: Value = b.broadcast(place, shape=shape, dims=tuple(range(last)))
     return result
-
-
-@decomposes("pd_op.scatter_nd_add", composite=False)
-def scatter_nd_add(b: Builder, x: Value, index: Value, updates: Value) -> Any:
-    """x with the updates added at the places that the last dim of the index lists."""
-    _addable(x, updates, "scatter_nd_add")
-    need(index.type.rank >= 1, "scatter_nd_add by a scalar")
-    depth = index.shape[-1]
-    need(isinstance(depth, int) and depth <= x.type.rank, "scatter_nd_add: its depth")
-    lead = index.shape[:-1]
-    shape = (*lead, *x.shape[depth:])
-    updates = _shaped(b, updates, shape, "scatter_nd_add")
-    lines = [_column(b, x, index, k, shape, False) for k in range(depth)]
-    order = (*(-1 for _ in range(depth)), *range(len(lead), len(shape)))
-    return b.add(x, b.scatter_add(updates, *lines, shape=x.shape, dims=order))
-
-
-@decomposes("pd_op.index_add", composite=False, operands="x index add_value")
-def index_add(b: Builder, x: Value, index: Value, value: Value, *, axis: int) -> Any:
-    """x with slices of the value added to those of an axis that the index names."""
-    _addable(x, value, "index_add")
-    at = axis_in(axis, x.type.rank, "index_add")
-    place = places(b, index, x.shape[at], "index_add", negative=False)
-    shape = (*x.shape[:at], index.shape[0], *x.shape[at + 1 :])
-    value = _shaped(b, value, shape, "index_add")
-    return b.add(x, _summed(b, value, at, place, x.shape[at]))
-
-
-@decomposes("pd_op.index_put", composite=False)
-def index_put(
-    b: Builder, x: Value, indices: list[Value], value: Value, *, accumulate: bool
-) -> Any:
-    """x with the value added at places, whose coordinates broadcast together."""
-    need(accumulate, "index_put that overwrites")
-    _addable(x, value, "index_put")
-    need(all(v.dtype != "bool" for v in indices), "index_put by a mask")
-    wide = b.broadcast_together(indices)
-    count, rank = len(wide), wide[0].type.rank
-    shape = (*wide[0].shape, *x.shape[count:])
-    lines = [
-        b.broadcast(places(b, v, d, "index_put"), shape=shape, dims=tuple(range(rank)))
-        for v, d in zip(wide, x.shape)
-    ]
-    order = (*(-1 for _ in lines), *range(rank, len(shape)))
-    value = b.broadcast_to(value, shape)
-    return b.add(x, b.scatter_add(value, *lines, shape=x.shape, dims=order))
-
-
-@decomposes("pd_op.put_along_axis", composite=False, operands="arr indices values")
-def put_along_axis(
-    b: Builder,
-    x: Value,
-    index: Value,
-    value: Value,
-    *,
-    axis: int,
-    reduce: str,
-    include_self: bool,
-) -> Any:
-    """x with the value added at each place of the index, but for one coordinate."""
-    need(reduce == "add" and include_self, f"put_along_axis that does {reduce}")
-    _addable(x, value, "put_along_axis")
-    lines, order = along(b, x, axis, index, "put_along_axis")
-    value = b.broadcast_to(value, index.shape)
-    return b.add(x, b.scatter_add(value, *lines, shape=x.shape, dims=order))
-
-
-@decomposes("pd_op.scatter", composite=False)
-def scatter(
-    b: Builder, x: Value, index: Value, updates: Value, *, overwrite: bool
-) -> Any:
-    """x, its rows that the index names replaced by the sums of the updates."""
-    need(not overwrite, "scatter that overwrites")
-    _addable(x, updates, "scatter")
-    if index.type.rank == 2:
-        need(dims.equal(index.shape[1], 1) is True, "scatter by a matrix")
-        index = dropped(b, index, (1,))
-    need(index.type.rank == 1, f"scatter by {index.type}")
-    updates = _shaped(b, updates, (index.shape[0], *x.shape[1:]), "scatter")
-    place = places(b, index, x.shape[0], "scatter")
-    times = _counted(b, place, x.shape[0])
-    hit = b.broadcast(b.gt(times, 0), shape=x.shape, dims=(0,))
-    return b.add(b.select(hit, 0, x), _summed(b, updates, 0, place, x.shape[0]))
-
-
-@decomposes(
-    "pd_op.send_u_recv", composite=False, operands="x src_index dst_index out_size"
-)
-def send_u_recv(
-    b: Builder,
-    x: Value,
-    source: Value,
-    target: Value,
-    size: Any = (),
-    *,
-    reduce_op: str,
-) -> Any:
-    """Rows of x by an index, added up (or their mean) at rows named by another."""
-    need(reduce_op in ("SUM", "MEAN"), f"send_u_recv that takes the {reduce_op}")
-    need(x.dtype != "bool" and source.type.rank == 1, f"send_u_recv of {x.type}")
-    b.require_equal(source.shape[0], target.shape[0], "send_u_recv")
-    given = ints(b, size, "the number of rows")
-    need(not given or isinstance(given[0], int), "send_u_recv to an unknown size")
-    rows = given[0] if given and given[0] > 0 else x.shape[0]
-    sent = looked_up(b, x, 0, source, "send_u_recv", negative=False)
-    place = places(b, target, rows, "send_u_recv", negative=False)
-    place = b.relabelled(place, source.shape)
-    total = _summed(b, sent, 0, place, rows)
-    if reduce_op == "SUM":
-        return total, None
-    times = _counted(b, place, rows)
-    many = b.cast(b.max(times, 1), dtype=x.dtype)
-    return b.div(total, b.broadcast(many, shape=total.shape, dims=(0,))), times
-
-
-def _summed(b: Builder, x: Value, axis: int, place: Value, size: Any) -> Value:
-    """The slices of an axis added up at places of one of another size."""
-    wide = b.broadcast(place, shape=x.shape, dims=(axis,))
-    shape = (*x.shape[:axis], size, *x.shape[axis + 1 :])
-    order = tuple(-1 if k == axis else k for k in range(x.type.rank))
-    sums: Value = b.scatter_add(x, wide, shape=shape, dims=order)
-    return sums
-
-
-def _counted(b: Builder, place: Value, size: Any) -> Value:
-    """How often each of so many places is named."""
-    one = b.const(value=1, shape=place.shape, dtype="int32")
-    return _summed(b, one, 0, place, size)
-
-
-def _shaped(b: Builder, x: Value, shape: Shape, what: str) -> Value:
-    """x, whose dims must be those of the shape."""
-    need(x.type.rank == len(shape), f"{what}: {x.type} at places of another rank")
-    return sized(b, what, x, shape)
-
-
-def _addable(x: Value, value: Value, what: str) -> None:
-    need(x.dtype == value.dtype != "bool", f"{what} of {x.dtype} and {value.dtype}")
 
 
 @decomposes("pd_op.embedding", composite=False, operands="x weight")

@@ -29,12 +29,13 @@ def matmul(
     yk = -1 if transpose_y and not column else -2
     b.require_equal(x.shape[xk], y.shape[yk], "matmul")
     lead = b.broadcast_shape(x.shape[:-2], y.shape[:-2])
-    x, y = (b.broadcast_to(v, (*lead, *v.shape[-2:])) for v in (x, y))
-    rank = len(lead) + 2
-    batch = tuple(range(rank - 2))
-    product = b.dot_general(
-        x, y, x_batch=batch, y_batch=batch, x_sum=(rank + xk,), y_sum=(rank + yk,)
-    )
+    if y.type.rank > 2:
+        x, y = (b.broadcast_to(v, (*lead, *v.shape[-2:])) for v in (x, y))
+    # One matrix for all of a batch is multiplied by more rows, and so is its gradient
+    # one sum.
+    batch = tuple(range(y.type.rank - 2))
+    sums = {"x_sum": (x.type.rank + xk,), "y_sum": (y.type.rank + yk,)}
+    product = b.dot_general(x, y, x_batch=batch, y_batch=batch, **sums)
     ends = [d for d, gone in zip(product.shape[-2:], (row, column)) if not gone]
     return b.reshape(product, shape=(*lead, *ends))
 

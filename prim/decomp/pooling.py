@@ -1,4 +1,4 @@
-"""Pooling over spatial dims (windows, whole planes, adaptive bins), and cumsum."""
+"""Pooling over spatial dims: windows, whole planes, adaptive and fractional bins."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from pirol.compiler import dims
 from pirol.compiler.dims import Dim, Shape
 from pirol.compiler.ir import FLOATS, Value
 from pirol.prim.builder import Builder
+from pirol.prim.decomp.bounds import cut
 from pirol.prim.decomp.nn import window_padding
-from pirol.prim.decomp.registry import axis_in, decomposes, ints, need, number
+from pirol.prim.decomp.registry import decomposes, ints, need
+from pirol.prim.window import PLACES
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,75 @@ def max_pool(
     return value, b.cast(place, dtype=index)
 
 
+@decomposes(
+    "pd_op.fractional_max_pool2d",
+    "pd_op.fractional_max_pool3d",
+    compute_in="float32",
+)
+def fractional_max_pool(
+    b: Builder,
+    x: Value,
+    *,
+    output_size: Sequence[int],
+    kernel_size: Sequence[int],
+    random_u: float,
+) -> Any:
+    """The first largest value of windows that start at uneven steps, and its place in
+    the plane."""
+    need(x.dtype in FLOATS, f"pooling of {x.dtype}")
+    need(random_u != 0, "fractional pooling whose steps are drawn at random")
+    lead, plane = x.shape[:2], x.shape[2:]
+    widths = [
+        size or dims.add(dims.ceildiv(n, o), 1)
+        for n, o, size in zip(plane, output_size, kernel_size)
+    ]
+    rank, shape = len(plane), (*lead, *output_size, *widths)
+    inside, places = b.const(value=True, shape=shape, dtype="bool"), []
+    for k, (n, o, size) in enumerate(zip(plane, output_size, kernel_size)):
+        start, end = _uneven(b, n, o, size, float(random_u))
+        start, end = (b.broadcast(v, shape=shape, dims=(2 + k,)) for v in (start, end))
+        tap = b.iota(axis=2 + rank + k, shape=shape, dtype="int64")
+        places.append(b.add(start, tap))
+        inside = b.and_(inside, b.lt(places[-1], b.min(end, b.dim(n, shape))))
+    order, over = (0, 1, *(-1 for _ in plane)), tuple(range(2 + rank, 2 + 2 * rank))
+    found = b.gather(b.stop_gradient(x), *places, shape=shape, dims=order)
+    best = b.reduce_max(b.select(inside, found, float("-inf")), axes=over)
+    best = b.broadcast(best, shape=shape, dims=tuple(range(2 + rank)))
+    first = b.and_(inside, b.or_(b.eq(found, best), b.ne(found, found)))
+    flat = b.dim(0, shape)
+    for place, n in zip(places, plane):
+        flat = b.add(b.mul(flat, b.dim(n, shape)), place)
+    place = b.reduce_min(b.select(first, flat, b.dim(PLACES, shape)), axes=over)
+    picked = b.reshape(place, shape=(*lead, dims.product(output_size)))
+    x = b.reshape(x, shape=(*lead, dims.product(plane)))
+    value = b.gather(x, picked, shape=picked.shape, dims=(0, 1, -1))
+    return b.reshape(value, shape=place.shape), b.cast(place, dtype="int32")
+
+
+def _uneven(
+    b: Builder, extent: Dim, count: int, size: int, u: float
+) -> tuple[Value, Value]:
+    """Where fractional windows start, and the places behind them, in Paddle's float32;
+    of no given size, they lie side by side."""
+
+    def number(value: Any) -> Value:
+        found: Value = b.const(value=value, shape=(), dtype="float32")
+        return found
+
+    step = b.div(number(dims.sub(extent, size)), number(count - (size > 0)))
+    shift = number(u)
+    if not size:
+        base = dims.floordiv(extent, count)
+        most = b.sub(b.div(number(dims.add(base, 2)), step), 1.0)
+        rest = b.div(number(dims.sub(dims.add(extent, 1), base)), step)
+        shift = b.mul(shift, b.min(most, b.sub(rest, float(count - 1))))
+    line = b.iota(axis=0, shape=(count + 1,), dtype="float32")
+    moved = b.cast(b.mul(b.add(line, shift), step), dtype="int64")
+    edges = b.sub(moved, b.cast(b.mul(shift, step), dtype="int64"))
+    start = cut(b, edges, 0, 0, count)
+    return start, b.add(start, size) if size else cut(b, edges, 0, 1, count)
+
+
 def _whole_plane(b: Builder, x: Value, axes: tuple[int, ...], kind: str) -> Any:
     count = dims.product(x.shape[k] for k in axes)
     shape = tuple(1 if k in axes else d for k, d in enumerate(x.shape))
@@ -277,33 +348,3 @@ def _bin(
 def _lowest(b: Builder, like: Value) -> Value:
     value: Value = b.const(value=float("-inf"), shape=like.shape, dtype=like.dtype)
     return value
-
-
-@decomposes("pd_op.cumsum", compute_in="float32")
-def cumsum(
-    b: Builder, x: Value, axis: Value, *, flatten: bool, exclusive: bool, reverse: bool
-) -> Any:
-    """Sums along an axis up to each element; exclusive: before it, reverse: from it."""
-    need(x.dtype != "bool", "cumsum of bool")
-    if flatten:
-        x = b.reshape(x, shape=(x.type.size,))
-    if x.type.rank == 0:
-        return x
-    at = axis_in(int(number(b, axis, "axis")), x.type.rank, "cumsum")
-    if reverse:
-        x = b.reverse(x, axes=(at,))
-    total = b.cumsum(x, axis=at)
-    if exclusive:
-        total = _shifted(b, total, at)
-    return b.reverse(total, axes=(at,)) if reverse else total
-
-
-def _shifted(b: Builder, x: Value, axis: int) -> Value:
-    """x moved on by one along an axis, the last dropped, 0 at the first."""
-    rank = x.type.rank
-    low = tuple(int(k == axis) for k in range(rank))
-    none = (0,) * rank
-    padded = b.pad(x, low=low, high=none, interior=none, value=0)
-    ones = (1,) * rank
-    result: Value = b.slice(padded, starts=none, sizes=x.shape, steps=ones)
-    return result
