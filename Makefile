@@ -4,8 +4,9 @@ STAMP := .venv/.installed
 FOLDERS := pirol compiler prim passes kernels bench
 TYPED := build/typed/pirol
 # A file's tests run in one process; each holds Paddle, so there are at most four. Files
-# are taken in the order that tests/conftest.py gives them.
-WORKERS := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# are taken in the order that tests/conftest.py gives them. A process that ends ends the run.
+WORKERS := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder \
+           --max-worker-restart 0
 SOURCES := $(wildcard compiler/native/*.c compiler/native/*.h)
 # A package may lie one folder below a mapped folder.
 PACKAGES := $(sort $(wildcard $(addsuffix /__init__.py,$(FOLDERS)) \

@@ -45,7 +45,7 @@ def _gives_back(device: Device) -> Any:
 
 def halves(*shapes: Sequence[int]) -> list[Any]:
     """Numbers of bfloat16, as arrays."""
-    return [data(*shape).astype(BFLOAT16) for shape in shapes]
+    return [(data(*shape) / 2).astype(BFLOAT16) for shape in shapes]
 
 
 def loaded(function: Any, path: Path, *given: Any, **options: Any) -> Any:
@@ -137,7 +137,7 @@ def test_attention(function: Any, dnn: Library, device: Device, tmp_path: Path) 
 def test_mixed_precision(half: str, masks: bool, dnn: Library, tmp_path: Path) -> None:
     """Of float32 inputs, and a mask of which a half has no such number."""
     dtype = BFLOAT16 if half == "bfloat16" else np.dtype(half)
-    given = [data(*shape).astype(dtype).astype("float32") for shape in QKV]
+    given = [(data(*shape) / 2).astype(dtype).astype("float32") for shape in QKV]
     if masks:
         given.append(np.where(data(S, T) > 0, np.float32(-1e9), np.float32(0.5)))
     function = added if masks else plain
@@ -303,6 +303,6 @@ def test_no_engine(dnn: Library, tmp_path: Path) -> None:
 
 
 def test_tensors_of_the_device(dnn: Library, tmp_path: Path) -> None:
-    given = [data(*shape) for shape in QKV]
+    given = [data(*shape) / 2 for shape in QKV]
     run = loaded(plain, tmp_path / "f", *given, amp="float16")
     near(back(run(*map(on_device, given))), meaning(*given, scale=0.25))

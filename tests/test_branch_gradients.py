@@ -119,9 +119,9 @@ def early(x: Any, w: Any) -> Any:
 
 
 def opaque(x: Any, w: Any) -> Any:
-    """Paddle runs the op in the branch, and its gradient."""
+    """Paddle runs the op in the branch, of a matrix that large, and its gradient."""
     if x.sum() > 0:
-        y = paddle.matmul(x, w) + 9.0 * paddle.eye(4)
+        y = paddle.matmul(x, w) + 9.0 * paddle.eye(6)
         y = paddle.linalg.inv(y).sum(1)
     else:
         y = paddle.matmul(x, w).sum(1)
@@ -226,9 +226,9 @@ def test_second_order_in_each_branch(function: Any) -> None:
 @pytest.mark.full
 @pytest.mark.filterwarnings("ignore::pirol.compiler.capture.options.PirolWarning")
 def test_an_op_of_paddles_in_a_branch() -> None:
-    fast = compiled(opaque, 4, 4)
+    fast = compiled(opaque, 6, 6)
     for signs in [(1, 1), (-1, 1)]:
-        agree(opaque, fast, drawn(signs, (4, 4)), order=1)
+        agree(opaque, fast, drawn(signs, (6, 6)), order=1)
     assert {f.line != "" for f in pirol.explain(fast).fallbacks} == {True}
 
 
