@@ -109,7 +109,14 @@ class Contraction:
         """With the sides changed where the columns' operand is read in windows that
         share elements: those would be packed again and again, and are read as rows as
         they lie."""
-        other = replace(
+        other = self.exchanged()
+        load = load_of(self.nest, self.right)
+        shared = shares(load.index, self.wide, self.nest.columns)
+        return other if shared and other.left_places is not None else self
+
+    def exchanged(self) -> Contraction:
+        """With the sides changed."""
+        return replace(
             self,
             left=self.right,
             right=self.left,
@@ -117,9 +124,6 @@ class Contraction:
             wide=self.high,
             lanes="high",
         )
-        load = load_of(self.nest, self.right)
-        shared = shares(load.index, self.wide, self.nest.columns)
-        return other if shared and other.left_places is not None else self
 
     def kernel(self) -> Kernel:
         """The kernel; a task is one tile, and those of a panel follow each other."""

@@ -7,7 +7,6 @@ in pairs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from pirol.compiler import dims
 from pirol.compiler.dims import Dim, multiple
@@ -47,14 +46,7 @@ class Halves(Contraction):
     def turned(self) -> Contraction:
         """With the sides changed where the rows' terms lie one behind the other only
         so."""
-        other = replace(
-            self,
-            left=self.right,
-            right=self.left,
-            high=self.wide,
-            wide=self.high,
-            lanes="high",
-        )
+        other = self.exchanged()
         better = self.left_steps is None and other.left_steps is not None
         return other if better else self
 
