@@ -91,8 +91,8 @@ def test_if_and_while() -> None:
 
 
 def test_nested() -> None:
-    """In a process of its own, again where a signal ends it: in one of some ten captures
-    of this an attribute is read of a value that is gone."""
+    """In a process of its own, again where a signal ends it: in one of some ten
+    captures Paddle's origin_runnable_program reads a value that is gone."""
     code = "import test_control_flow; test_control_flow.nested_agrees()"
     for _ in range(4):
         run = [sys.executable, "-c", code]
