@@ -292,7 +292,7 @@ class Contraction:
         width = constant(self.width)
         place = affine.add(affine.scale(axis("k"), self.width), axis("j"))
         zero = Put("panel", place, Num(0, self.dtype))
-        columns = Loop("j", _used("wide"), width, (zero,))
+        columns = Loop("j", used_of("wide"), width, (zero,))
         return [Loop("k", affine.ZERO, constant(self.terms), (columns,))]
 
     def pack(self) -> list[Stmt]:
@@ -309,15 +309,20 @@ class Contraction:
             )
             source = (f"in{load.buffer}", start, constant(step))
             to = ("panel", affine.scale(start_of(self.term, run), self.width), width)
-            wide = (_used("wide"), self.width)
+            wide = (used_of("wide"), self.width)
             high = (constant(product(a.extent for a in run)), ALL)
             turn = Turn(load.dtype, to, source, wide, high)
             return [column_loops(self.nest, [turn], outer)]
+        return [self.gather("panel")]
+
+    def gather(self, array: str) -> Stmt:
+        """array[term, column] = the right operand, element by element."""
+        node = self.packed(self.right)
         column = affine.add(_flat(self.wide), affine.scale(axis("wide_first"), -1))
         place = affine.add(affine.scale(self.term, self.width), column)
-        put = Put("panel", place, Ref(f"v{self.right}"))
-        lanes = self.each_lane("wide", self.wide, [*self.lets(self.right), put])
-        return [column_loops(self.nest, [lanes], outer)]
+        put = Put(array, place, Ref(f"v{node}"))
+        lanes = self.each_lane("wide", self.wide, [*self.lets(node), put])
+        return column_loops(self.nest, [lanes], [a.name for a in self.nest.columns])
 
     def run_of_terms(self) -> list[Axis]:
         """The last terms' axes along which the right operand lies in memory, where it
@@ -425,8 +430,8 @@ class Contraction:
             ("tile", affine.ZERO, width),
             left,
             ("panel", affine.ZERO, width),
-            _used("high"),
-            _used("wide"),
+            used_of("high"),
+            used_of("wide"),
             constant(self.terms),
             tables,
         )
@@ -458,7 +463,7 @@ class Contraction:
         return merge_axes(rest, {a.name for a in self.wide})
 
 
-def _used(side: str) -> Affine:
+def used_of(side: str) -> Affine:
     """How many rows or columns the task's block has."""
     return affine.add(axis(f"{side}_stop"), affine.scale(axis(f"{side}_first"), -1))
 

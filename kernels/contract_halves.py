@@ -12,9 +12,8 @@ from pirol.compiler import dims
 from pirol.compiler.dims import Dim, multiple
 from pirol.kernels import affine
 from pirol.kernels.affine import Affine, axis, constant
-from pirol.kernels.contract import ALL, Contraction
-from pirol.kernels.emit import column_loops
-from pirol.kernels.kernel import Loop, Num, Pairs, Put, Ref, Stmt, Turn
+from pirol.kernels.contract import ALL, Contraction, used_of
+from pirol.kernels.kernel import Loop, Num, Pairs, Put, Stmt, Turn
 from pirol.kernels.nest import Axis, Nest, Scalar
 from pirol.kernels.operands import load_of, start_of
 from pirol.prim.prim import PAIRED
@@ -104,21 +103,16 @@ class Halves(Contraction):
         if not self.in_pairs or not super().clear():
             return []
         place = affine.add(affine.scale(axis("k"), 2 * self.width), axis("j"))
-        used = affine.scale(self.used, 2)
+        used = affine.scale(used_of("wide"), 2)
         columns = Loop("j", used, constant(2 * self.width), (_zero(place),))
         return [Loop("k", affine.ZERO, constant(self.pairs), (columns,))]
-
-    @property
-    def used(self) -> Affine:
-        """How many columns the task's panel has."""
-        return affine.add(axis("wide_stop"), affine.scale(axis("wide_first"), -1))
 
     def pack(self) -> list[Stmt]:
         """The pairs: of lines of the right operand, or turned, 32 bits at a time; or of
         lines that its elements are first brought into."""
         if self.gathers:
             source = ("lines", affine.ZERO, constant(self.width))
-            return [self.gather(), self.pair_up(source)]
+            return [self.gather("lines"), self.pair_up(source)]
         load, lies = load_of(self.nest, self.right), self.lies
         assert lies is not None
         axes = [*self.nest.columns, *self.wide]
@@ -130,23 +124,11 @@ class Halves(Contraction):
         to = ("panel", affine.ZERO, constant(self.width))
         source = (name, start, constant(dims.floordiv(lies[0], 2)))
         high = (constant(self.pairs), ALL)
-        return [Turn("int32", to, source, (self.used, self.width), high)]
+        return [Turn("int32", to, source, (used_of("wide"), self.width), high)]
 
     def pair_up(self, source: tuple[str, Affine, Affine]) -> Stmt:
         """The panel from lines."""
-        return Pairs("panel", source, self.used, self.width, constant(self.terms))
-
-    def gather(self) -> Stmt:
-        """lines[term, column] = the right operand."""
-        node = self.packed(self.right)
-        flat = affine.linear(
-            [axis(a.name) for a in self.wide], tuple(a.extent for a in self.wide)
-        )
-        column = affine.add(flat, affine.scale(axis("wide_first"), -1))
-        place = affine.add(affine.scale(self.term, self.width), column)
-        put = Put("lines", place, Ref(f"v{node}"))
-        lanes = self.each_lane("wide", self.wide, [*self.lets(node), put])
-        return column_loops(self.nest, [lanes], [a.name for a in self.nest.columns])
+        return Pairs("panel", source, used_of("wide"), self.width, constant(self.terms))
 
 
 def _zero(place: Affine) -> Stmt:
