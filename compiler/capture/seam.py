@@ -18,7 +18,7 @@ import paddle
 from paddle.jit.dy2static import pir_partial_program as partial
 from paddle.jit.dy2static.utils import RETURN_NO_VALUE_MAGIC_NUM as NO_VALUE
 
-from pirol.compiler.capture import autocast, native
+from pirol.compiler.capture import arguments, autocast, native
 from pirol.compiler.capture.attributes import attributes
 from pirol.compiler.capture.autocast import asked, refused
 from pirol.compiler.capture.kept import kept_by_paddle
@@ -190,6 +190,7 @@ def connect() -> str:
     if missing:
         return f"this Paddle has no {', '.join(missing)}; Pirol needs paddlepaddle 3.3"
     partial.partial_program_from = _partial_program_from
+    arguments.own()
     follow()
     autocast.follow()
     return ""
