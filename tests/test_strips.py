@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import itertools
+import random
 from typing import Any
 
 import numpy as np
 import paddle
 import pytest
+from graph_runs import steps_of
+from graphs import rolled, rolled_sizes
+from hypothesis import settings
 from native_plans import F32, plan, slot
 from paddle.static import InputSpec
 
 import pirol
 from pirol.compiler import _native
-from pirol.compiler.dims import evaluate, symbols_of
+from pirol.compiler.dims import evaluate, product, symbols_of
 from pirol.compiler.ir import Graph, Op
 from pirol.kernels import affine
 from pirol.kernels import batches as analysis
 from pirol.kernels.batches import Batches, batches
 from pirol.kernels.nest import Load
+from pirol.passes.halves import halves
 from pirol.passes.plan import Plan
+
+# Steady in `make test`; a fresh one with --hypothesis-profile=fuzz.
+SEED = 0 if settings().derandomize else random.SystemRandom().randrange(2**32)
 
 # Programs: (function, shapes, attributes) --------------------------------------------
 
@@ -122,6 +130,22 @@ def test_parts(program: Any, dynamic: bool) -> None:
                 check_apart(known, op.attrs.get("items", 6), sizes)
             found += known.items != 1
     assert found >= 2
+
+
+def test_parts_of_random_graphs() -> None:
+    """Of every kernel, whatever number of parts its leading axes allow."""
+    found = 0
+    for number in range(250):
+        case = rolled(SEED, number)
+        for step in steps_of(halves(case.graph)):
+            known = Batches(step.nest, step.cpu)
+            for count in range(1, len(step.cpu.lead) + 1):
+                items = product(n for _, n in step.cpu.lead[:count])
+                for sizes in rolled_sizes(SEED, number, 2):
+                    if all(evaluate(a.extent, sizes) for a in step.nest.axes):
+                        check_apart(known, items, sizes)
+                        found += len(known.apart(items) or ())
+    assert found > 300
 
 
 def test_a_fault_in_the_analysis_is_found(monkeypatch: Any) -> None:
