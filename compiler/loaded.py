@@ -148,7 +148,7 @@ class Program:
 
 def on_cpu(graph: Graph) -> Compiled:
     """The plan of a graph at level "calls", from disk or by the passes."""
-    ready = _ready(graph, "cpu", ".so", lambda p: compile_kernels(generate(p)))
+    ready = _ready(graph, "cpu+alone", ".so", lambda p: compile_kernels(generate(p)))
     return assemble(ready.plan, graph, refuse, ready.codes, {"arrays": True})
 
 

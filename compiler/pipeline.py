@@ -32,6 +32,7 @@ from pirol.passes.products import products
 from pirol.passes.rows import rows
 from pirol.passes.split import split_reductions
 from pirol.passes.strips import strips
+from pirol.passes.transforms import transforms
 from pirol.passes.turns import turns
 from pirol.passes.windows import windows
 from pirol.prim import Facts
@@ -95,7 +96,7 @@ class Run:
         return graph
 
 
-PASSES = 16  # at most, but for the user's own
+PASSES = 17  # at most, but for the user's own
 
 
 def flatten(graph: Graph, facts: Facts, run: Run, level: str = "pir") -> Graph:
@@ -130,26 +131,31 @@ def finish(graph: Graph, run: Run, target: str = "cpu") -> Lowered:
     def strip(g: Graph) -> Graph:
         return strips(g, batches)
 
+    kind, *_ = parts = target.split("+")
+    alone = ("transforms", transforms, "flat")
     passes: tuple[tuple[str, Pass, str], ...] = (
+        *([] if target == "cpu" else [alone]),
         ("complex_parts", complex_parts, "flat"),
-        ("conv_grads", lambda g: conv_grads(g, apart=target == "cpu"), "flat"),
+        ("conv_grads", lambda g: conv_grads(g, apart=kind == "cpu"), "flat"),
         ("halves", halves, "flat"),
         ("canonicalize-2", canonicalize, "flat"),
         ("turns-2", turns, "flat"),
         *_named(run.own, "flat"),
         ("windows", windows, "flat"),
-        *(run for part in target.split("+") for run in FOR[part]),
+        *(run for part in parts for run in FOR[part]),
         ("fuse", fuse_all, "fused"),
-        *((("strips", strip, "fused"),) if target == "cpu" else ()),
+        *((("strips", strip, "fused"),) if kind == "cpu" else ()),
     )
     graph = run.through(passes, graph)
     _dump(run.stages)
     return Lowered(plan(graph), refused, run.facts, run.stages)
 
 
-# Passes on primitives that only some target wants: a device, then libraries in order.
+# Passes on primitives that only some target wants: a device, then libraries in order;
+# "alone": no Paddle.
 FOR: dict[str, tuple[tuple[str, Pass, str], ...]] = {
     "cpu": (("paddings", paddings, "flat"), ("rows", rows, "flat")),
+    "alone": (),
     "cuda": (("split", split_reductions, "flat"),),
     "attention": (("attention", attention, "flat"),),
     "cublas": (("products", products, "flat"),),

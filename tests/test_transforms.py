@@ -1,0 +1,160 @@
+"""Fourier transforms as products: against NumPy's, in files, on the stand-in device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+import pytest
+from cuda_simulator_build import has_compiler
+from cuda_stand_in import Device, device
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_export import exported
+
+import pirol
+from pirol.compiler.interpreter import interpret
+from pirol.compiler.ir import TensorType
+from pirol.passes.transforms import _Turn, transforms
+from pirol.prim import Builder
+from pirol.prim.fourier import NORMS
+
+__all__ = ["device"]  # a fixture
+LENGTHS = (
+    *(1, 2, 3, 5, 7, 12, 16, 17, 60, 64, 65, 67, 96, 100, 127, 134, 257, 512),
+    *(521, 1000, 1024, 1021, 2042),
+)
+EPS = {"float32": 6e-8, "float64": 1.1e-16}
+
+
+@st.composite
+def cases(draw: Any) -> tuple[str, Any, dict[str, Any]]:
+    """A primitive, what it is given, its attributes."""
+    name = draw(st.sampled_from(["fft", "rfft", "irfft"]))
+    shape = draw(st.lists(st.integers(1, 6), min_size=1, max_size=3))
+    order = draw(st.permutations(range(len(shape))))
+    axes = tuple(order[: draw(st.integers(1, len(shape)))])
+    shape[axes[0]] = draw(st.sampled_from(LENGTHS))
+    real = draw(st.sampled_from(["float32", "float64"]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    parts = [rng.normal(size=shape).astype(real) for _ in range(2)]
+    forward, scale = draw(st.booleans()), draw(st.sampled_from(sorted(NORMS)))
+    attrs = {"axes": axes, "forward": forward, "scale": scale}
+    if name == "irfft":
+        half = shape[axes[-1]]
+        attrs["size"] = draw(st.sampled_from([2 * half - 2, 2 * half - 1])) or 1
+    x = (
+        parts[0]
+        if name == "rfft"
+        else parts[0] + np.asarray(1j * parts[1], "complex64")
+    )
+    return name, x.astype(real if name == "rfft" else WHOLE[real]), attrs
+
+
+WHOLE = {"float32": "complex64", "float64": "complex128"}
+
+
+def check(name: str, x: Any, attrs: dict[str, Any]) -> None:
+    b = Builder()
+    result = getattr(b, name)(b.input(TensorType(x.shape, str(x.dtype))), **attrs)
+    graph = b.graph("f", [result])
+    made = transforms(graph)
+    assert all(op.name not in ("fft", "rfft", "irfft") for op in made.ops)
+    (wanted,), (found,) = (interpret(g, [x]) for g in (graph, made))
+    assert found.dtype == wanted.dtype and found.shape == wanted.shape
+    size = np.linalg.norm(wanted) + 1e-30
+    terms = np.prod([max(wanted.shape[a], x.shape[a]) for a in attrs["axes"]])
+    unit = EPS[str(x.real.dtype)]
+    assert np.linalg.norm(found - wanted) <= size * unit * (8 + 2 * np.log2(terms) ** 2)
+
+
+@settings(max_examples=60)
+@given(cases())
+def test_as_numpy(case: tuple[str, Any, dict[str, Any]]) -> None:
+    check(*case)
+
+
+@pytest.mark.slow
+@settings(max_examples=1500)
+@given(cases())
+def test_many_as_numpy(case: tuple[str, Any, dict[str, Any]]) -> None:
+    check(*case)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_each_length(length: int) -> None:
+    x = np.random.default_rng(length).normal(size=(2, length, 2)) * (1 + 0.5j)
+    check("fft", x, {"axes": (1,), "forward": True, "scale": "n"})
+
+
+def test_a_planted_fault_is_found(monkeypatch: Any) -> None:
+    """Roots of the other direction, and a twiddle that is left out."""
+    roots = _Turn.roots
+    for fault in (
+        lambda self, *given: self.b.conj(roots(self, *given)),
+        lambda self, p, n, dtype: roots(self, self.b.mul(p, int(n <= 64)), n, dtype),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(_Turn, "roots", fault)
+            with pytest.raises(AssertionError):
+                test_each_length(512)
+
+
+def many(x: Any) -> Any:
+    """Transforms of several kinds, with work around them."""
+    line = paddle.fft.rfft(x * 2.0, norm="ortho")
+    plane = paddle.fft.fft2(paddle.complex(x, x * 0.5))
+    back = paddle.fft.irfft(line * (0.5 + 1j), n=x.shape[-1])
+    return line, plane.abs(), back + x, paddle.fft.ifft(plane, axis=1).real()
+
+
+def arrays(*shape: int) -> Any:
+    return np.random.default_rng(len(shape)).normal(size=shape).astype("float32")
+
+
+def near(found: Any, wanted: Any) -> None:
+    for a, b in zip(found, wanted, strict=True):
+        a, b = np.asarray(a), np.asarray(b)
+        assert a.dtype == b.dtype and a.shape == b.shape
+        assert np.linalg.norm(a - b) <= 2e-6 * np.linalg.norm(b)
+
+
+def eager(x: Any) -> list[Any]:
+    return [t.numpy() for t in many(paddle.to_tensor(x))]
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 16), (5, 12, 96), (2, 97, 521)], ids=str)
+def test_in_a_file(shape: tuple[int, ...], tmp_path: Path) -> None:
+    x = arrays(*shape)
+    run, _ = exported(many, tmp_path / "f", x)
+    near(run(x), eager(x))
+
+
+@pytest.mark.full
+@pytest.mark.skipif(not has_compiler(), reason="the simulator needs g++")
+def test_on_cuda(device: Device, tmp_path: Path) -> None:
+    x = arrays(3, 20, 24)
+    exported(many, tmp_path / "f", x)
+    run, before = pirol.load(tmp_path / "f", device="cuda"), device.launches
+    near(run(x), eager(x))
+    assert device.launches > before
+
+
+def test_unknown_lengths_cannot_be_exported(tmp_path: Path) -> None:
+    spec = [paddle.static.InputSpec([3, None])]
+    with pytest.raises(pirol.PirolError, match=r"only Paddle runs: fft .*test_tr"):
+        exported(lengths_unknown, tmp_path / "f", arrays(3, 8), input_spec=spec)
+
+
+def lengths_unknown(x: Any) -> Any:
+    return paddle.fft.fft(x.astype("complex64"))
+
+
+def test_a_batch_of_any_size(tmp_path: Path) -> None:
+    spec = [paddle.static.InputSpec([None, 4, 24])]
+    run, _ = exported(many, tmp_path / "f", arrays(3, 4, 24), input_spec=spec)
+    for count in (1, 5):
+        x = arrays(count, 4, 24)
+        near(run(x), eager(x))
