@@ -32,7 +32,7 @@ from pirol.passes.products import products
 from pirol.passes.rows import rows
 from pirol.passes.split import split_reductions
 from pirol.passes.strips import strips
-from pirol.passes.transforms import transforms
+from pirol.passes.transforms import lines, transforms
 from pirol.passes.turns import turns
 from pirol.passes.windows import windows
 from pirol.prim import Facts
@@ -132,7 +132,7 @@ def finish(graph: Graph, run: Run, target: str = "cpu") -> Lowered:
         return strips(g, batches)
 
     kind, *_ = parts = target.split("+")
-    alone = ("transforms", transforms, "flat")
+    alone = ("transforms", lines if "cufft" in parts else transforms, "flat")
     passes: tuple[tuple[str, Pass, str], ...] = (
         *([] if target == "cpu" else [alone]),
         ("complex_parts", complex_parts, "flat"),
@@ -156,6 +156,7 @@ def finish(graph: Graph, run: Run, target: str = "cpu") -> Lowered:
 FOR: dict[str, tuple[tuple[str, Pass, str], ...]] = {
     "cpu": (("paddings", paddings, "flat"), ("rows", rows, "flat")),
     "alone": (),
+    "cufft": (),
     "cuda": (("split", split_reductions, "flat"),),
     "attention": (("attention", attention, "flat"),),
     "cublas": (("products", products, "flat"),),

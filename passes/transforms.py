@@ -1,4 +1,4 @@
-"""transforms: Fourier transforms as products, where no library runs them.
+"""transforms: Fourier transforms of a library's, or as products where there is none.
 
 A transform of n1 n2 terms is n2 of n1 terms, turned by roots of unity, and n1 of n2
 terms (Cooley and Tukey, 1965); one of few terms is a product with its matrix. One of
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pirol.compiler.dims import product
 from pirol.compiler.ir import PART, Graph, Op, Value
@@ -26,6 +27,53 @@ DIRECT = 512  # and of one that has no such factor
 def transforms(graph: Graph) -> Graph:
     """The graph without fft, rfft and irfft of known lengths."""
     return rewritten(graph, _products)
+
+
+def lines(graph: Graph) -> Graph:
+    """The graph with a `transform` of cuFFT's for each dim of each fft, rfft, irfft."""
+    return rewritten(graph, _by_library)
+
+
+def _by_library(b: Builder, op: Op) -> Sequence[Value] | None:
+    if op.name not in ("fft", "rfft", "irfft"):
+        return None
+    x, forward, (*others, last) = op.operands[0], op.attrs["forward"], op.attrs["axes"]
+    real = op.result if op.name == "irfft" else x
+    size = product(real.shape[a] for a in op.attrs["axes"])
+    if op.name == "rfft":
+        x = _line(b, x, last, kind="r2c", forward=True)
+        x = x if forward else b.conj(x)
+    for axis in others if op.name != "fft" else op.attrs["axes"]:
+        x = _line(b, x, axis, kind="c2c", forward=forward)
+    if op.name == "irfft":
+        x = _as_of_reals(b, b.conj(x) if forward else x, last, op.attrs["size"])
+        x = _line(b, x, last, kind="c2r", forward=False, size=op.attrs["size"])
+    scale = op.attrs["scale"]
+    if scale == "none":
+        return [x]
+    count = b.cast(b.dim(size), dtype="float64")
+    factor = b.div(1.0, count if scale == "n" else b.sqrt(count))
+    return [b.mul(x, b.cast(factor, dtype=x.dtype))]
+
+
+def _line(b: Builder, x: Value, axis: int, **attrs: Any) -> Value:
+    """Along an axis, which goes to the end for that."""
+    last = x.type.rank - 1
+    places = {axis: last, last: axis}
+    perm = tuple(places.get(k, k) for k in range(last + 1))
+    if axis != last:
+        x = b.transpose(x, perm=perm)
+    x = b.transform(x, **attrs)
+    return b.transpose(x, perm=perm) if axis != last else x
+
+
+def _as_of_reals(b: Builder, x: Value, axis: int, size: Any) -> Value:
+    """Without the imaginary parts that numbers have which are their own conjugates: the
+    library would not leave them out."""
+    place = b.iota(axis=axis, shape=x.shape, dtype="int64")
+    own = b.or_(b.eq(place, 0), b.eq(b.mul(place, 2), b.dim(size)))
+    found: Value = b.complex(b.real(x), b.select(own, 0.0, b.imag(x)))
+    return found
 
 
 def _products(b: Builder, op: Op) -> Sequence[Value] | None:

@@ -9,7 +9,7 @@ import numpy as np
 import paddle
 import pytest
 from cuda_simulator_build import has_compiler
-from cuda_stand_in import Device, device
+from cuda_stand_in import Device, Library, device, fft
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_export import exported
@@ -21,7 +21,7 @@ from pirol.passes.transforms import _Turn, transforms
 from pirol.prim import Builder
 from pirol.prim.fourier import NORMS
 
-__all__ = ["device"]  # a fixture
+__all__ = ["device", "fft"]  # fixtures
 LENGTHS = (
     *(1, 2, 3, 5, 7, 12, 16, 17, 60, 64, 65, 67, 96, 100, 127, 134, 257, 512),
     *(521, 1000, 1024, 1021, 2042),
@@ -140,6 +140,66 @@ def test_on_cuda(device: Device, tmp_path: Path) -> None:
     run, before = pirol.load(tmp_path / "f", device="cuda"), device.launches
     near(run(x), eager(x))
     assert device.launches > before
+
+
+@pytest.mark.full
+@pytest.mark.skipif(not has_compiler(), reason="the simulator needs g++")
+@pytest.mark.parametrize("shape", [(3, 20, 24), (2, 7, 97), (1, 1, 2)], ids=str)
+def test_by_a_library(shape: Any, device: Device, fft: Library, tmp_path: Path) -> None:
+    """cuFFT's transforms, whose plans are kept."""
+    x = arrays(*shape)
+    exported(many, tmp_path / "f", x)
+    before = fft.count("transforms")
+    run = pirol.load(tmp_path / "f", device="cuda")
+    near(run(x), eager(x))
+    assert fft.count("transforms") == before + 5
+    plans = fft.count("built")
+    near(run(x), eager(x))
+    assert fft.count("built") == plans
+
+
+@pytest.mark.full
+@pytest.mark.skipif(not has_compiler(), reason="the simulator needs g++")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_all_kinds_by_a_library(
+    dtype: str, device: Device, fft: Library, tmp_path: Path
+) -> None:
+    x = np.random.default_rng(1).normal(size=(3, 4, 6)).astype(dtype)
+    exported(kinds, tmp_path / "f", x)
+    before = fft.count("transforms")
+    run = pirol.load(tmp_path / "f", device="cuda")
+    wanted = [t.numpy() for t in kinds(paddle.to_tensor(x))]
+    near(run(x), wanted)
+    assert fft.count("transforms") > before + 9
+
+
+def kinds(x: Any) -> Any:
+    """Over inner dims and several, both ways, of both scales; what is no transform of
+    real numbers too."""
+    z = paddle.complex(x, x.flip([1]))
+    return (
+        paddle.fft.rfft2(x, axes=(2, 0), norm="forward"),
+        paddle.fft.irfft(z, n=7, axis=1, norm="ortho"),
+        paddle.fft.irfft2(z, s=(4, 10), axes=(1, 2)),
+        paddle.fft.hfft(z, n=6, axis=0),
+        paddle.fft.ihfft(x, axis=1),
+        paddle.fft.ifftn(z, norm="ortho"),
+    )
+
+
+@pytest.mark.full
+@pytest.mark.skipif(not has_compiler(), reason="the simulator needs g++")
+def test_a_library_that_fails(device: Device, fft: Library, tmp_path: Path) -> None:
+    """One that makes no plans when it is looked for is not taken."""
+    x = arrays(3, 20, 24)
+    exported(many, tmp_path / "f", x)
+    before = fft.count("transforms")
+    fft.refuse(1)
+    try:
+        near(pirol.load(tmp_path / "f", device="cuda")(x), eager(x))
+    finally:
+        fft.refuse(0)
+    assert fft.count("transforms") == before
 
 
 def test_unknown_lengths_cannot_be_exported(tmp_path: Path) -> None:
