@@ -343,10 +343,10 @@ class _Assembler:
             case Transform(op, inputs, output):
                 x, out = self.plan.buffers[inputs[0]].type, op.result.type
                 size = (x if op.attrs["kind"] == "r2c" else out).shape[-1]
-                sizes = (dims.product(x.shape[:-1]), size)
+                lines = dims.product(x.shape[:-1])
                 kind = TRANSFORMS[op.attrs["kind"], op.attrs["forward"]]
-                encoded = [self.encode(d) for d in sizes]
-                return ("transform", inputs[0], output, kind, encoded)
+                sizes = [self.encode(d) for d in (lines, size)]
+                return ("transform", inputs[0], output, kind, sizes)
             case Attention(op, inputs, output):
                 return self.attention(op, inputs, output)
             case Opaque(op, inputs, outputs):

@@ -133,7 +133,7 @@ def _infer_transform(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
 
 
 def _transform(x: Any, *, kind: str, forward: bool, size: int = 0) -> Any:
-    at = {"axes": (x.ndim - 1,), "forward": forward, "scale": "none"}
+    at: dict[str, Any] = {"axes": (x.ndim - 1,), "forward": forward, "scale": "none"}
     if kind == "c2r":
         return _irfft(x, size=size, **at)
     return (_rfft if kind == "r2c" else _fft)(x, **at)
