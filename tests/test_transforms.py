@@ -13,12 +13,12 @@ from cuda_stand_in import Device, Library, device, fft
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_export import exported
+from transform_cases import CASES, Transform
 
 import pirol
+from pirol.compiler import loaded
 from pirol.compiler.interpreter import interpret
-from pirol.compiler.ir import TensorType
 from pirol.passes.transforms import _Turn, transforms
-from pirol.prim import Builder
 from pirol.prim.fourier import NORMS
 
 __all__ = ["device", "fft"]  # fixtures
@@ -26,67 +26,52 @@ LENGTHS = (
     *(1, 2, 3, 5, 7, 12, 16, 17, 60, 64, 65, 67, 96, 100, 127, 134, 257, 512),
     *(521, 1000, 1024, 1021, 2042),
 )
-EPS = {"float32": 6e-8, "float64": 1.1e-16}
 
 
 @st.composite
-def cases(draw: Any) -> tuple[str, Any, dict[str, Any]]:
-    """A primitive, what it is given, its attributes."""
+def transforms_of(draw: Any) -> Transform:
+    """Any of them."""
     name = draw(st.sampled_from(["fft", "rfft", "irfft"]))
     shape = draw(st.lists(st.integers(1, 6), min_size=1, max_size=3))
     order = draw(st.permutations(range(len(shape))))
     axes = tuple(order[: draw(st.integers(1, len(shape)))])
     shape[axes[0]] = draw(st.sampled_from(LENGTHS))
-    real = draw(st.sampled_from(["float32", "float64"]))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    parts = [rng.normal(size=shape).astype(real) for _ in range(2)]
-    forward, scale = draw(st.booleans()), draw(st.sampled_from(sorted(NORMS)))
-    attrs = {"axes": axes, "forward": forward, "scale": scale}
-    if name == "irfft":
-        half = shape[axes[-1]]
-        attrs["size"] = draw(st.sampled_from([2 * half - 2, 2 * half - 1])) or 1
-    x = (
-        parts[0]
-        if name == "rfft"
-        else parts[0] + np.asarray(1j * parts[1], "complex64")
+    half = shape[axes[-1]]
+    size = draw(st.sampled_from([2 * half - 2, 2 * half - 1])) or 1
+    return Transform(
+        name,
+        tuple(shape),
+        draw(st.sampled_from(["float32", "float64"])),
+        axes,
+        draw(st.booleans()),
+        draw(st.sampled_from(sorted(NORMS))),
+        size if name == "irfft" else 0,
     )
-    return name, x.astype(real if name == "rfft" else WHOLE[real]), attrs
 
 
-WHOLE = {"float32": "complex64", "float64": "complex128"}
-
-
-def check(name: str, x: Any, attrs: dict[str, Any]) -> None:
-    b = Builder()
-    result = getattr(b, name)(b.input(TensorType(x.shape, str(x.dtype))), **attrs)
-    graph = b.graph("f", [result])
-    made = transforms(graph)
+def check(case: Transform, seed: int) -> None:
+    made = transforms(case.graph())
     assert all(op.name not in ("fft", "rfft", "irfft") for op in made.ops)
-    (wanted,), (found,) = (interpret(g, [x]) for g in (graph, made))
-    assert found.dtype == wanted.dtype and found.shape == wanted.shape
-    size = np.linalg.norm(wanted) + 1e-30
-    terms = np.prod([max(wanted.shape[a], x.shape[a]) for a in attrs["axes"]])
-    unit = EPS[str(x.real.dtype)]
-    assert np.linalg.norm(found - wanted) <= size * unit * (8 + 2 * np.log2(terms) ** 2)
+    x = case.data(seed)
+    case.check(x, *interpret(made, [x]))
 
 
 @settings(max_examples=60)
-@given(cases())
-def test_as_numpy(case: tuple[str, Any, dict[str, Any]]) -> None:
-    check(*case)
+@given(transforms_of(), st.integers(0, 2**32 - 1))
+def test_as_numpy(case: Transform, seed: int) -> None:
+    check(case, seed)
 
 
 @pytest.mark.slow
 @settings(max_examples=1500)
-@given(cases())
-def test_many_as_numpy(case: tuple[str, Any, dict[str, Any]]) -> None:
-    check(*case)
+@given(transforms_of(), st.integers(0, 2**32 - 1))
+def test_many_as_numpy(case: Transform, seed: int) -> None:
+    check(case, seed)
 
 
 @pytest.mark.parametrize("length", LENGTHS)
 def test_each_length(length: int) -> None:
-    x = np.random.default_rng(length).normal(size=(2, length, 2)) * (1 + 0.5j)
-    check("fft", x, {"axes": (1,), "forward": True, "scale": "n"})
+    check(Transform("fft", (2, length, 2), "float64", (1,), True, "n"), length)
 
 
 def test_a_planted_fault_is_found(monkeypatch: Any) -> None:
@@ -156,6 +141,20 @@ def test_by_a_library(shape: Any, device: Device, fft: Library, tmp_path: Path) 
     plans = fft.count("built")
     near(run(x), eager(x))
     assert fft.count("built") == plans
+
+
+@pytest.mark.full
+@pytest.mark.skipif(not has_compiler(), reason="the simulator needs g++")
+@pytest.mark.parametrize("library", [True, False])
+@pytest.mark.parametrize("case", CASES[1:], ids=str)
+def test_cases_on_cuda(
+    case: Transform, library: bool, device: Device, request: Any
+) -> None:
+    """Those that a GPU is given too."""
+    if library:
+        request.getfixturevalue("fft")
+    x = case.data(0)
+    case.check(x, loaded.Program(case.archive(), 0)(x))
 
 
 @pytest.mark.full
