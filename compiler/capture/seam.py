@@ -18,7 +18,7 @@ import paddle
 from paddle.jit.dy2static import pir_partial_program as partial
 from paddle.jit.dy2static.utils import RETURN_NO_VALUE_MAGIC_NUM as NO_VALUE
 
-from pirol.compiler.capture import arguments, autocast, native
+from pirol.compiler.capture import arguments, autocast, native, overwritten
 from pirol.compiler.capture.attributes import attributes
 from pirol.compiler.capture.autocast import asked, refused
 from pirol.compiler.capture.kept import kept_by_paddle
@@ -193,6 +193,7 @@ def connect() -> str:
     arguments.own()
     follow()
     autocast.follow()
+    overwritten.follow()
     return ""
 
 
