@@ -210,3 +210,22 @@ def test_other_counts_of_arguments_with_gradients(counts: tuple[int, ...]) -> No
             with paddle.no_grad():
                 same(fast(*given[:count]), optional(*given[:count]))
             same(fast(given[0], None, True), optional(given[0], None, True))
+
+
+def nested(pair: Any, more: Any) -> Any:
+    x, y = pair
+    return x - y * (more[0][0] if isinstance(more, (list, tuple)) else more)
+
+
+def test_lists_of_tensors_go_the_short_way(taken: list[bool]) -> None:
+    fast = pirol.to_static(nested)
+    x, y, z = (paddle.rand([3]) for _ in range(3))
+    x.stop_gradient = False
+    calls: list[Any] = [([x, y], z), ((x, y), [[z]]), ([x, y], ([z],)), ([y, x], z)]
+    for given in (*calls, *calls, ([x, y], 2.0), ([x, y], 3.0), ([x, y], [[2.0]])):
+        found = fast(*given)
+        same(found, nested(*given))
+        found.sum().backward()
+        with paddle.no_grad():
+            same(fast(*given), nested(*given))
+    assert sum(taken) >= 8 and x.grad is not None
