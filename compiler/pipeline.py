@@ -29,6 +29,7 @@ from pirol.passes.paddings import paddings
 from pirol.passes.plan import Plan, plan
 from pirol.passes.products import products
 from pirol.passes.rows import rows
+from pirol.passes.sink import sink
 from pirol.passes.split import split_reductions
 from pirol.passes.turns import turns
 from pirol.passes.windows import windows
@@ -123,7 +124,7 @@ def finish(graph: Graph, run: Run, target: str = "cpu") -> Lowered:
     def fuse_all(g: Graph) -> Graph:
         fused, found = fuse(g, fusible)
         refused.extend(found)
-        return fused
+        return sink(fused, fusible)
 
     passes: tuple[tuple[str, Pass, str], ...] = (
         ("complex_parts", complex_parts, "flat"),
