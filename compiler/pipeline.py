@@ -29,6 +29,7 @@ from pirol.passes.paddings import paddings
 from pirol.passes.plan import Plan, plan
 from pirol.passes.products import products
 from pirol.passes.rows import rows
+from pirol.passes.siblings import siblings
 from pirol.passes.sink import sink
 from pirol.passes.split import split_reductions
 from pirol.passes.turns import turns
@@ -124,7 +125,7 @@ def finish(graph: Graph, run: Run, target: str = "cpu") -> Lowered:
     def fuse_all(g: Graph) -> Graph:
         fused, found = fuse(g, fusible)
         refused.extend(found)
-        return sink(fused, fusible)
+        return siblings(sink(fused, fusible), fusible)
 
     passes: tuple[tuple[str, Pass, str], ...] = (
         ("complex_parts", complex_parts, "flat"),

@@ -233,5 +233,5 @@ def _cheap(op: Op | None) -> bool:
 
 def _bytes(value: Value) -> int:
     size = value.type.size
-    count: int = known(size, dict.fromkeys(symbols_of(size), UNKNOWN))
-    return count * BITS[value.dtype] // 8
+    count = int(known(size, dict.fromkeys(symbols_of(size), UNKNOWN)))
+    return count * int(BITS[value.dtype]) // 8
