@@ -20,7 +20,7 @@ from pirol.prim import PRIMS
 from pirol.prim.prim import ELEMENTWISE
 
 STORE = 1.5  # what storing costs, in loads
-AGAIN = 0.25  # what an op costs that is repeated, in loads of its result
+AGAIN = 0.1  # what an op costs that is repeated, in loads of its result
 MOST_OPS = 32  # of one result
 UNKNOWN = 1024  # what a size counts as that is not known
 FREE = ("const", "iota", "broadcast")
