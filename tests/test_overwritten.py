@@ -189,6 +189,23 @@ def test_gradients_of_what_is_captured() -> None:
         np.testing.assert_allclose(got, wanted, 1e-11, 1e-11 * np.abs(wanted).max())
 
 
+def into_input(x: Any, w: Any) -> Any:
+    x[1:] = w[0] * 2.0
+    (of_w,) = paddle.grad((x**3).sum(), [w])
+    return of_w
+
+
+def test_an_input_without_a_gradient_is_written() -> None:
+    """The program's gradient op says nothing of it."""
+    found = []
+    for function in (pirol.to_static(into_input, strict=True), into_input):
+        x, w = given()
+        x = x.detach()
+        found.append([function(x, w).numpy(), x.numpy()])
+    for ours, exact in zip(*found):
+        np.testing.assert_allclose(ours, exact, 1e-14)
+
+
 def test_paddles_own_programs_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(overwritten, "tell_apart", lambda block: pytest.fail("called"))
     run, _ = written(WRITES["slice"], 1, False)

@@ -23,7 +23,7 @@ from paddle.jit.dy2static.parameter_recorder import _global_inplace_map
 
 from pirol.compiler.capture.attributes import attributes
 
-WRITES = {"pd_op.set_value_": 0, "pd_op.set_value_with_tensor_": 0}
+WRITES = ("pd_op.set_value_", "pd_op.set_value_with_tensor_")
 COPY = "pd_op.assign"
 pir: Any = core.pir
 
