@@ -171,7 +171,7 @@ class _Chain:
                 return self.given[same]
         alike = [v.type for k, v in self.given.items() if k[0] == at[0] and _is(v)]
         alike += [t for k, t in self.types.items() if k[0] == at[0] and t]
-        result = self.given.get(LIKE.get((self.name, at[0]), at))
+        result: Any = self.given.get(LIKE.get((self.name, at[0]), at))
         alike += [result.type] if _is(result) else []
         if not alike or at[1] == self.order:  # an optional operand, or zeros
             return None
