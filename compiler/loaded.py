@@ -29,7 +29,7 @@ from pirol.compiler.runtime import (
     threads,
 )
 from pirol.compiler.stored import Ready
-from pirol.kernels import cublas, cudnn, nvrtc
+from pirol.kernels import cublas, cudnn, cufft, nvrtc
 from pirol.kernels.cuda_build import build_cubin, image_of, name_of
 from pirol.kernels.render import CUDA
 from pirol.passes.plan import Plan
@@ -148,7 +148,7 @@ class Program:
 
 def on_cpu(graph: Graph) -> Compiled:
     """The plan of a graph at level "calls", from disk or by the passes."""
-    ready = _ready(graph, "cpu", ".so", lambda p: compile_kernels(generate(p)))
+    ready = _ready(graph, "cpu+alone", ".so", lambda p: compile_kernels(generate(p)))
     return assemble(ready.plan, graph, refuse, ready.codes, {"arrays": True})
 
 
@@ -194,6 +194,7 @@ def _libraries(graph: Graph, device: int, arch: str) -> list[str]:
         "attention": (cudnn.libraries, native.open_attention),
         "cublas": (cublas.libraries, native.open_blas),
         "cudnn": (cudnn.libraries, native.open_dnn),
+        "cufft": (cufft.libraries, lambda p, device, _: native.open_fft(p, device)),
     }
     wanted = ((name, *ways[name]) for name in _wanted(graph, arch))
     return [
@@ -210,6 +211,7 @@ def _wanted(graph: Graph, arch: str) -> list[str]:
         "attention": ("dot_general",) if able else (),
         "cublas": ("dot_general", *CONVS),
         "cudnn": CONVS,
+        "cufft": ("fft", "rfft", "irfft"),
     }
     return [name for name, some in wanted.items() if not ops.isdisjoint(some)]
 

@@ -14,6 +14,7 @@ from pirol.compiler.autodiff import Level, branch_gradient, without_stops
 from pirol.compiler.errors import PirolError, message
 from pirol.compiler.ir import Graph, Guard
 from pirol.compiler.verify import verify
+from pirol.kernels.batches import batches
 from pirol.kernels.lower import Refusal, build_nest
 from pirol.kernels.profit import unprofitable
 from pirol.passes.attention import attention
@@ -32,6 +33,8 @@ from pirol.passes.rows import rows
 from pirol.passes.siblings import siblings
 from pirol.passes.sink import sink
 from pirol.passes.split import split_reductions
+from pirol.passes.strips import strips
+from pirol.passes.transforms import lines, transforms
 from pirol.passes.turns import turns
 from pirol.passes.windows import windows
 from pirol.prim import Facts
@@ -95,7 +98,7 @@ class Run:
         return graph
 
 
-PASSES = 15  # at most, but for the user's own
+PASSES = 17  # at most, but for the user's own
 
 
 def flatten(graph: Graph, facts: Facts, run: Run, level: str = "pir") -> Graph:
@@ -127,25 +130,35 @@ def finish(graph: Graph, run: Run, target: str = "cpu") -> Lowered:
         refused.extend(found)
         return siblings(sink(fused, fusible), fusible)
 
+    def strip(g: Graph) -> Graph:
+        return strips(g, batches)
+
+    kind, *_ = parts = target.split("+")
+    alone = ("transforms", lines if "cufft" in parts else transforms, "flat")
     passes: tuple[tuple[str, Pass, str], ...] = (
+        *([] if target == "cpu" else [alone]),
         ("complex_parts", complex_parts, "flat"),
-        ("conv_grads", lambda g: conv_grads(g, apart=target == "cpu"), "flat"),
+        ("conv_grads", lambda g: conv_grads(g, apart=kind == "cpu"), "flat"),
         ("halves", halves, "flat"),
         ("canonicalize-2", canonicalize, "flat"),
         ("turns-2", turns, "flat"),
         *_named(run.own, "flat"),
         ("windows", windows, "flat"),
-        *(run for part in target.split("+") for run in FOR[part]),
+        *(run for part in parts for run in FOR[part]),
         ("fuse", fuse_all, "fused"),
+        *((("strips", strip, "fused"),) if kind == "cpu" else ()),
     )
     graph = run.through(passes, graph)
     _dump(run.stages)
     return Lowered(plan(graph), refused, run.facts, run.stages)
 
 
-# Passes on primitives that only some target wants: a device, then libraries in order.
+# Passes on primitives that only some target wants: a device, then libraries in order;
+# "alone": no Paddle.
 FOR: dict[str, tuple[tuple[str, Pass, str], ...]] = {
     "cpu": (("paddings", paddings, "flat"), ("rows", rows, "flat")),
+    "alone": (),
+    "cufft": (),
     "cuda": (("split", split_reductions, "flat"),),
     "attention": (("attention", attention, "flat"),),
     "cublas": (("products", products, "flat"),),

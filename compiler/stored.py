@@ -49,7 +49,7 @@ def key_of(
     what else is done to the graph."""
     numbers = f"{target}\n{also}\n{sorted(sizes.items())}"
     facts = f"{_package()}\n{numbers}\n{print_graph(graph)}"
-    return key_of_text(facts) if target == "cpu" else short_key(facts)
+    return key_of_text(facts) if target.startswith("cpu") else short_key(facts)
 
 
 @functools.lru_cache(maxsize=1)

@@ -17,11 +17,11 @@ from paddle.base.libpaddle import pir
 @functools.cache
 def own() -> None:
     """Put copies in the place of the references, once."""
-    kind: Any = pir.Block
-    args = kind.args
+    block: Any = pir.Block
+    args = block.args
 
     @functools.wraps(args)
-    def copies(block: Any) -> list[Any]:
-        return [value._clone() for value in args(block)]
+    def copies(of: Any) -> list[Any]:
+        return [value._clone() for value in args(of)]
 
-    kind.args = copies
+    block.args = copies

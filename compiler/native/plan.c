@@ -131,10 +131,10 @@ static PyObject *stats(PyObject *self, PyObject *unused) {
         built += plan->runs[i].built;
         replays += plan->runs[i].replays;
     }
-    return Py_BuildValue("{s:L,s:L,s:n,s:L,s:L}", "calls", (long long)plan->calls,
+    return Py_BuildValue("{s:L,s:L,s:n,s:L,s:L,s:L}", "calls", (long long)plan->calls,
                          "layouts", (long long)plan->layouts_computed, "arena_bytes",
                          (Py_ssize_t)plan->arena_bytes, "graphs", built, "replays",
-                         replays);
+                         replays, "strips", (long long)plan->strips_run);
 }
 
 static PyMethodDef methods[] = {
@@ -143,7 +143,8 @@ static PyMethodDef methods[] = {
     {"miss", plan_miss, METH_NOARGS, "Why the last run that missed did so."},
     {"learned", learned, METH_NOARGS,
      "(slots, buffer, its shape): what the last run knew when it missed on its way."},
-    {"stats", stats, METH_NOARGS, "calls, layouts computed, arena_bytes of the last, graphs built, replays."},
+    {"stats", stats, METH_NOARGS,
+     "calls, layouts computed, arena_bytes of the last, graphs built, replays, strips."},
     {0},
 };
 

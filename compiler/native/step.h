@@ -40,11 +40,14 @@ typedef enum {
     CHECK,
     PRODUCT,
     CONVOLUTION,
-    ATTENTION
+    ATTENTION,
+    TRANSFORM
 } StepKind;
 
 /* On CUDA the kernel is a CUfunction, `grain` the threads of a block and `scratch` the
    rows that a block takes. */
+typedef struct Strip Strip;
+
 typedef struct {
     Kernel kernel;
     Ids buffers; /* after checking: the roots */
@@ -52,6 +55,7 @@ typedef struct {
     Dim rows, grain, scratch;
     const char *label; /* for profilers */
     int run;           /* that it is in, on CUDA */
+    const Strip *strip; /* that it begins, or null */
 } LaunchStep;
 
 typedef struct {
@@ -123,6 +127,15 @@ typedef struct {
     Dim batch, heads, rows, width, keys, terms;
 } AttentionStep;
 
+typedef enum { C2C_FORWARD, C2C_BACKWARD, R2C, C2R } TransformKind;
+
+/* Of lines of `length` numbers, of which C2R is given, and R2C gives, half. */
+typedef struct {
+    int x, out; /* after checking: the roots */
+    TransformKind kind;
+    Dim lines, length;
+} TransformStep;
+
 typedef struct {
     StepKind kind;
     union {
@@ -134,6 +147,7 @@ typedef struct {
         ProductStep product;
         ConvolutionStep convolution;
         AttentionStep attention;
+        TransformStep transform;
     };
 } Step;
 

@@ -11,7 +11,8 @@ typedef enum {
     FALSE_CHECK,
     CUDA_FAILED,
     BLAS_FAILED,
-    DNN_FAILED
+    DNN_FAILED,
+    FFT_FAILED
 } Status;
 
 static Status cuda_done(Call *call, int code) {
@@ -19,11 +20,12 @@ static Status cuda_done(Call *call, int code) {
     return code ? CUDA_FAILED : DONE;
 }
 
-static bool ensure_scratch(Call *call, size_t bytes) {
-    if (call->scratch && call->scratch->size >= bytes) return true;
-    block_give(call->plan->pool, call->scratch);
-    call->scratch = block_take(call->plan->pool, bytes);
-    return call->scratch != NULL;
+char *call_scratch(Call *call, size_t bytes) {
+    if (!call->scratch || call->scratch->size < bytes) {
+        block_give(call->plan->pool, call->scratch);
+        call->scratch = block_take(call->plan->pool, bytes);
+    }
+    return call->scratch ? block_data(call->scratch) : NULL;
 }
 
 static Status give_scratch(Call *call, Job *job, int64_t bytes) {
@@ -33,9 +35,8 @@ static Status give_scratch(Call *call, Job *job, int64_t bytes) {
     job->scratch_step = aligned((size_t)bytes);
     if (__builtin_mul_overflow(job->scratch_step, (size_t)job->chunks, &all))
         return NO_MEMORY;
-    if (!ensure_scratch(call, all)) return NO_MEMORY;
-    job->scratch = block_data(call->scratch);
-    return DONE;
+    job->scratch = call_scratch(call, all);
+    return job->scratch ? DONE : NO_MEMORY;
 }
 
 static Status run_launch(Call *call, const LaunchStep *launch) {
@@ -209,6 +210,23 @@ static Status run_attention(Call *call, const AttentionStep *step) {
     return call->code ? DNN_FAILED : DONE;
 }
 
+static Status run_transform(Call *call, const TransformStep *step) {
+    const int64_t *slots = call->slots;
+    int bits = call->plan->buffers[step->x].type.bits;
+    Lines of = {
+        .kind = step->kind,
+        .wide = bits == (step->kind == R2C ? 64 : 128),
+        .lines = dim_value(step->lines, slots),
+        .length = dim_value(step->length, slots),
+        .x = call->buffers[step->x].data,
+        .out = call->buffers[step->out].data,
+    };
+    if (!of.lines || !of.length) return DONE;
+    call->code = fft_run(&of, &call->home, &call->workspace);
+    if (call->code == LIBRARY_NO_MEMORY) return NO_MEMORY;
+    return call->code ? FFT_FAILED : DONE;
+}
+
 static int raise(const Call *call, Status status, int step) {
     if (status == DONE) return 0;
     if (status == CUDA_FAILED)
@@ -217,6 +235,8 @@ static int raise(const Call *call, Status status, int step) {
         blas_raise(call->code);
     else if (status == DNN_FAILED)
         dnn_raise(call->code);
+    else if (status == FFT_FAILED)
+        fft_raise(call->code);
     else if (status == NO_MEMORY)
         PyErr_NoMemory();
     else if (status == FALSE_CHECK)
@@ -252,12 +272,6 @@ static void drop_tensors(Call *call, int begin, int end) {
     }
 }
 
-/* Of launches on CUDA all in a row are one. */
-static int step_end(const Call *call, int at) {
-    const Step *step = &call->plan->steps[at];
-    bool run = step->kind == LAUNCH && on_cuda(&call->home);
-    return run ? call->plan->runs[step->launch.run].end : at + 1;
-}
 
 static Status run_one(Call *call, const Step *step) {
     if (step->kind == LAUNCH && on_cuda(&call->home))
@@ -268,16 +282,30 @@ static Status run_one(Call *call, const Step *step) {
         case PRODUCT: return run_product(call, &step->product);
         case CONVOLUTION: return run_convolution(call, &step->convolution);
         case ATTENTION: return run_attention(call, &step->attention);
+        case TRANSFORM: return run_transform(call, &step->transform);
         default: return run_write(call, &step->write);
     }
+}
+
+/* What follows a step, or those that were run with it: on CUDA all launches in a row,
+   else perhaps a strip. */
+static int next_step(Call *call, int at, Status *status) {
+    const Step *step = &call->plan->steps[at];
+    if (step->kind == LAUNCH) {
+        const Strip *strip = step->launch.strip;
+        if (strip && strip_run(call, strip)) return strip->end;
+    }
+    *status = run_one(call, step);
+    bool run = step->kind == LAUNCH && on_cuda(&call->home);
+    return run ? call->plan->runs[step->launch.run].end : at + 1;
 }
 
 static int run_native(Call *call, int begin, int end) {
     Status status = DONE;
     int step = begin;
     Py_BEGIN_ALLOW_THREADS;
-    for (; step < end; step = step_end(call, step)) {
-        status = run_one(call, &call->plan->steps[step]);
+    for (int next; step < end; step = next) {
+        next = next_step(call, step, &status);
         if (status != DONE) break;
     }
     Py_END_ALLOW_THREADS;
