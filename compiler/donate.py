@@ -32,14 +32,26 @@ STRIP = ("strip", "items")  # its others may read the input for other items late
 MAY_FAIL = (Opaque, Bind, Check)
 
 
-def donate(plan: Plan) -> Plan:
+@dataclass(frozen=True)
+class Donated:
+    """What was decided of a plan: the input that a made buffer's memory is, by their
+    numbers, and where steps go, by what all are sorted."""
+
+    memory: Mapping[int, int]
+    places: Mapping[int, tuple[int, int, int]]
+
+
+def donate(plan: Plan) -> tuple[Plan, Donated]:
     """The plan, with the inputs' own memory in place of what is copied there."""
     found = _Donation(plan)
     for at, writes in found.by_launch().items():
         found.take(at, writes)
-    steps = found.steps()
-    spans = tuple(lifetimes(plan.buffers, steps))
-    return replace(plan, steps=steps, lifetimes=spans)
+    return found.made(), Donated(found.memory, found.places)
+
+
+def donated(plan: Plan, decided: Donated) -> Plan:
+    """The same, as was decided before; its kernels are there already."""
+    return _Donation(plan, dict(decided.memory), {}, dict(decided.places)).made()
 
 
 @dataclass
@@ -127,8 +139,13 @@ class _Donation:
         kept = all(self.roots[n] not in given for n in launch.inputs)
         return kept and all(k > end for k in users)
 
+    def made(self) -> Plan:
+        """The plan as decided."""
+        steps = self.steps()
+        spans = tuple(lifetimes(self.plan.buffers, steps))
+        return replace(self.plan, steps=steps, lifetimes=spans)
+
     def steps(self) -> tuple[Step, ...]:
-        """The plan's steps, as decided."""
         steps = self.plan.steps
         order = sorted(range(len(steps)), key=lambda k: self.places.get(k, (k, 0, 0)))
         return tuple(self.step(k) for k in order)

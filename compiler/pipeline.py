@@ -30,6 +30,8 @@ from pirol.passes.paddings import paddings
 from pirol.passes.plan import Plan, plan
 from pirol.passes.products import products
 from pirol.passes.rows import rows
+from pirol.passes.siblings import siblings
+from pirol.passes.sink import sink
 from pirol.passes.split import split_reductions
 from pirol.passes.strips import strips
 from pirol.passes.transforms import lines, transforms
@@ -126,7 +128,7 @@ def finish(graph: Graph, run: Run, target: str = "cpu") -> Lowered:
     def fuse_all(g: Graph) -> Graph:
         fused, found = fuse(g, fusible)
         refused.extend(found)
-        return fused
+        return siblings(sink(fused, fusible), fusible)
 
     def strip(g: Graph) -> Graph:
         return strips(g, batches)

@@ -104,6 +104,12 @@ class Compiled:
         return not any(isinstance(s, Opaque) for s in self.plan.steps)
 
     @cached_property
+    def repeated(self) -> bool:
+        """Whether an output is an input, or another output."""
+        numbers = self.plan.outputs
+        return bool(self.passed_on) or len({*numbers}) < len(numbers)
+
+    @cached_property
     def passed_on(self) -> list[int]:
         """Numbers of the outputs that are inputs."""
         kinds = [self.plan.buffers[n].kind for n in self.plan.outputs]

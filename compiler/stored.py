@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pirol.compiler.dims import parse, to_text
+from pirol.compiler.donate import Donated, donated
 from pirol.compiler.errors import PirolError
 from pirol.compiler.ir import Graph, Guard, Op
 from pirol.compiler.runtime import Code
@@ -32,16 +33,22 @@ from pirol.passes.plan import Launch, Plan, is_reshape, plan
 
 @dataclass(frozen=True)
 class Ready:
-    """A plan, the facts about dims that it was made under, its launches' kernels."""
+    """A plan, the facts about dims that it was made under, its launches' kernels, and
+    what of it was donated."""
 
     plan: Plan
     facts: tuple[Guard, ...]
     codes: tuple[Code, ...]
+    donated: Donated | None = None
 
 
-def key_of(graph: Graph, sizes: Mapping[str, int], target: str = "cpu") -> str:
-    """The key of the plan of a graph for a first call of these sizes on a target."""
-    facts = f"{_package()}\n{target}\n{sorted(sizes.items())}\n{print_graph(graph)}"
+def key_of(
+    graph: Graph, sizes: Mapping[str, int], target: str = "cpu", also: str = ""
+) -> str:
+    """The key of the plan of a graph for a first call of these sizes on a target; also:
+    what else is done to the graph."""
+    numbers = f"{target}\n{also}\n{sorted(sizes.items())}"
+    facts = f"{_package()}\n{numbers}\n{print_graph(graph)}"
     return key_of_text(facts) if target.startswith("cpu") else short_key(facts)
 
 
@@ -83,6 +90,9 @@ def _text(ready: Ready) -> str:
         "codes": list(map(_code_text, ready.codes)),
         "graph": print_graph(ready.plan.graph.with_ops(ops)),
     }
+    if ready.donated is not None:
+        parts = ready.donated.memory, ready.donated.places
+        entry["donated"] = [list(part.items()) for part in parts]
     return json.dumps(entry)
 
 
@@ -102,7 +112,11 @@ def _read(text: str) -> Ready:
     codes = tuple(map(_code, entry["codes"]))
     if len(codes) != sum(isinstance(s, Launch) for s in found.steps):
         raise ValueError("not a kernel for each launch")
-    return Ready(found, facts, codes)
+    if "donated" not in entry:
+        return Ready(found, facts, codes)
+    memory, places = entry["donated"]
+    again = Donated(dict(memory), {k: (a, b, c) for k, (a, b, c) in places})
+    return Ready(donated(found, again), facts, codes, again)
 
 
 def _code(parts: list[Any]) -> Code:

@@ -250,7 +250,28 @@ def _conj_around(b: Builder, op: Op) -> Value | None:
     return found
 
 
+def _one_term(b: Builder, op: Op) -> Value | None:
+    """dot_general over dims of 1 -> x * y, which fusion takes anywhere"""
+    (x, y), at, shape = op.operands, op.attrs, op.result.shape
+    one = all(equal(x.shape[k], 1) is True for k in at["x_sum"])
+    if x.dtype not in FLOATS or not one:
+        return None
+    both = len(at["x_batch"])
+    first = x.type.rank - len(at["x_sum"])  # of y's own dims
+    parts = []
+    for value, side, start in ((x, "x", both), (y, "y", first)):
+        batch, gone = at[f"{side}_batch"], at[f"{side}_sum"]
+        own = [k for k in range(value.type.rank) if k not in (*batch, *gone)]
+        turned = b.transpose(value, perm=(*batch, *own, *gone))
+        plain = b.reshape(turned, shape=turned.shape[: both + len(own)])
+        places = (*range(both), *range(start, start + len(own)))
+        parts.append(b.broadcast(plain, shape=shape, dims=places))
+    product: Value = b.mul(*parts)
+    return product
+
+
 RULES: dict[str, tuple[Rule, ...]] = {
+    "dot_general": (_one_term,),
     "neg": (_twice,),
     "conj": (_twice, _conj_around),
     "cast": (_same_type, cast_back),

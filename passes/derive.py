@@ -24,6 +24,8 @@ from pirol.prim.decomp.gradients import GRADIENTS
 Key = tuple[str, int]
 NAME = re.compile(r"(pd_op\..+?)_(double_|triple_|grad_)?grad_?")
 ORDERS = {None: 1, "double_": 2, "grad_": 2, "triple_": 3}
+# Operands that have a result's type, where a gradient op says nothing of them.
+LIKE = {("pd_op.set_value_with_tensor", "x"): ("out", 1)}
 FILLED = ("forward", "fwd", "new")  # parts of a name that say nothing
 # What forward ops take where their gradient ops do not say it.
 DEFAULTS: dict[str, Any] = {
@@ -169,6 +171,8 @@ class _Chain:
                 return self.given[same]
         alike = [v.type for k, v in self.given.items() if k[0] == at[0] and _is(v)]
         alike += [t for k, t in self.types.items() if k[0] == at[0] and t]
+        result: Any = self.given.get(LIKE.get((self.name, at[0]), at))
+        alike += [result.type] if _is(result) else []
         if not alike or at[1] == self.order:  # an optional operand, or zeros
             return None
         value = Value(alike[0])

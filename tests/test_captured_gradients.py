@@ -29,8 +29,8 @@ NO_SECOND = (
     "The kernel `conv2d_transpose_double_grad` is not registered",
 )
 # What static programs of Paddle make otherwise than eager: they lose the gradient
-# beside a detached operand, or of what is overwritten; and a dtype check fails.
-LEFT = {"none": 2, "no_grad": 2, "set": 1, "conv by channel": 2}  # from this order on
+# beside a detached operand; and a dtype check fails.
+LEFT = {"none": 2, "no_grad": 2, "conv by channel": 2}  # from this order on
 
 
 def some(names: Iterable[str]) -> list[Any]:

@@ -22,6 +22,7 @@ from pirol.compiler.ir import Graph, TensorType
 from pirol.compiler.pipeline import Run, finish
 from pirol.kernels.build import build, load
 from pirol.kernels.kernel import Along, Dot, Kernel
+from pirol.passes.canonicalize import canonicalize
 from pirol.passes.paddings import paddings
 from pirol.prim import PRIMS, Builder
 from pirol.prim.window import window_extent
@@ -386,3 +387,35 @@ FAULTS = (
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f.what)
 def test_faults_are_found(fault: Fault) -> None:
     check_found(fault, "c")
+
+
+ONE_TERM = {
+    "column times row": ((5, 1), (1, 4), ((), ()), ((1,), (0,))),
+    "row turned": ((1, 5), (4, 1), ((), ()), ((0,), (1,))),
+    "two such dims": ((5, 1, 1), (1, 4, 1), ((), ()), ((1, 2), (0, 2))),
+    "batch behind": ((1, 5, 3), (4, 3, 1), ((2,), (1,)), ((0,), (2,))),
+    "no dims of its own": ((3, 1), (3, 1, 4), ((0,), (0,)), ((1,), (1,))),
+    "no term": ((5,), (4,), ((), ()), ((), ())),
+}
+
+
+@pytest.mark.parametrize("name", ONE_TERM)
+def test_products_of_one_term_are_elementwise(name: str) -> None:
+    left, right, (xb, yb), (xs, ys) = ONE_TERM[name]
+    b = Builder()
+    x, y = (b.input(TensorType(s, "float32")) for s in (left, right))
+    made = b.dot_general(x, y, x_batch=xb, y_batch=yb, x_sum=xs, y_sum=ys)
+    graph = b.graph("one", [made])
+    simple = canonicalize(graph)
+    assert "dot_general" not in {op.name for op in simple.ops}
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal(size=s).astype("float32") for s in (left, right)]
+    ours, exact = (interpret(g, arrays)[0] for g in (simple, graph))
+    np.testing.assert_array_equal(ours, exact)
+
+
+def test_two_terms_stay_a_product() -> None:
+    b = Builder()
+    x, y = (b.input(TensorType(s, "float32")) for s in ((5, 2), (2, 4)))
+    made = b.dot_general(x, y, x_batch=(), y_batch=(), x_sum=(1,), y_sum=(0,))
+    assert canonicalize(b.graph("two", [made])).ops[-1].name == "dot_general"

@@ -82,6 +82,7 @@ def pairs(x: Any, y: Any) -> Any:
         paddle.logical_xor(x, y), paddle.masked_fill(x, y > x, -2.5),
         paddle.masked_fill(x, x > 0, y.max()), paddle.add_n([x, y, x]),
         paddle.add_n([y]), x % 3.0, x // -2.5, fused.swiglu(x, y), F.swish(x) * y,
+        paddle.reduce_as(x, y.max(0, keepdim=True)), paddle.reduce_as(x, y[0, 0]),
         paddle.where(x > y, x, paddle.zeros_like(y)), paddle.abs(x) ** y,
     )  # fmt: skip
 
@@ -424,7 +425,7 @@ LISTED = (
     "hardswish hardtanh "
     "huber_loss instance_norm isfinite isinf isnan kldiv_loss label_smooth leaky_relu "
     "log1p log_softmax logical_xor logsigmoid logsumexp masked_fill mean_all mish "
-    "p_norm pow prelu prod reciprocal relu6 remainder round selu "
+    "p_norm pow prelu prod reciprocal reduce_as relu6 remainder round selu "
     "sigmoid_cross_entropy_with_logits sign sin softplus softsign squared_l2_norm "
     "swiglu swish trunc"
 )

@@ -134,10 +134,28 @@ def test_an_input_that_needs_gradients(taken: list[bool]) -> None:
     fast = pirol.to_static(single)
     x, y = paddle.rand([3]), paddle.rand([3])
     same(fast(x, y), single(x, y))
-    x.stop_gradient = False
-    fast(x, y).sum().backward()
-    np.testing.assert_allclose(x.grad.numpy(), np.ones(3))
-    assert taken == [False]
+    for stops in (False, False, True, False):  # each its own program, and way
+        x.stop_gradient = stops
+        out = fast(x, y)
+        assert out.stop_gradient == stops
+        if not stops:
+            out.sum().backward()
+            np.testing.assert_allclose(x.grad.numpy(), np.ones(3))
+            x.clear_grad()
+    assert taken == [True, True, True]
+
+
+def test_which_arguments_stop_gradients_is_part_of_the_way(taken: list[bool]) -> None:
+    """A program that was captured without a gradient of its input has none of it."""
+    fast = pirol.to_static(paddle.nn.Sequential(paddle.nn.Linear(3, 3)))
+    found = []
+    for stops in (True, True, False, False, True):
+        x = paddle.ones([2, 3])
+        x.stop_gradient = stops
+        fast(x).sum().backward()
+        found.append(x.grad is None)
+    assert found == [True, True, False, False, True]
+    assert taken == [True, True, True]
 
 
 class Plain:
@@ -178,3 +196,36 @@ def test_a_missing_return_value_is_left_out() -> None:
     for _ in range(3):
         assert isinstance(ours(x), type(theirs(x)))
         np.testing.assert_array_equal(ours(x).numpy(), theirs(x).numpy())
+
+
+@pytest.mark.parametrize("counts", [(1, 2), (2, 1)])
+def test_other_counts_of_arguments_with_gradients(counts: tuple[int, ...]) -> None:
+    fast = pirol.to_static(optional)
+    for stops in (True, False):
+        given = [paddle.rand([3]) for _ in range(2)]
+        for tensor in given:
+            tensor.stop_gradient = stops
+        for count in (*counts, *counts):
+            same(fast(*given[:count]), optional(*given[:count]))
+            with paddle.no_grad():
+                same(fast(*given[:count]), optional(*given[:count]))
+            same(fast(given[0], None, True), optional(given[0], None, True))
+
+
+def nested(pair: Any, more: Any) -> Any:
+    x, y = pair
+    return x - y * (more[0][0] if isinstance(more, (list, tuple)) else more)
+
+
+def test_lists_of_tensors_go_the_short_way(taken: list[bool]) -> None:
+    fast = pirol.to_static(nested)
+    x, y, z = (paddle.rand([3]) for _ in range(3))
+    x.stop_gradient = False
+    calls: list[Any] = [([x, y], z), ((x, y), [[z]]), ([x, y], ([z],)), ([y, x], z)]
+    for given in (*calls, *calls, ([x, y], 2.0), ([x, y], 3.0), ([x, y], [[2.0]])):
+        found = fast(*given)
+        same(found, nested(*given))
+        found.sum().backward()
+        with paddle.no_grad():
+            same(fast(*given), nested(*given))
+    assert sum(taken) >= 8 and x.grad is not None

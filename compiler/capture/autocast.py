@@ -30,6 +30,7 @@ class _Around(threading.local):
 
 
 _around = _Around()
+_PLAIN = core.AmpLevel.O0
 _FOLLOWED = "pirol_followed"  # a key of Paddle's state, where it was followed
 
 
@@ -55,7 +56,7 @@ def asked() -> Mixed | None:
 def refused(mixed: Mixed | None) -> str:
     """Why such a call is Paddle's, or ""."""
     tracer = framework._dygraph_tracer()
-    if mixed is not None or tracer is None or tracer._amp_level == core.AmpLevel.O0:
+    if mixed is not None or tracer is None or tracer._amp_level == _PLAIN:
         return ""
     return f"auto_cast is on at level {tracer._amp_level.name}"
 

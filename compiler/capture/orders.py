@@ -9,12 +9,15 @@ which these lack.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import paddle
 from paddle.base import core
 
+from pirol.compiler.capture.attributes import attributes
+from pirol.compiler.capture.overwritten import capturing
 from pirol.compiler.capture.plans import LOCK
 from pirol.compiler.errors import Unsupported
 
@@ -26,6 +29,7 @@ COMPLEX = (paddle.complex64, paddle.complex128)
 def captured(call: Callable[[], Any]) -> Any:
     """What a call returns that may capture a program: captured once more, where that
     failed for want of a gradient's gradient."""
+    capturing.depth += 1
     try:
         return call()
     except ValueError as error:
@@ -33,6 +37,8 @@ def captured(call: Callable[[], Any]) -> Any:
             raise
         with _any_order():
             return call()
+    finally:
+        capturing.depth -= 1
 
 
 @contextlib.contextmanager
@@ -54,16 +60,20 @@ def _gradients(call: Callable[..., Lists]) -> Callable[..., Lists]:
         given = [v for values in inputs for v in values if v.initialized()]
         if any(v.dtype in COMPLEX for v in given):  # Paddle's forget the conjugates
             raise Unsupported(f"{op.name()} of complex numbers: no gradient's gradient")
-        found = _matmul(op, inputs, cts[0][0]) if op.name() == "pd_op.matmul" else None
+        rule = RULES.get(op.name())
+        found = None if rule is None else rule(op, inputs, cts[0][0])
         if found is None:
             return call(op, inputs, outputs, cts, stops)
         fake = paddle.pir.fake_value
-        return [[fake() if s else v] for v, (s, *_) in zip(found, stops)]
+        return [
+            [fake() if s else v for v, s in zip(part, stopped)]
+            for part, stopped in zip(found, stops)
+        ]
 
     return run
 
 
-def _matmul(op: Any, inputs: Lists, ct: Any) -> tuple[Any, Any] | None:
+def _matmul(op: Any, inputs: Lists, ct: Any) -> Lists | None:
     """The cotangents of both operands; None where one is a vector, or is repeated."""
     (x, *_), (y, *_) = inputs
     attrs, product = op.attrs(), paddle.matmul
@@ -71,9 +81,91 @@ def _matmul(op: Any, inputs: Lists, ct: Any) -> tuple[Any, Any] | None:
     if len(y.shape) == 2 and len(x.shape) > 2 and not turn_x:
         rows, cts = (v.reshape([-1, v.shape[-1]]) for v in (x, ct))
         of_y = product(cts, rows, True) if turn_y else product(rows, cts, True)
-        return product(ct, y, False, not turn_y), of_y
+        return [[product(ct, y, False, not turn_y)], [of_y]]
     if len(x.shape) < 2 or x.shape[:-2] != y.shape[:-2]:
         return None
     of_x = product(y, ct, turn_y, True) if turn_x else product(ct, y, False, not turn_y)
     of_y = product(ct, x, True, turn_x) if turn_y else product(x, ct, not turn_x, False)
-    return of_x, of_y
+    return [[of_x], [of_y]]
+
+
+def _set_value(op: Any, inputs: Lists, ct: Any) -> Lists | None:
+    """The cotangents of what is overwritten and of what is put there; None where only
+    the program's run tells the place."""
+    part, attrs = inputs[1][0], attributes(op)
+    bounds = [_numbers(v) for (v, *_) in inputs[2:5]]
+    if None in bounds:
+        return None
+    starts, ends, steps = bounds
+    axes, gone, new = (attrs[f"{n}axes"] for n in ("", "decrease_", "none_"))
+    zero = paddle.zeros([1], ct.dtype)
+    rest = paddle._C_ops.set_value_with_tensor(ct, zero, *bounds, axes, gone, new)
+    put = paddle.strided_slice(ct, axes, starts, ends, steps) if axes else ct
+    put = paddle.squeeze(put, gone) if gone else put
+    put = paddle.unsqueeze(put, new) if new else put
+    return [[rest], [_summed(put, part)]]
+
+
+def _slice(op: Any, inputs: Lists, ct: Any) -> Lists | None:
+    """Zeros but for the slice; of what is known only when it runs, as _set_value."""
+    (x, *_), attrs = inputs[0], attributes(op)
+    bounds = [_numbers(v) for (v, *_) in inputs[1:]]
+    if None in bounds:
+        return None
+    axes, gone = attrs["axes"], attrs.get("decrease_axis", [])
+    bounds += [[1] * len(axes)] * (3 - len(bounds))
+    put, zeros = paddle._C_ops.set_value_with_tensor, paddle.zeros_like(x)
+    return [[put(zeros, ct, *bounds, axes, gone, [])]]
+
+
+def _numbers(value: Any) -> list[int] | None:
+    maker = value.get_defining_op()
+    fixed = maker.name() == "pd_op.full_int_array"
+    return [*attributes(maker)["value"]] if fixed else None
+
+
+def _index_put(op: Any, inputs: Lists, ct: Any) -> Lists | None:
+    """The same, at places that tensors tell; of several at one place, the last has the
+    gradient, which stayed. None of several at places that a mask tells."""
+    (_,), places, (part,) = inputs
+    more, zero = attributes(op)["accumulate"], paddle.zeros([1], ct.dtype)
+    rest = paddle.index_put(ct, tuple(places), zero)
+    if any(p.dtype == paddle.bool for p in places):
+        if any(size != 1 for size in part.shape):
+            return None
+        return [[ct if more else rest], [_summed(ct - rest, part)]]
+    if -1 in ct.shape or any(-1 in p.shape for p in places):
+        return None
+    ends = zip(places, ct.shape)
+    at = paddle.broadcast_tensors([paddle.where(p < 0, p + d, p) for p, d in ends])
+    where = paddle.stack(at, -1)
+    taken = paddle.gather_nd(ct, where)
+    if more:
+        return [[ct], [_summed(taken, part)]]
+    numbers = paddle.arange(math.prod(at[0].shape)).reshape(at[0].shape)
+    stayed = paddle.index_put(paddle.zeros(ct.shape[: len(at)], "int64"), at, numbers)
+    last = (paddle.gather_nd(stayed, where) == numbers).astype(ct.dtype)
+    last = last.reshape([*last.shape, *[1] * (len(taken.shape) - len(last.shape))])
+    return [[rest], [_summed(taken * last, part)]]
+
+
+def _summed(value: Any, like: Any) -> Any:
+    """A value, summed to what was broadcast to its shape."""
+    extra = len(value.shape) - len(like.shape)
+    if extra > 0:
+        value = value.sum([*range(extra)])
+    if extra < 0:
+        value = value.reshape([*[1] * -extra, *value.shape])
+    pairs = enumerate(zip(value.shape, like.shape))
+    ones = [k for k, (got, wanted) in pairs if wanted == 1 != got]
+    return value.sum(ones, keepdim=True) if ones else value
+
+
+RULES: dict[str, Callable[[Any, Lists, Any], Lists | None]] = {
+    "pd_op.matmul": _matmul,
+    "pd_op.set_value_with_tensor": _set_value,
+    "pd_op.set_value_with_tensor_": _set_value,
+    "pd_op.index_put": _index_put,
+    "pd_op.slice": _slice,
+    "pd_op.strided_slice": _slice,
+}

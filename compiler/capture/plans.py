@@ -58,6 +58,7 @@ class Plans:
     """The plans of one program, made as calls ask for them; `read` imports it."""
 
     final: tuple[type[Exception], ...] = ()  # errors after which nothing else may run
+    also = ""  # what is done to the program besides, as part of a plan's key
 
     def __init__(
         self,
@@ -200,7 +201,7 @@ class Plans:
         if self.options.passes or self.levels or dumping():
             return ""
         try:
-            return stored.key_of(graph, hints)
+            return stored.key_of(graph, hints, also=self.also)
         except (BuildError, OSError):  # as the building of kernels will tell
             return ""
 

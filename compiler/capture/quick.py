@@ -1,12 +1,14 @@
 """The short way into a compiled function: to the plan, past Paddle's own key and guard.
 
-A call of tensors alone that Paddle's way has served once is tried on the same program
-layer's plans, which check dtypes and shapes natively; what they do not take, or what
-may need gradients, goes Paddle's way again.
+A call of tensors, or lists of them, that Paddle's way has served once is tried on the
+same program layer's plans, which check dtypes and shapes natively; what they do not
+take goes Paddle's way again. Where gradients are needed, the program depends on which
+arguments stop them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import paddle
@@ -31,25 +33,51 @@ class QuickFunction(ASTStaticFunction):  # type: ignore[misc]
             known = self.__dict__["_pirol_layers"] = {}
         # Only a Layer has the mode; of another class Paddle says what is wrong.
         training = getattr(self.class_instance, "training", self._training)
-        layers = known.get((len(args), training))
+        tracer = global_var._dygraph_tracer_
+        gradients = training and tracer is not None and tracer._has_grad
+        tensors, form = _flat(args)
+        key = (training, form) if not gradients else _stops(tensors, form)
+        layers = known.get(key)
         if layers and not kwargs and self._program_trans.enable_to_static:
-            tracer = global_var._dygraph_tracer_
-            if tracer is not None:
-                for layer in layers:
-                    found = layer.quick(args, training and tracer._has_grad)
-                    if found is not None:
-                        return found[0]
+            for layer in layers if tracer is not None else ():
+                found = layer.quick(tensors, gradients)
+                if found is not None:
+                    return found[0]
         last_served.forget()
         call = super().__call__
         result = captured(lambda: call(*args, **kwargs))
-        served = last_served.layer
-        if served is not None and not kwargs and all(type(a) in TENSORS for a in args):
-            self._remember(known.setdefault((len(args), training), []), served)
+        served, plain = last_served.layer, all(type(t) in TENSORS for t in tensors)
+        if served is not None and not kwargs and plain:
+            self._remember(known.setdefault(key, []), served)
         return result
 
     def _remember(self, layers: list[CompiledLayer], served: CompiledLayer) -> None:
         if served not in layers and len(layers) < MOST:
             layers.append(served)
+
+
+def _flat(arguments: Sequence[Any]) -> tuple[Sequence[Any], Any]:
+    """What lists and tuples hold, in order, and how it is nested: by a number, if it is
+    not."""
+    if not any([type(a) is list or type(a) is tuple for a in arguments]):
+        return arguments, len(arguments)
+    found: list[Any] = []
+
+    def form(part: Any) -> Any:
+        if type(part) is list or type(part) is tuple:
+            return (type(part), *map(form, part))
+        found.append(part)
+        return None
+
+    return found, tuple(map(form, arguments))
+
+
+def _stops(tensors: Sequence[Any], form: Any) -> tuple[Any, ...] | None:
+    """A key that tells which of them stop gradients; None where one is no tensor."""
+    try:
+        return (None, form, *[t.stop_gradient for t in tensors])
+    except AttributeError:
+        return None
 
 
 def quicken(function: Any) -> None:

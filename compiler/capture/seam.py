@@ -18,7 +18,7 @@ import paddle
 from paddle.jit.dy2static import pir_partial_program as partial
 from paddle.jit.dy2static.utils import RETURN_NO_VALUE_MAGIC_NUM as NO_VALUE
 
-from pirol.compiler.capture import arguments, autocast, native
+from pirol.compiler.capture import arguments, autocast, native, overwritten
 from pirol.compiler.capture.attributes import attributes
 from pirol.compiler.capture.autocast import asked, refused
 from pirol.compiler.capture.kept import kept_by_paddle
@@ -46,14 +46,14 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
     def quick(self, args: tuple[Any, ...], gradients: bool) -> tuple[Any] | None:
         """(The outputs as the function returns them,); None: go Paddle's way.
 
-        gradients: whether an input that does not stop them would need them.
+        gradients: whether an input that does not stop them needs them.
         """
         mixed = asked()
         if refused(mixed):
             return None
-        plans = self._state((), mixed)
         tensors = [*args, *self._params]
-        if plans.broken or (gradients and not all(map(_stops, tensors))):
+        plans = self._state(_needing(tensors) if gradients else (), mixed)
+        if plans.broken:
             return None
         found = plans.quick(tensors)
         if found is None:
@@ -101,7 +101,7 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
         """The numbers of the tensors that need gradients in this call."""
         if not (self.training and paddle.is_grad_enabled()):
             return ()
-        return tuple(k for k, t in enumerate(tensors) if not t.stop_gradient)
+        return _needing(tensors)
 
     def _state(self, wanted: tuple[int, ...] = (), mixed: Mixed | None = None) -> Plans:
         """The plans for calls in which these tensors need gradients, under such an
@@ -151,8 +151,9 @@ def _makes_no_value(block: Any) -> bool:
     return False
 
 
-def _stops(tensor: Any) -> bool:
-    return bool(getattr(tensor, "stop_gradient", False))
+def _needing(tensors: Sequence[Any]) -> tuple[int, ...]:
+    """The numbers of those that do not stop gradients."""
+    return tuple([k for k, t in enumerate(tensors) if not t.stop_gradient])
 
 
 @dataclass(frozen=True)
@@ -193,6 +194,7 @@ def connect() -> str:
     arguments.own()
     follow()
     autocast.follow()
+    overwritten.follow()
     return ""
 
 

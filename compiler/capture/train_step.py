@@ -14,6 +14,7 @@ from typing import Any
 import paddle
 from paddle import nn
 
+from pirol.compiler import stored
 from pirol.compiler.autodiff import drawn_apart, reaching, without_stops
 from pirol.compiler.capture import native, optimizers
 from pirol.compiler.capture.autocast import asked, refused
@@ -25,11 +26,12 @@ from pirol.compiler.capture.quick import TENSORS
 from pirol.compiler.capture.reader import Program, dtype_name
 from pirol.compiler.capture.seam import CompiledLayer
 from pirol.compiler.capture.training import try_branches
-from pirol.compiler.donate import donate
+from pirol.compiler.donate import Donated, donate
 from pirol.compiler.errors import PirolError, Unsupported
-from pirol.compiler.ir import TensorType, Value
-from pirol.compiler.pipeline import Run, finish, flatten
-from pirol.compiler.runtime import generate
+from pirol.compiler.ir import Graph, TensorType, Value
+from pirol.compiler.pipeline import Lowered, Run, finish, flatten
+from pirol.compiler.runtime import Compiled, generate
+from pirol.compiler.stored import Ready
 from pirol.passes.amp import Mixed
 from pirol.passes.update import Update, train_step
 from pirol.prim import Facts
@@ -277,24 +279,41 @@ class StepPlans(Plans):
         self, options: Options, program: Program, updates: Sequence[Update]
     ) -> None:
         super().__init__(options, lambda: program)
-        self.updates = updates
+        self.updates, self.also = updates, f"train_step {updates!r}"
 
-    def made(self, program: Program, hints: dict[str, int]) -> Any:
-        """One plan for all of it."""
+    def newly(self, program: Program, hints: dict[str, int], key: str) -> Compiled:
+        """One plan for all of it, by all passes."""
+        lowered, graph, taken = self.lowered(program, hints)
+        kernels, whole = generate(lowered.plan), replace(program, graph=graph)
+
+        def use(ready: Ready) -> Compiled:
+            return self.assembled(ready, whole, program.graph)
+
+        ready, made = built(lowered, kernels, use)
+        if key and made.native:  # else other graphs than the program's are needed
+            stored.keep(key, replace(ready, donated=taken))
+        self.options.report.add(lowered, kernels, hints)
+        return made
+
+    def lowered(
+        self, program: Program, hints: dict[str, int]
+    ) -> tuple[Lowered, Graph, Donated]:
+        """The program of a whole step, lowered and not, and what of it is donated."""
         run = Run(self.options.progress, self.options.passes)
         flat = drawn_apart(flatten(program.graph, Facts(hints), run))
         rate = len(program.graph.inputs) - 1
         graph = run.stages["train_step"] = train_step(flat, self.updates, rate)
         try_branches(graph, hints)
         lowered = finish(without_stops(graph), run)
-        lowered = replace(lowered, plan=donate(lowered.plan))
-        self.assumed.append(self.accept(lowered.plan, run.facts))
-        kernels, whole = generate(lowered.plan), replace(program, graph=graph)
-        _, made = built(
-            lowered, kernels, lambda r: self.connected(r, whole, program.graph)
-        )
-        self.options.report.add(lowered, kernels, hints)
-        return made
+        plan, taken = donate(lowered.plan)
+        return replace(lowered, plan=plan), graph, taken
+
+    def look_into(self, hints: dict[str, int]) -> None:
+        """Tell the report of a plan that came from disk."""
+        assert self.program is not None
+        with LOCK:
+            lowered, _, _ = self.lowered(self.program, hints)
+            self.options.report.add(lowered, generate(lowered.plan), hints)
 
 
 def _type(tensor: Any) -> TensorType:

@@ -101,7 +101,6 @@ class Trained:
     """A flat graph and its gradient with respect to the inputs `wrt`, as a plan that
     Plans can run: its results have a gradient."""
 
-    native = False  # what it calls needs the interpreter
     passed_on: Sequence[int] = ()
 
     def __init__(
@@ -139,6 +138,19 @@ class Trained:
             try_branches(parts.backward, make.hints)
             self.backward(tuple(range(len(self.wrt))))
         self.miss, self.learned = self.forward.miss, self.forward.learned
+        self.native = self.forward.native
+        self.count = len(flat.outputs)
+        self.private = self.keeps_apart()
+        self.floats = [v.dtype if v.dtype in INEXACT else "" for v in flat.outputs]
+
+    def keeps_apart(self) -> bool:
+        """Whether each output is a tensor of its own, and nothing kept is one: what is
+        kept is then given ones, or nobody else's."""
+        numbers = self.forward.plan.outputs
+        own, kept = numbers[: self.count], numbers[self.count :]
+        given = any(k < self.count for k in self.forward.passed_on)
+        alone = len({*own}) == len(own) and {*own}.isdisjoint(kept)
+        return self.native and alone and not given
 
     def backward(self, some: Some) -> Compiled:
         """The plan of some gradients, by their places in `wrt`."""
@@ -167,21 +179,36 @@ class Trained:
 
     def run(self, tensors: Sequence[Any]) -> list[Any] | None:
         """The outputs, joined to the tensors `wrt`; None where no plan fits."""
-        with paddle.no_grad():
-            found = self.forward.run(tensors)
+        found = _run(self.forward, tensors)
         if found is None:
             return None
-        given, count = {id(t) for t in tensors}, len(self.flat.outputs)
-        outputs: list[Any] = []
-        for tensor in found[:count]:
-            seen = given | {id(t) for t in outputs}
-            apart = id(tensor) in seen or not tensor.stop_gradient
-            outputs.append(tensor.detach() if apart else tensor)
-        own = {id(t) for t in outputs}
-        kept = [t.detach() if id(t) in own else t for t in found[count:]]
+        outputs, kept = found[: self.count], found[self.count :]
+        if not self.private:
+            outputs, kept = _detached(tensors, outputs, kept)
         if not self.wrt:
             return outputs
         return _Call(self, list(tensors), kept).joined(outputs)
+
+
+def _run(plan: Compiled, tensors: Sequence[Any]) -> list[Any] | None:
+    """A plan's outputs, which have no gradient."""
+    if plan.native:
+        return plan.run(tensors)
+    with paddle.no_grad(), native.library_threads():
+        return plan.run(tensors)
+
+
+def _detached(
+    tensors: Sequence[Any], outputs: Sequence[Any], kept: Sequence[Any]
+) -> tuple[list[Any], list[Any]]:
+    """Outputs that are tensors of their own, and what is kept none of these."""
+    seen, made = {id(t) for t in tensors}, []
+    for tensor in outputs:
+        apart = id(tensor) in seen or not tensor.stop_gradient
+        made.append(tensor.detach() if apart else tensor)
+        seen.add(id(made[-1]))
+    own = {id(t) for t in made}
+    return made, [t.detach() if id(t) in own else t for t in kept]
 
 
 def try_branches(graph: Graph, hints: Mapping[str, int]) -> None:
@@ -201,7 +228,8 @@ class _Call:
     def __init__(self, trained: Trained, tensors: list[Any], kept: list[Any]) -> None:
         self.trained, self.tensors, self.kept = trained, tensors, kept
         self.shapes: list[Any] = []
-        self.versions = [t.inplace_version for t in (*tensors, *kept)]
+        self.watched = tensors if trained.private else [*tensors, *kept]
+        self.versions = [t._inplace_version() for t in self.watched]
         self.cts: dict[int, Any] = {}
         self.found: dict[int, Any] = {}
 
@@ -228,8 +256,10 @@ class _Call:
     def asked_for(self, k: int) -> Some:
         """Places in `wrt` that a walk may ask for at once: the tensors that it is to
         reach, if they are among them; else all that are left."""
-        left = [j for j in range(len(self.trained.wrt)) if j not in self.found]
         at = self.trained.wrt
+        left = [j for j in range(len(at)) if j not in self.found]
+        if not current.targets:
+            return tuple(left)
         reached = [j for j in left if id(self.tensors[at[j]]) in current.targets]
         return tuple(reached if k in reached else left)
 
@@ -244,9 +274,9 @@ class _Call:
             found = plan.run([*self.tensors, *drawn, *given])
         else:
             plan, used = trained.backward(some), [*self.kept, *given]
-            with paddle.no_grad(), native.library_threads():
-                found = plan.run(used)
-            found = found and _apart(found, used)
+            found = _run(plan, used)
+            if found and not (plan.native and not plan.repeated):
+                found = _apart(found, used)
         if found is None:
             got, expected = plan.miss(), "cotangents of the outputs' types"
             raise PirolError(message("backward", got=got, expected=expected))
@@ -255,10 +285,10 @@ class _Call:
     def cotangents(self) -> list[Any]:
         """Of all float outputs; zeros for those that the walk did not come through."""
         found = []
-        for k, (value, shape) in enumerate(zip(self.trained.flat.outputs, self.shapes)):
-            if value.dtype in INEXACT:
+        for k, (dtype, shape) in enumerate(zip(self.trained.floats, self.shapes)):
+            if dtype:
                 ct = self.cts.get(k)
-                found.append(paddle.zeros(shape, value.dtype) if ct is None else ct)
+                found.append(paddle.zeros(shape, dtype) if ct is None else ct)
         return found
 
     def check_versions(self) -> None:
@@ -271,8 +301,8 @@ class _Call:
                     expected="retain_graph=True at the first one",
                 )
             )
-        for tensor, version in zip((*self.tensors, *self.kept), self.versions):
-            if tensor.inplace_version != version:
+        for tensor, version in zip(self.watched, self.versions):
+            if tensor._inplace_version() != version:
                 expected = f"version {version}: it was written since the forward run"
                 got = f"{tensor.name} at version {tensor.inplace_version}"
                 raise RuntimeError(message("backward", got=got, expected=expected))
@@ -284,33 +314,35 @@ class _Call:
     def release(self) -> None:
         """Give back all that was kept."""
         self.end()
-        self.tensors, self.kept, self.versions = [], [], []
+        self.tensors, self.kept, self.watched, self.versions = [], [], [], []
 
     def joined(self, outputs: Sequence[Any]) -> list[Any]:
         """The outputs with a gradient to the tensors `wrt`.
 
-        By Paddle's own nodes: tensor -> view -> sum of all -> scale -> view, an output.
-        Hooks take cotangents off the way and put gradients on it; in between are tokens
-        of one number. (A PyLayer is not told which gradients are asked for, fails where
-        it gives more, and crashes when it is walked a second time.)
+        By Paddle's own nodes: tensor -> view -> stack of all -> scale -> view, an
+        output. Hooks take cotangents off the way and put gradients on it; in between
+        are tokens, of one number each. (A PyLayer is not told which gradients are asked
+        for, fails where it gives more, and crashes when it is walked a second time.)
         """
         self.shapes = [t.shape for t in outputs]
         ops, tokens, found = paddle._C_ops, [], list(outputs)
+        zero = _zeros(paddle.float32)
         with paddle.enable_grad():
             for k, at in enumerate(self.trained.wrt):
                 tensor = self.tensors[at]
                 if not tensor.stop_gradient:
                     token = _view(tensor)
-                    token.data = _token()
-                    token.register_hook(functools.partial(_gradient, self, k))
+                    token.data = zero
+                    token._register_grad_hook(functools.partial(_gradient, self, k))
                     tokens.append(token)
-            whole = ops.add_n(tokens)
+            whole = ops.stack(tokens, 0)
             for k in self.trained.active:
                 inner = ops.scale(whole, 1.0, 0.0, True)
                 if outputs[k].dtype != inner.dtype:  # to which a cotangent is cast
                     inner = ops.cast(inner, outputs[k].dtype)
                 inner.data = outputs[k]
-                inner.register_hook(functools.partial(_take, self, k))
+                take = functools.partial(_take, self, k, len(tokens))
+                inner._register_grad_hook(take)
                 found[k] = _view(inner)
         return found
 
@@ -323,9 +355,9 @@ def _gradient(call: _Call, k: int, token: Any) -> Any:
         raise
 
 
-def _take(call: _Call, k: int, ct: Any) -> Any:
+def _take(call: _Call, k: int, tokens: int, ct: Any) -> Any:
     call.take(k, ct)
-    return _token(ct.dtype)  # Paddle asks for the same dtype again
+    return _zeros(ct.dtype, tokens).detach()  # Paddle asks for the same dtype again
 
 
 def _view(tensor: Any) -> Any:
@@ -337,12 +369,8 @@ def _view(tensor: Any) -> Any:
 
 
 @functools.lru_cache
-def _zero(dtype: Any) -> Any:
-    return paddle.zeros([], dtype)
-
-
-def _token(dtype: Any = paddle.float32) -> Any:
-    return _zero(dtype).detach()
+def _zeros(dtype: Any, *shape: int) -> Any:
+    return paddle.zeros(shape, dtype)
 
 
 def _apart(found: list[Any], given: Sequence[Any]) -> list[Any]:

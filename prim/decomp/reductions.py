@@ -68,6 +68,15 @@ def sum_(b: Builder, x: Value, axis: Any, *, keepdim: bool, dtype: str) -> Any:
     return _reduced(b, x, ints(b, axis, "axis"), keepdim, "reduce_sum")
 
 
+@decomposes("pd_op.reduce_as", compute_in="float32")
+def reduce_as(b: Builder, x: Value, target: Value) -> Any:
+    """The sum over what a tensor of the target's shape is broadcast along."""
+    more = x.type.rank - target.type.rank
+    pairs = enumerate(zip(x.shape[more:], target.shape), more)
+    ones = [k for k, (d, size) in pairs if size == 1 and d != 1]
+    return b.reshape(b.reduce_sum(x, axes=(*range(more), *ones)), shape=target.shape)
+
+
 @decomposes("pd_op.mean", compute_in="float32")
 def mean_(b: Builder, x: Value, axis: Any = (), *, keepdim: bool) -> Any:
     """The mean over axes (all, where none is named)."""

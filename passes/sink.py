@@ -1,0 +1,237 @@
+"""Sink: what a group stores for others, and these may as well compute, goes there.
+
+    h = 1 - t * t; p = u * h      in the group of what else reads h, stores p
+    q = dot(..) * p               a group far behind
+
+Fusion puts an op where its operands are. Often a result is cheap to compute of tensors
+that are in memory anyway (t and u): then it is less to read those than to write the
+result and read it. Bytes of memory traffic decide, and how many ops would be repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pirol.compiler.dims import known, symbols_of
+from pirol.compiler.ir import BITS, Graph, Op, Value, prune
+from pirol.prim import PRIMS
+from pirol.prim.prim import ELEMENTWISE
+
+STORE = 1.5  # what storing costs, in loads
+AGAIN = 0.1  # what an op costs that is repeated, in loads of its result
+MOST_OPS = 32  # of one result
+UNKNOWN = 1024  # what a size counts as that is not known
+FREE = ("const", "iota", "broadcast")
+STREAMS = (*ELEMENTWISE, "movement", "reduce", "stop")  # read each element once
+
+Lower = Callable[[Graph], Any]
+
+
+def sink(graph: Graph, lower: Lower) -> Graph:
+    """A fused graph whose groups store less; `lower` says what may be one kernel."""
+    groups = {op: _Group(op) for op in graph.ops if op.name == "group"}
+    kept = set(graph.results)
+    for op in reversed(graph.ops):
+        if op in groups:
+            readers = _readers(groups, graph.ops, op)
+            _Sinking(groups[op], readers, kept).run(lower)
+    made = (groups[op].made() if op in groups else op for op in graph.ops)
+    return graph.with_ops(op for op in made if op.results or op.name != "group")
+
+
+@dataclass(eq=False)
+class _Group:
+    """A group, over values of its own: those of outer ones that it reads and stores."""
+
+    op: Op
+    ops: list[Op] = field(init=False)
+    reads: dict[Value, Value] = field(init=False)
+    stores: dict[Value, Value] = field(init=False)
+
+    def __post_init__(self) -> None:
+        assert self.op.body is not None
+        self.ops = [*self.op.body.ops]
+        self.reads = dict(zip(self.op.operands, self.op.body.inputs))
+        self.stores = dict(zip(self.op.results, self.op.body.outputs))
+
+    def body(self) -> Graph:
+        """A function of what it reads."""
+        inputs, outputs = (tuple(d.values()) for d in (self.reads, self.stores))
+        return prune(Graph("body", inputs, tuple(self.ops), outputs))
+
+    def made(self) -> Op:
+        """The group as an op, reading only what it needs."""
+        body = self.body()
+        used = {v for op in body.ops for v in op.operands} | {*body.outputs}
+        self.reads = {outer: own for outer, own in self.reads.items() if own in used}
+        body = replace(body, inputs=tuple(self.reads.values()))
+        results = tuple(self.stores)
+        return replace(self.op, operands=tuple(self.reads), results=results, body=body)
+
+
+Readers = Mapping[Value, Sequence[_Group | None]]  # None: another step
+
+
+def _readers(
+    groups: Mapping[Op, _Group], ops: Sequence[Op], source: Op
+) -> dict[Value, list[_Group | None]]:
+    """What reads each result of a group."""
+    found: dict[Value, list[_Group | None]] = {v: [] for v in source.results}
+    for op in ops:
+        group = groups.get(op)
+        for value in dict.fromkeys(group.reads if group else op.operands):
+            if value in found:
+                found[value].append(group)
+    return found
+
+
+@dataclass
+class _Again:
+    """What is to be computed once more: of which outer values, by which ops."""
+
+    leaves: dict[Value, None] = field(default_factory=dict)  # in a fixed order
+    ops: set[Op] = field(default_factory=set)
+
+
+class _Sinking:
+    """Which results of a group go to their readers."""
+
+    def __init__(self, group: _Group, readers: Readers, kept: set[Value]) -> None:
+        self.group, self.readers = group, readers
+        self.makers = {r: op for op in group.ops for r in op.results}
+        self.outer = {own: v for v, own in group.reads.items()}
+        self.outer |= {own: v for v, own in group.stores.items()}
+        self.open = [v for v in group.stores if v not in kept and self.may_go(v)]
+
+    def may_go(self, value: Value) -> bool:
+        """Whether some groups read it, each of them each element once."""
+        readers = self.readers[value]
+        made = _cheap(self.makers.get(self.group.stores[value]))
+        return bool(readers) and made and all(g and _streams(g, value) for g in readers)
+
+    def run(self, lower: Lower) -> None:
+        """Move what is worth it, and what kernels can be made of."""
+        chosen = self.chosen()
+        while chosen:
+            made = {g: self.with_(g, chosen) for g in self.reading(chosen)}
+            refused = {g for g, m in made.items() if lower(m.body()) is not None}
+            if not refused:
+                for reader, found in made.items():
+                    reader.ops, reader.reads = found.ops, found.reads
+                    reader.stores = found.stores
+                for value in chosen:
+                    del self.group.stores[value]
+                return
+            self.open = [v for v in self.open if refused.isdisjoint(self.readers[v])]
+            chosen = self.chosen()
+
+    def reading(self, chosen: Sequence[Value]) -> list[_Group]:
+        return list(dict.fromkeys(g for v in chosen for g in self.readers[v] if g))
+
+    def chosen(self) -> list[Value]:
+        """The results that are worth it, all together."""
+        found, best = list(self.open), self.gain(self.open)
+        while found:
+            gains = [self.gain(found[:k] + found[k + 1 :]) for k in range(len(found))]
+            if max(gains) <= best:
+                break
+            best = max(gains)
+            del found[gains.index(best)]
+        return found if best > 0 else []
+
+    def gain(self, chosen: Sequence[Value]) -> float:
+        """Bytes that are not loaded or stored any more."""
+        total, gone = 0.0, {self.group.stores[v] for v in chosen}
+        again: dict[_Group, _Again] = {}
+        for value in chosen:
+            tree = self.tree(value, gone)
+            if tree is None:
+                total -= 1e15
+                continue
+            for reader in self.readers[value]:
+                assert reader is not None
+                more = again.setdefault(reader, _Again())
+                more.leaves |= tree.leaves
+                more.ops |= tree.ops
+            total += _bytes(value) * (STORE + len(self.readers[value]))
+        for reader, more in again.items():
+            total -= sum(_bytes(v) for v in more.leaves if v not in reader.reads)
+            repeated = (op.result for op in more.ops if op.name not in FREE)
+            total -= AGAIN * sum(map(_bytes, repeated))
+        return total
+
+    def tree(self, value: Value, gone: set[Value]) -> _Again | None:
+        """What a result is computed of that is stored, where these are not any more;
+        None where that would be too much."""
+        found, stack = _Again(), [self.group.stores[value]]
+        while stack:
+            own = stack.pop()
+            if own in self.outer and own not in gone:
+                found.leaves[self.outer[own]] = None
+                continue
+            op = self.makers[own]
+            if op not in found.ops:
+                found.ops.add(op)
+                stack += op.operands
+            if not _cheap(op) or len(found.ops) > MOST_OPS:
+                return None
+        return found
+
+    def with_(self, reader: _Group, chosen: Sequence[Value]) -> _Group:
+        """The reader, computing what it read."""
+        made, env = _Group(reader.op), dict[Value, Value]()
+        made.reads, made.ops = dict(reader.reads), []
+        gone = {self.group.stores[v] for v in chosen}
+        wanted = [v for v in chosen if reader in self.readers[v]]
+        trees = [t for v in wanted if (t := self.tree(v, gone)) is not None]
+        for leaf in dict.fromkeys(v for tree in trees for v in tree.leaves):
+            own = self.group.reads.get(leaf, self.group.stores.get(leaf))
+            assert own is not None
+            env[own] = made.reads.setdefault(leaf, Value(leaf.type))
+        needed = {op for tree in trees for op in tree.ops}
+        for op in self.group.ops:
+            if op in needed:
+                operands = tuple(env[v] for v in op.operands)
+                env[op.result] = Value(op.result.type)
+                results = (env[op.result],)
+                made.ops.append(replace(op, operands=operands, results=results))
+        turned = {made.reads.pop(v): env[self.group.stores[v]] for v in wanted}
+        for op in reader.ops:
+            operands = tuple(turned.get(v, v) for v in op.operands)
+            made.ops.append(replace(op, operands=operands))
+        made.stores = {v: turned.get(own, own) for v, own in reader.stores.items()}
+        return made
+
+
+def _streams(group: _Group, value: Value) -> bool:
+    """Whether a group reads each element of a value once, as one of its largest."""
+    ends = (*group.reads, *group.stores)
+    if any(
+        _bytes(v) // BITS[v.dtype] > _bytes(value) // BITS[value.dtype] for v in ends
+    ):
+        return False
+    read = {group.reads[value]}
+    for op in group.ops:
+        if not read.isdisjoint(op.operands):
+            if PRIMS[op.name].kind not in STREAMS:
+                return False
+            if PRIMS[op.name].kind == "movement":
+                read.update(op.results)
+    return True
+
+
+def _cheap(op: Op | None) -> bool:
+    """Whether an op may be repeated."""
+    if op is None or len(op.results) != 1:
+        return False
+    prim = PRIMS.get(op.name)
+    quick = prim is not None and prim.kind in ELEMENTWISE and prim.cost <= 1
+    return quick or op.name in FREE
+
+
+def _bytes(value: Value) -> int:
+    size = value.type.size
+    count = int(known(size, dict.fromkeys(symbols_of(size), UNKNOWN)))
+    return count * int(BITS[value.dtype]) // 8

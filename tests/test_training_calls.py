@@ -1,0 +1,94 @@
+"""What a training call does in Python besides the plans, and what it may leave out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import paddle
+import pytest
+from paddle.jit.dy2static.program_translator import ASTStaticFunction
+
+import pirol
+from pirol.compiler.capture import training
+
+
+class Net(paddle.nn.Layer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = paddle.nn.Sequential(
+            paddle.nn.Linear(4, 8), paddle.nn.Tanh(), paddle.nn.Linear(8, 1)
+        )
+
+    def forward(self, x: Any) -> Any:
+        return (self.net(x) ** 2).mean()
+
+
+def gradients(layer: Any, x: Any) -> list[Any]:
+    layer(x).backward()
+    found = [p.grad.numpy() for p in layer.parameters()]
+    layer.clear_gradients()
+    return found
+
+
+def test_a_small_models_training_call_leaves_paddles_key_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net, x = Net(), paddle.rand([8, 4])
+    wanted = gradients(net, x)
+    fast = pirol.to_static(net)
+    first = gradients(fast, x)
+    monkeypatch.setattr(
+        ASTStaticFunction, "_perform_call", lambda *a, **k: pytest.fail("Paddle's way")
+    )
+    again = gradients(fast, x)
+    for got, same, exact in zip(first, again, wanted):
+        np.testing.assert_array_equal(got, same)
+        np.testing.assert_allclose(got, exact, 1e-5, 1e-6)
+
+
+def aliased(x: Any, y: Any) -> Any:
+    z = x * y
+    return x, z, z
+
+
+def test_outputs_that_are_inputs_or_each_other_are_tensors_of_their_own() -> None:
+    fast = pirol.to_static(aliased)
+    x, y = (paddle.rand([3]) for _ in range(2))
+    x.stop_gradient = False
+    for _ in range(3):
+        given, z, again = fast(x, y)
+        assert given is not x
+        (given * 2 + z * 3 + again).sum().backward()
+        np.testing.assert_allclose(x.grad.numpy(), 2 + 4 * y.numpy(), 1e-6)
+        x.clear_grad()
+
+
+def squared(x: Any) -> Any:
+    y = paddle.exp(x)
+    return y, y * y
+
+
+@pytest.mark.parametrize("written", [0, 1])
+def test_an_output_that_was_kept_and_written_is_told(written: int) -> None:
+    """exp's result is kept for backward; y * y is not."""
+    fast = pirol.to_static(squared)
+    x = paddle.rand([3])
+    x.stop_gradient = False
+    for _ in range(3):
+        found = fast(x)
+        with paddle.no_grad():
+            found[written].add_(paddle.ones([3]))
+        if written:
+            found[0].sum().backward()
+            continue
+        with pytest.raises(RuntimeError, match="version"):
+            found[1].sum().backward()
+
+
+def test_a_planted_fault_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outputs that are taken for nobody else's."""
+    monkeypatch.setattr(training.Trained, "keeps_apart", lambda self: True)
+    with pytest.raises((AssertionError, RuntimeError, pytest.fail.Exception)):
+        test_outputs_that_are_inputs_or_each_other_are_tensors_of_their_own()
+        test_an_output_that_was_kept_and_written_is_told(0)
