@@ -282,11 +282,11 @@ class Kernel:
     @property
     def dots(self) -> set[str]:
         """The dtypes of its Dots."""
-        return {s.dtype for s in _statements(self.body) if isinstance(s, Dot)}
+        return {s.dtype for s in statements_of(self) if isinstance(s, Dot)}
 
     def has(self, kind: type) -> bool:
         """Whether there is a statement of a kind in it."""
-        return any(isinstance(s, kind) for s in _statements(self.body))
+        return any(isinstance(s, kind) for s in statements_of(self))
 
     @property
     def params(self) -> tuple[Dim, ...]:
@@ -297,11 +297,12 @@ class Kernel:
         return tuple(found)
 
 
-def _statements(body: tuple[Stmt, ...]) -> Iterator[Stmt]:
-    for stmt in body:
+def statements_of(of: Kernel | Loop | If) -> Iterator[Stmt]:
+    """All statements in it."""
+    for stmt in of.body:
         yield stmt
         if isinstance(stmt, (Loop, If)):
-            yield from _statements(stmt.body)
+            yield from statements_of(stmt)
 
 
 def _dims(node: Any) -> Iterator[Dim]:

@@ -249,8 +249,8 @@ class _Renderer:
                 f"({kind} *)((char *)scratch + {offset});"
             )
         scope = "__shared__ " if array.scope == "shared" else ""
-        if self.target is CUDA and not scope:
-            scope = "__align__(16) "
+        if self.target is CUDA:
+            scope = f"__align__(16) {scope}"
         return f"{scope}{kind} {array.name}[{array.length}];"
 
     def loop(self, loop: Loop, depth: int) -> list[str]:

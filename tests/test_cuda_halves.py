@@ -1,0 +1,131 @@
+"""Halves on CUDA: transposes four at a time, and quotients by a row's divisor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from cuda_simulator import Simulator, SimulatorError
+from cuda_simulator_build import has_compiler
+from graph_meaning import same_bits
+from graph_runs import cuda_text, launch_cuda, run_c, run_cuda, steps_of
+from planted import Edit, text, without
+
+from pirol.compiler.ir import DTYPES, Graph, TensorType
+from pirol.kernels import affine
+from pirol.kernels.kernel import Barrier, Kernel, Move, statements_of
+from pirol.passes.halves import halves
+from pirol.prim import Builder
+
+needs_simulator = pytest.mark.skipif(not has_compiler(), reason="the simulator: g++")
+Shape = tuple[int, ...]
+
+
+# ---- transposes ----
+
+
+def turned_sum(shape: Shape, dtype: str, twice: bool = False) -> Graph:
+    """The last two axes change places, and something is added; `twice`: also to what
+    another one's have."""
+    b = Builder()
+    *_, m, n = rest = list(range(len(shape)))
+    perm = (*rest[:-2], n, m)
+    back = tuple(shape[k] for k in perm)
+    x, y = b.input(TensorType(shape, dtype)), b.input(TensorType(back, dtype))
+    found = b.add(b.transpose(x, perm=perm), y)
+    if twice:
+        z = b.input(TensorType(shape, dtype))
+        found = b.mul(found, b.transpose(z, perm=perm))
+    return b.graph("f", [found])
+
+
+def drawn(graph: Graph) -> list[Any]:
+    rng = np.random.default_rng(1)
+    return [
+        (rng.normal(size=v.shape) * 8).astype(DTYPES[v.dtype][1]) for v in graph.inputs
+    ]
+
+
+def kernel_of(graph: Graph) -> Kernel:
+    (step,) = steps_of(halves(graph))
+    return step.cuda
+
+
+def moved(kernel: Kernel) -> bool:
+    """Whether it takes several elements at a time."""
+    return kernel.has(Move) and kernel.team > 1
+
+
+TURNS = {
+    "whole tiles": turned_sum((128, 64), "bfloat16"),
+    "parts of tiles": turned_sum((68, 132), "float16"),
+    "batches": turned_sum((3, 12, 40), "bfloat16"),
+    "integers": turned_sum((72, 20), "int16"),
+    "bytes": turned_sum((64, 72), "uint8"),
+    "two": turned_sum((20, 72), "bfloat16", twice=True),
+}
+
+
+@needs_simulator
+@pytest.mark.parametrize("name", TURNS)
+def test_four_elements_at_a_time_are_turned(name: str) -> None:
+    graph = TURNS[name]
+    assert moved(kernel_of(graph))
+    given = drawn(graph)
+    for found, other in zip(run_cuda(graph, given), run_c(graph, given)):
+        assert same_bits(found, other)
+
+
+def test_what_is_uneven_or_wider_is_turned_one_by_one() -> None:
+    for graph in (
+        turned_sum((66, 64), "bfloat16"),
+        turned_sum((64, 66), "bfloat16"),
+        turned_sum((64, 64), "float32"),
+    ):
+        assert kernel_of(graph).has(Barrier) and not moved(kernel_of(graph))
+
+
+def test_no_two_threads_meet_in_a_bank_of_shared_memory() -> None:
+    """Sixteen threads, of 8 bytes each, take all 32 banks in one go."""
+    kernel, threads = kernel_of(TURNS["whole tiles"]), np.arange(256)
+    ends = [end for s in statements_of(kernel) if isinstance(s, Move)
+            for end in (s.to, s.source) if end[0] == "t0"]  # fmt: skip
+    assert len(ends) == 2
+    for _, place in ends:
+        at = affine.evaluate(place, {"thread": threads, "c": 1, "k": 3}, {})
+        assert not (at % 4).any()
+        banks = (at // 4 % 16).reshape(16, 16)
+        assert all(len({*row}) == 16 for row in banks.tolist())
+
+
+def run(kernel: Kernel, source: str, given: Sequence[Any]) -> list[Any]:
+    """A kernel by a text, checked on the simulator."""
+    return launch_cuda(Simulator(source, [kernel.name]), kernel, given, {}, 1)
+
+
+@needs_simulator
+@pytest.mark.parametrize(
+    "edit, of, found",
+    [
+        (without(Barrier), "kernel", "uninitialised __shared__"),
+        (text(r"\+ j \+ wide", "+ wide"), "text", "are wrong"),
+        (text(r"< \(68\)", "< (72)"), "text", "bounds"),
+    ],
+    ids=["no barrier", "one row four times", "beyond the end"],
+)
+def test_faults_of_turning_are_found(edit: Edit, of: str, found: str) -> None:
+    graph = TURNS["parts of tiles"]
+    given, kernel = drawn(graph), kernel_of(graph)
+    (wanted,) = run_c(graph, given)
+
+    def check(kernel: Kernel, source: str) -> None:
+        assert same_bits(run(kernel, source, given)[0], wanted), "are wrong"
+
+    check(kernel, cuda_text([kernel]))
+    if of == "kernel":
+        kernel = edit(kernel)
+    source = cuda_text([kernel])
+    with pytest.raises((AssertionError, SimulatorError), match=found):
+        check(kernel, edit(source) if of == "text" else source)
