@@ -247,13 +247,33 @@ class WarpReduce:
 
 
 @dataclass(frozen=True)
+class Inverse:
+    """A float32 constant from which Over divides by `by` (CUDA)."""
+
+    name: str
+    by: Expr
+
+
+@dataclass(frozen=True)
+class Over:
+    """A float32 constant `name` = value / by, from by's `inverse` (CUDA); `far` is set
+    where it may be another number than a division gives."""
+
+    name: str
+    value: Expr
+    by: Expr
+    inverse: str
+    far: str
+
+
+@dataclass(frozen=True)
 class Barrier:
     """All threads of the block wait for each other."""
 
 
 Stmt: TypeAlias = (
     "Let | Var | Set | Array | Put | Move | Loop | If | Turn | Dot | Pairs | Along"
-    " | Outer | WarpReduce | Barrier"
+    " | Outer | WarpReduce | Inverse | Over | Barrier"
 )
 
 

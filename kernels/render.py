@@ -37,6 +37,7 @@ from pirol.kernels.kernel import (
     Expr,
     Guarded,
     If,
+    Inverse,
     Kernel,
     Let,
     Loop,
@@ -44,6 +45,7 @@ from pirol.kernels.kernel import (
     Num,
     Offset,
     Outer,
+    Over,
     Pairs,
     Put,
     Ref,
@@ -217,6 +219,11 @@ class _Renderer:
                 return [f"{pad}pr_outer_{SHORT[dtype]}({sums}, {left}, {right});"]
             case WarpReduce():
                 return [pad + line for line in self.warp(stmt)]
+            case Inverse(name, by):
+                return [f"{pad}const float {name} = pr_inverse({self.expr(by)});"]
+            case Over(name, value, by, inverse, far):
+                given = [self.expr(value), self.expr(by), inverse, f"&{far}"]
+                return [f"{pad}const float {name} = pr_over({', '.join(given)});"]
             case Barrier():
                 return [f"{pad}__syncthreads();"]
             case Loop():
@@ -313,6 +320,8 @@ class _Renderer:
             wide = e.of in HALVES
             name = f"widen_{SHORT[e.of]}" if wide else f"narrow_{SHORT[e.dtype]}"
             return f"pr_{name}({self.expr(e.args[0])})"
+        if e.prim in ("largest", "smallest"):
+            return f"pr_{e.prim}_{SHORT[e.of]}({', '.join(map(self.expr, e.args))})"
         table = PRIMS[e.prim].scalar
         assert table is not None
         template = table.get(class_of(e.of)) or table["any"]

@@ -11,41 +11,19 @@ from cuda_simulator import Simulator, SimulatorError
 from cuda_simulator_build import has_compiler
 from graph_meaning import same_bits
 from graph_runs import cuda_text, launch_cuda, run_c, run_cuda, steps_of
+from half_data import TURNS, drawn, rows_over_their_largest, shares, turned_sum
 from planted import Edit, text, without
 
-from pirol.compiler.ir import DTYPES, Graph, TensorType
+from pirol.compiler.ir import DTYPES, HALVES, Graph
 from pirol.kernels import affine
-from pirol.kernels.kernel import Barrier, Kernel, Move, statements_of
+from pirol.kernels.kernel import Barrier, Kernel, Move, Over, statements_of
 from pirol.passes.halves import halves
-from pirol.prim import Builder
 
 needs_simulator = pytest.mark.skipif(not has_compiler(), reason="the simulator: g++")
 Shape = tuple[int, ...]
 
 
 # ---- transposes ----
-
-
-def turned_sum(shape: Shape, dtype: str, twice: bool = False) -> Graph:
-    """The last two axes change places, and something is added; `twice`: also to what
-    another one's have."""
-    b = Builder()
-    *_, m, n = rest = list(range(len(shape)))
-    perm = (*rest[:-2], n, m)
-    back = tuple(shape[k] for k in perm)
-    x, y = b.input(TensorType(shape, dtype)), b.input(TensorType(back, dtype))
-    found = b.add(b.transpose(x, perm=perm), y)
-    if twice:
-        z = b.input(TensorType(shape, dtype))
-        found = b.mul(found, b.transpose(z, perm=perm))
-    return b.graph("f", [found])
-
-
-def drawn(graph: Graph) -> list[Any]:
-    rng = np.random.default_rng(1)
-    return [
-        (rng.normal(size=v.shape) * 8).astype(DTYPES[v.dtype][1]) for v in graph.inputs
-    ]
 
 
 def kernel_of(graph: Graph) -> Kernel:
@@ -56,16 +34,6 @@ def kernel_of(graph: Graph) -> Kernel:
 def moved(kernel: Kernel) -> bool:
     """Whether it takes several elements at a time."""
     return kernel.has(Move) and kernel.team > 1
-
-
-TURNS = {
-    "whole tiles": turned_sum((128, 64), "bfloat16"),
-    "parts of tiles": turned_sum((68, 132), "float16"),
-    "batches": turned_sum((3, 12, 40), "bfloat16"),
-    "integers": turned_sum((72, 20), "int16"),
-    "bytes": turned_sum((64, 72), "uint8"),
-    "two": turned_sum((20, 72), "bfloat16", twice=True),
-}
 
 
 @needs_simulator
@@ -129,3 +97,47 @@ def test_faults_of_turning_are_found(edit: Edit, of: str, found: str) -> None:
     source = cuda_text([kernel])
     with pytest.raises((AssertionError, SimulatorError), match=found):
         check(kernel, edit(source) if of == "text" else source)
+
+
+# ---- quotients by one number of a row ----
+
+
+@needs_simulator
+def test_quotients_are_those_of_a_division() -> None:
+    graph, x = shares("float32"), rows_over_their_largest()
+    assert kernel_of(graph).has(Over)
+    with np.errstate(all="ignore"):
+        wanted = x / x.max(axis=1, keepdims=True)
+    found = run_cuda(graph, [x])[0]
+    assert same_bits(found, wanted)
+
+
+@needs_simulator
+@pytest.mark.parametrize("dtype", HALVES)
+def test_halves_over_their_largest_are_rounded_once(dtype: str) -> None:
+    x = rows_over_their_largest()
+    with np.errstate(all="ignore"):
+        x = (x / x[:, 8:9]).astype(DTYPES[dtype][1])
+        wide = x.astype(np.float32)
+        wanted = (wide / wide.max(axis=1, keepdims=True)).astype(x.dtype)
+    found = run_cuda(shares(dtype), [x])[0]
+    assert same_bits(found.astype(np.float32), wanted.astype(np.float32))
+
+
+@needs_simulator
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        (r"fmaf\(-fmaf\(near, b, -a\), r, near\)", "near"),
+        (r"\*far \|= .*;", ""),
+        (r" & \(a != r - r\)", " & (a != 0)"),
+        (r"-fmaf\(near, b, -a\)", "fmaf(-near, b, a)"),
+    ],
+    ids=["not set right", "never far", "a divisor of 0", "a remainder of -0"],
+)
+def test_faults_of_quotients_are_found(old: str, new: str) -> None:
+    x, kernel = rows_over_their_largest(), kernel_of(shares("float32"))
+    with np.errstate(all="ignore"):
+        wanted = x / x.max(axis=1, keepdims=True)
+    edited = text(old, new)(cuda_text([kernel]))
+    assert not same_bits(run(kernel, edited, [x])[0], wanted)
