@@ -259,9 +259,7 @@ static int step_end(const Call *call, int at) {
     return run ? call->plan->runs[step->launch.run].end : at + 1;
 }
 
-static Status run_one(Call *call, const Step *step) {
-    if (step->kind == LAUNCH && on_cuda(&call->home))
-        return cuda_done(call, run_launches(call, &call->plan->runs[step->launch.run]));
+static Status run_step(Call *call, const Step *step) {
     switch (step->kind) {
         case LAUNCH: return run_launch(call, &step->launch);
         case CHECK: return run_check(call, &step->check);
@@ -272,12 +270,22 @@ static Status run_one(Call *call, const Step *step) {
     }
 }
 
+static Status run_one(Call *call, int at) {
+    const Step *step = &call->plan->steps[at];
+    if (step->kind == LAUNCH && on_cuda(&call->home))
+        return cuda_done(call, run_launches(call, &call->plan->runs[step->launch.run]));
+    watch_begin(call, at);
+    Status status = run_step(call, step);
+    watch_end(call, at);
+    return status;
+}
+
 static int run_native(Call *call, int begin, int end) {
     Status status = DONE;
     int step = begin;
     Py_BEGIN_ALLOW_THREADS;
     for (; step < end; step = step_end(call, step)) {
-        status = run_one(call, &call->plan->steps[step]);
+        status = run_one(call, step);
         if (status != DONE) break;
     }
     Py_END_ALLOW_THREADS;
@@ -285,11 +293,12 @@ static int run_native(Call *call, int begin, int end) {
 }
 
 static int run_some(Call *call, int begin, int end) {
-    switch (call->plan->steps[begin].kind) {
-        case OPAQUE: return run_opaque(call, begin);
-        case BIND: return run_bind(call, begin);
-        default: return run_native(call, begin, end);
-    }
+    StepKind kind = call->plan->steps[begin].kind;
+    if (is_native(kind)) return run_native(call, begin, end);
+    watch_begin(call, begin);
+    int failed = kind == OPAQUE ? run_opaque(call, begin) : run_bind(call, begin);
+    watch_end(call, begin);
+    return failed;
 }
 
 /* Native steps in a row go together, any other alone. */
@@ -301,11 +310,13 @@ static int group_end(const Plan *plan, int begin) {
 }
 
 int run_steps(Call *call) {
+    watch_start(call);
     for (int begin = 0, end; begin < call->plan->n_steps; begin = end) {
         end = group_end(call->plan, begin);
         if (make_tensors(call, begin, end)) return -1;
         if (run_some(call, begin, end)) return -1;
         drop_tensors(call, begin, end);
     }
+    watch_finish(call);
     return 0;
 }
