@@ -176,9 +176,9 @@ def program(chosen: argparse.Namespace) -> Path:
 
 def nsight(path: Path, chosen: argparse.Namespace) -> None:
     """Run the calls alone under each of NVIDIA's profilers that is found."""
-    again = (sys.executable, "-m", "pirol", "bench", "profile", str(path), "--plain")
-    again += ("--device", chosen.device, "--calls", str(chosen.calls))
-    again += ("--size", str(chosen.size))
+    again = [sys.executable, "-m", "pirol", "bench", "profile", str(path), "--plain"]
+    again += ["--device", chosen.device, "--calls", str(chosen.calls)]
+    again += ["--size", str(chosen.size)]
     for name, options in TOOLS.items():
         tool = shutil.which(name)
         if tool is None:

@@ -247,6 +247,15 @@ class WarpReduce:
 
 
 @dataclass(frozen=True)
+class Claim:
+    """array[index] = the larger of it and `number`; threads take turns (CUDA)."""
+
+    array: str
+    index: Affine
+    number: Affine
+
+
+@dataclass(frozen=True)
 class Inverse:
     """A float32 constant from which Over divides by `by` (CUDA)."""
 
@@ -273,7 +282,7 @@ class Barrier:
 
 Stmt: TypeAlias = (
     "Let | Var | Set | Array | Put | Move | Loop | If | Turn | Dot | Pairs | Along"
-    " | Outer | WarpReduce | Inverse | Over | Barrier"
+    " | Outer | WarpReduce | Claim | Inverse | Over | Barrier"
 )
 
 

@@ -33,6 +33,7 @@ from pirol.kernels.kernel import (
     Array,
     At,
     Barrier,
+    Claim,
     Dot,
     Expr,
     Guarded,
@@ -219,6 +220,9 @@ class _Renderer:
                 return [f"{pad}pr_outer_{SHORT[dtype]}({sums}, {left}, {right});"]
             case WarpReduce():
                 return [pad + line for line in self.warp(stmt)]
+            case Claim(array, index, number):
+                given = f"{array} + {self.operand(index)}, {self.index(number)}"
+                return [f"{pad}atomicMax({given});"]
             case Inverse(name, by):
                 return [f"{pad}const float {name} = pr_inverse({self.expr(by)});"]
             case Over(name, value, by, inverse, far):
