@@ -56,16 +56,18 @@ def lower(
     level: str = "pir",
     target: str = "cpu",
     levels: Sequence[Level] = (),
+    apart: bool = False,
 ) -> Lowered:
     """Run the passes on a graph as captured, or as decomposed and exported ("calls"),
     for a target, keys of FOR with "+" between; `hints` are the first call's sizes,
-    `levels` say which gradient of a branch is wanted in its place.
+    `levels` say which gradient of a branch is wanted in its place; `apart`: it is to
+    run without Paddle.
 
     The user's `own` passes run on primitives ("flat"), before those are fused; one with
     the attribute `level = "calls"` runs while composite ops are still calls.
     """
     run = Run(progress, tuple(own))
-    flat = flatten(graph, Facts(hints), run, level)
+    flat = flatten(graph, Facts(hints), run, level, apart)
     if levels:
         flat = run.stages["gradient"] = branch_gradient(flat, levels)
     return finish(without_stops(flat), run, target)
@@ -96,12 +98,14 @@ class Run:
 PASSES = 15  # at most, but for the user's own
 
 
-def flatten(graph: Graph, facts: Facts, run: Run, level: str = "pir") -> Graph:
+def flatten(
+    graph: Graph, facts: Facts, run: Run, level: str = "pir", apart: bool = False
+) -> Graph:
     """The graph in primitives alone, but for what libraries or Paddle run."""
     run.stages["capture"] = graph
     verify(graph, level)
     captured: tuple[tuple[str, Pass, str], ...] = (
-        ("decompose", lambda g: decompose(g, facts), "calls"),
+        ("decompose", lambda g: decompose(g, facts, apart), "calls"),
         ("canonicalize", canonicalize, "calls"),
     )
     passes: tuple[tuple[str, Pass, str], ...] = (

@@ -35,7 +35,8 @@ def archive(options: Options, targets: tuple[str, ...]) -> Archive:
             "export: got a program that Pirol has not run; call it once, in eval mode "
             "or under paddle.no_grad(), and see pirol.explain"
         )
-    lowered = lower(state.program.graph, state.hints, own=options.passes)
+    graph = state.program.graph
+    lowered = lower(graph, state.hints, own=options.passes, apart=True)
     left = [op for op in lowered.stages["fuse"].ops if op.name not in NATIVE]
     if left:
         raise PirolError(_refused(left))
@@ -121,8 +122,9 @@ def _nesting(item: Any) -> Any:
         return ["output", item.number]
     if isinstance(item, dict) and all(isinstance(k, str) for k in item):
         return ["dict", {k: _nesting(v) for k, v in item.items()}]
-    if type(item) in (list, tuple):
-        return [type(item).__name__, [_nesting(v) for v in item]]
+    if isinstance(item, (list, tuple)):  # a named one is a plain one to who loads it
+        kind = "list" if isinstance(item, list) else "tuple"
+        return [kind, [_nesting(v) for v in item]]
     if item is None or isinstance(item, (bool, int, float, str)):
         return ["value", item]
     raise PirolError(
