@@ -194,7 +194,9 @@ class _Held(Team):
             one += self.update(k)
         apart = [s for s in stores if s in self.wide.stores]
         one += [self.put(s, apart) for s in stores]
-        quick = [] if reduces else list(map(self.quick, one))
+        # What is done again reads operands, and a result may lie on one of them.
+        later = not reduces and len(apart) == len(stores)
+        quick = list(map(self.quick, one)) if later else []
         found += [inverse for inverse, _ in filter(None, quick)]
         near = [o[1] if o else s for s, o in zip(one, quick)] if any(quick) else []
         found.append(self.turn(base, fetched, one, apart, near))

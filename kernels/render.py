@@ -221,8 +221,8 @@ class _Renderer:
             case WarpReduce():
                 return [pad + line for line in self.warp(stmt)]
             case Claim(array, index, number):
-                given = f"{array} + {self.operand(index)}, {self.index(number)}"
-                return [f"{pad}atomicMax({given});"]
+                where = f"{array} + {self.operand(index)}"
+                return [f"{pad}atomicMax({where}, {self.index(number)});"]
             case Inverse(name, by):
                 return [f"{pad}const float {name} = pr_inverse({self.expr(by)});"]
             case Over(name, value, by, inverse, far):

@@ -14,10 +14,11 @@ from graph_runs import cuda_text, launch_cuda, run_c, run_cuda, steps_of
 from half_data import TURNS, drawn, rows_over_their_largest, shares, turned_sum
 from planted import Edit, text, without
 
-from pirol.compiler.ir import DTYPES, HALVES, Graph
+from pirol.compiler.ir import DTYPES, HALVES, Graph, TensorType
 from pirol.kernels import affine
 from pirol.kernels.kernel import Barrier, Kernel, Move, Over, statements_of
 from pirol.passes.halves import halves
+from pirol.prim import Builder
 
 needs_simulator = pytest.mark.skipif(not has_compiler(), reason="the simulator: g++")
 Shape = tuple[int, ...]
@@ -110,6 +111,14 @@ def test_quotients_are_those_of_a_division() -> None:
         wanted = x / x.max(axis=1, keepdims=True)
     found = run_cuda(graph, [x])[0]
     assert same_bits(found, wanted)
+
+
+def test_what_is_stored_one_by_one_is_divided() -> None:
+    """It could lie on an operand, and be read again."""
+    b = Builder()
+    x = b.input(TensorType((8, 131), "float32"))
+    top = b.broadcast(b.reduce_max(x, axes=(1,)), shape=(8, 131), dims=(0,))
+    assert not kernel_of(b.graph("f", [b.div(x, top)])).has(Over)
 
 
 @needs_simulator
