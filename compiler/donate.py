@@ -23,10 +23,12 @@ from pirol.passes.plan import (
     Step,
     Write,
     lifetimes,
+    root_of,
     touched,
 )
 
 SHARED = "shared"  # a launch's attribute: the kernel's buffers that may be one memory
+STRIP = ("strip", "items")  # its others may read the input for other items later
 MAY_FAIL = (Opaque, Bind, Check)
 
 
@@ -51,19 +53,13 @@ class _Donation:
 
     def __post_init__(self) -> None:
         buffers, steps = self.plan.buffers, self.plan.steps
-        self.roots = [self.root(n) for n in range(len(buffers))]
+        self.roots = [root_of(buffers, n) for n in range(len(buffers))]
         self.users: dict[int, list[int]] = {}
         for k, step in enumerate(steps):
             for root in {self.roots[n] for n in touched(step)}:
                 self.users.setdefault(root, []).append(k)
         ends = [k for k, step in enumerate(steps) if isinstance(step, MAY_FAIL)]
         self.safe = max(ends, default=-1)
-
-    def root(self, number: int) -> int:
-        """The buffer whose memory it is."""
-        while self.plan.buffers[number].kind == "alias":
-            number = self.plan.buffers[number].of
-        return number
 
     def by_launch(self) -> dict[int, list[Write]]:
         """The writes that may do without a copy, by the launch that makes their source:
@@ -143,7 +139,8 @@ class _Donation:
             case Launch(op, inputs, outputs):
                 if k in self.shared:
                     names = tuple(sorted(self.shared[k]))
-                    op = replace(op, attrs={**op.attrs, SHARED: names})
+                    kept = {n: a for n, a in op.attrs.items() if n not in STRIP}
+                    op = replace(op, attrs={**kept, SHARED: names})
                 return Launch(op, _put(inputs, self.memory), _put(outputs, self.memory))
             case Write(source, index) if source in self.memory:
                 return Write(self.memory[source], index)

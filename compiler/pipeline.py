@@ -14,6 +14,7 @@ from pirol.compiler.autodiff import Level, branch_gradient, without_stops
 from pirol.compiler.errors import PirolError, message
 from pirol.compiler.ir import Graph, Guard
 from pirol.compiler.verify import verify
+from pirol.kernels.batches import batches
 from pirol.kernels.lower import Refusal, build_nest
 from pirol.kernels.profit import unprofitable
 from pirol.passes.attention import attention
@@ -30,6 +31,7 @@ from pirol.passes.plan import Plan, plan
 from pirol.passes.products import products
 from pirol.passes.rows import rows
 from pirol.passes.split import split_reductions
+from pirol.passes.strips import strips
 from pirol.passes.turns import turns
 from pirol.passes.windows import windows
 from pirol.prim import Facts
@@ -95,7 +97,7 @@ class Run:
         return graph
 
 
-PASSES = 15  # at most, but for the user's own
+PASSES = 16  # at most, but for the user's own
 
 
 def flatten(
@@ -129,6 +131,9 @@ def finish(graph: Graph, run: Run, target: str = "cpu") -> Lowered:
         refused.extend(found)
         return fused
 
+    def strip(g: Graph) -> Graph:
+        return strips(g, batches)
+
     passes: tuple[tuple[str, Pass, str], ...] = (
         ("complex_parts", complex_parts, "flat"),
         ("conv_grads", lambda g: conv_grads(g, apart=target == "cpu"), "flat"),
@@ -139,6 +144,7 @@ def finish(graph: Graph, run: Run, target: str = "cpu") -> Lowered:
         ("windows", windows, "flat"),
         *(run for part in target.split("+") for run in FOR[part]),
         ("fuse", fuse_all, "fused"),
+        *((("strips", strip, "fused"),) if target == "cpu" else ()),
     )
     graph = run.through(passes, graph)
     _dump(run.stages)

@@ -314,6 +314,10 @@ class _Assembler:
             "buffers": [self.buffer(b) for b in self.plan.buffers],
             "lifetimes": list(self.plan.lifetimes),
             "steps": steps,
+            "strips": [
+                (s.begin, s.end, self.encode(s.items), list(s.own))
+                for s in self.plan.strips
+            ],
             "outputs": list(self.plan.outputs),
             "segments": self.segments,
             "slots": self.used,

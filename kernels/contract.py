@@ -148,6 +148,7 @@ class Contraction:
             product(a.extent for a in order),
             grain(dims.mul(self.rows * self.width, self.terms), WORTH),
             scratch,
+            lead=tuple((a.name, a.extent) for a in self.outer),
         )
 
     # ---- sizes ----

@@ -12,7 +12,7 @@ along.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pirol.compiler import dims
@@ -136,7 +136,9 @@ def _along_rows(nest: Nest) -> Kernel:
     body += _row_tiles(nest, passes, inner, affine.ZERO, constant(inner.extent), tiled)
     loop = Loop("r", axis("begin"), axis("end"), tuple(body), kind="rows")
     each = _work(nest, dims.mul(columns, inner.extent))
-    return _kernel(nest, (loop,), product(a.extent for a in rows[:-1]), each)
+    count = product(a.extent for a in rows[:-1])
+    lead = tuple((a.name, a.extent) for a in rows[:-1])
+    return replace(_kernel(nest, (loop,), count, each), lead=lead)
 
 
 def _unit(nest: Nest) -> int:
@@ -217,6 +219,7 @@ class _AlongColumns:
             product(a.extent for a in self.nest.rows),
             _work(self.nest, self.elements()),
             scratch,
+            lead=tuple((a.name, a.extent) for a in self.nest.rows),
         )
 
     def elements(self) -> Dim:

@@ -292,7 +292,8 @@ class Kernel:
     a thread of its own; `scratch`: bytes a thread; `block`: CUDA threads a block, of
     which `team` take a row together: 1, a warp's 32, or all; `turns`: how many rows
     are worth a team's start; `resident`: how many
-    blocks registers are to be left for; `narrow`: whether all indices fit in 32 bits.
+    blocks registers are to be left for; `narrow`: whether all indices fit in 32 bits;
+    `lead`: the outermost axes (name, extent) of what a row's number is unravelled to.
     """
 
     name: str
@@ -307,6 +308,7 @@ class Kernel:
     turns: int = 1
     resident: int = 0
     narrow: bool = False
+    lead: tuple[tuple[str, Dim], ...] = ()
 
     @property
     def dots(self) -> set[str]:

@@ -48,6 +48,7 @@ from pirol.kernels.nest import Axis, Load, Nest, Node, Reduce, index_of, with_in
 from pirol.kernels.tile import row_stores
 
 MOST = 64  # taps that are run through for each lane
+DEALT = (2, 3, 4)  # steps of which compilers take vectors of elements apart
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,26 @@ def _moved(index: Affine, sides: Sequence[Side]) -> Affine | None:
     return index
 
 
+def _part(side: Side) -> Affine:
+    """The remainder of a place by the step."""
+    return axis(f"{side.place}_part")
+
+
+def _number(side: Side, part: int) -> Affine:
+    """A place from its remainder and its number among those of that remainder."""
+    return affine.add(affine.scale(axis(f"{side.place}_at"), side.step), constant(part))
+
+
+def _over(side: Side, body: Sequence[Stmt], kind: str) -> Loop:
+    """A loop over the places of a remainder."""
+    first = affine.scale(_part(side), -1)
+    left = affine.add(constant(dims.add(side.extent, side.step - 1)), first)
+    stop = Affine(((affine.Quotient(left, side.step), 1),))
+    place = Offset(affine.add(_number(side, 0), _part(side)))
+    body = (Let(side.place, "int64", place), *body)
+    return Loop(f"{side.place}_at", affine.ZERO, stop, body, kind)
+
+
 @dataclass(frozen=True)
 class Windows:
     """A nest whose reduction reads node `source` at the places of the sides."""
@@ -190,12 +211,17 @@ class Windows:
         """The kernel; a task is one plane."""
         outer = [a for a in self.nest.rows if a not in [s.row for s in self.sides]]
         source, total = (self.nest.nodes[k].dtype for k in (self.source, self.reduce))
+        row = dims.mul(self.sides[-1].length, self.sides[-1].step)
         arrays, scratch = in_scratch(
-            [("plane", source, product(self.shape)), ("totals", total, self.line)]
+            [
+                ("plane", source, product(self.shape)),
+                ("totals", total, self.line),
+                *([("row", source, row)] if self.dealt else []),
+            ]
         )
         body = (
             *unravel([a.name for a in outer], self.nest, "r"),
-            self.pack(),
+            *self.pack(),
             self.totals(),
             self.lines(),
         )
@@ -221,29 +247,46 @@ class Windows:
         """The elements of one part."""
         return product(s.length for s in self.sides)
 
-    def pack(self) -> Stmt:
+    def pack(self) -> tuple[Stmt, ...]:
         """The plane, padding included."""
-        nodes = tuple(map(self.placed, self.nest.nodes))
-        nest = replace(self.nest, nodes=nodes)
-        parts = [axis(f"{s.place}_part") for s in self.sides]
-        at = [axis(f"{s.place}_at") for s in self.sides]
-        place = affine.linear([*parts, *at], self.shape)
-        body: tuple[Stmt, ...] = (
-            *Emitter(nest).lets(closure(nest, [self.source], ())),
-            Put("plane", place, Ref(f"v{self.source}")),
-        )
-        for s, part, q in reversed([*zip(self.sides, parts, at)]):
-            number = Offset(affine.add(affine.scale(q, s.step), part))
-            left = affine.add(
-                constant(dims.add(s.extent, s.step - 1)), affine.scale(part, -1)
-            )
-            stop = Affine(((affine.Quotient(left, s.step), 1),))
-            kind = "lanes" if s is self.sides[-1] else "serial"
-            body = (Let(s.place, "int64", number), *body)
-            body = (Loop(f"{s.place}_at", affine.ZERO, stop, body, kind),)
-        for s in reversed(self.sides):
+        body: tuple[Stmt, ...]
+        nest = replace(self.nest, nodes=tuple(map(self.placed, self.nest.nodes)))
+        lets = Emitter(nest).lets(closure(nest, [self.source], ()))
+        value = Ref(f"v{self.source}")
+        if self.dealt:
+            body = self.dealt_line(lets, value)
+        else:
+            put = Put("plane", self.at([_part(s) for s in self.sides]), value)
+            body = (_over(self.sides[-1], (*lets, put), "lanes"),)
+        for s in reversed(self.sides[:-1]):
+            body = (_over(s, body, "serial"),)
+        for s in reversed(self.sides[:-1] if self.dealt else self.sides):
             body = (Loop(f"{s.place}_part", affine.ZERO, constant(s.step), body),)
-        return body[0]
+        return body
+
+    @property
+    def dealt(self) -> bool:
+        """Whether lines are read as they lie, and then dealt out to the parts."""
+        return self.sides[-1].step in DEALT
+
+    def dealt_line(self, lets: Sequence[Stmt], value: Expr) -> tuple[Stmt, ...]:
+        """A line into an array, and from there each remainder to its part."""
+        s = self.sides[-1]
+        put = Put("row", axis(s.place), value)
+        stop = constant(s.extent)
+        read = Loop(s.place, affine.ZERO, stop, (*lets, put), "lanes")
+        parts = [_part(side) for side in self.sides[:-1]]
+        puts = tuple(
+            Put("plane", self.at([*parts, constant(k)]), At("row", _number(s, k)))
+            for k in range(s.step)
+        )
+        length = constant(s.length)
+        return read, Loop(f"{s.place}_at", affine.ZERO, length, puts, "lanes")
+
+    def at(self, parts: Sequence[Affine]) -> Affine:
+        """The element of the plane where the sides' variables stand."""
+        at = [axis(f"{s.place}_at") for s in self.sides]
+        return affine.linear([*parts, *at], self.shape)
 
     def placed(self, node: Node) -> Node:
         """The node at places, where it is one of those packed."""

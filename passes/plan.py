@@ -6,8 +6,9 @@ Buffers: "input", "arena" (memory inside the call), "output" (a tensor returned)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 
 from pirol.compiler.dims import Dim, symbols_of
 from pirol.compiler.ir import Graph, Op, TensorType, Value, symbols_in
@@ -116,6 +117,18 @@ class Check:
     message: str
 
 
+@dataclass(frozen=True)
+class Strip:
+    """Launches that may run one after the other for each of `items` equal parts of
+    their rows in turn; of the buffers `own` only so many parts are needed at a time as
+    there are threads."""
+
+    begin: int
+    end: int
+    items: Dim
+    own: tuple[int, ...] = ()
+
+
 Step = Launch | Product | Convolution | Attention | Opaque | Bind | Write | Check
 
 
@@ -132,6 +145,26 @@ class Plan:
     steps: tuple[Step, ...]
     lifetimes: tuple[tuple[int, int], ...]
     outputs: tuple[int, ...]
+
+    @property
+    def strips(self) -> list[Strip]:
+        """The strips among the steps."""
+        found = strips_of(self.steps)
+        roots = [root_of(self.buffers, n) for n in range(len(self.buffers))]
+        users: dict[int, set[int]] = {}
+        for k, step in enumerate(self.steps):
+            for number in touched(step):
+                users.setdefault(roots[number], set()).add(k)
+        return [replace(s, own=self.own(s, users)) for s in found]
+
+    def own(self, strip: Strip, users: Mapping[int, set[int]]) -> tuple[int, ...]:
+        """The arena buffers that only a strip uses, and with more than one step."""
+        steps = set(range(strip.begin, strip.end))
+        return tuple(
+            number
+            for number, by in sorted(users.items())
+            if self.buffers[number].kind == "arena" and len(by) > 1 and by <= steps
+        )
 
 
 def plan(graph: Graph) -> Plan:
@@ -211,9 +244,7 @@ class _Planner:
         """A reshape of memory that may be shared: no kernel is needed."""
         if not is_reshape(op):
             return False
-        base = self.buffers[self.ids[op.operands[0]]]
-        while base.kind == "alias":
-            base = self.buffers[base.of]
+        base = self.buffers[root_of(self.buffers, self.ids[op.operands[0]])]
         return op.result not in self.returned or base.kind == "opaque"
 
     def opaque(self, op: Op) -> None:
@@ -264,13 +295,19 @@ def lifetimes(
 ) -> list[tuple[int, int]]:
     """First and last step that touches each buffer; views extend what they show.
 
-    An opaque result may share memory with the step's inputs, and then lives on.
+    An opaque result may share memory with the step's inputs, and then lives on. What a
+    strip uses lives while it runs.
     """
     first = [len(steps)] * len(buffers)
     last = [-1] * len(buffers)
-    for k, step in enumerate(steps):
+    spans = [(k, k) for k in range(len(steps))]
+    for strip in strips_of(steps):
+        span = (strip.begin, strip.end - 1)
+        spans[strip.begin : strip.end] = [span] * (strip.end - strip.begin)
+    for (begin, end), step in zip(spans, steps):
         for number in touched(step):
-            first[number], last[number] = min(first[number], k), max(last[number], k)
+            first[number] = min(first[number], begin)
+            last[number] = max(last[number], end)
     for step in reversed(steps):
         if isinstance(step, Opaque) and step.op.title not in NEVER_ALIAS:
             end = max(
@@ -284,6 +321,28 @@ def lifetimes(
             first[base.of] = min(first[base.of], first[number])
             last[base.of] = max(last[base.of], last[number])
     return [(min(a, max(b, 0)), max(b, 0)) for a, b in zip(first, last)]
+
+
+def strips_of(steps: Sequence[Step]) -> list[Strip]:
+    """Launches of one strip that stand in a row."""
+    found: list[Strip] = []
+    for number, row in groupby(enumerate(steps), lambda pair: _strip(pair[1])):
+        at = [k for k, _ in row]
+        first = steps[at[0]]
+        if number is not None and len(at) > 1 and isinstance(first, Launch):
+            found.append(Strip(at[0], at[-1] + 1, first.op.attrs["items"]))
+    return found
+
+
+def _strip(step: Step) -> int | None:
+    return step.op.attrs.get("strip") if isinstance(step, Launch) else None
+
+
+def root_of(buffers: Sequence[Buffer], number: int) -> int:
+    """The buffer whose memory it is."""
+    while buffers[number].kind == "alias":
+        number = buffers[number].of
+    return number
 
 
 def _end(buffers: Sequence[Buffer], last: list[int], number: int) -> int:

@@ -17,10 +17,11 @@ from paddle.base.libpaddle import pir
 @functools.cache
 def own() -> None:
     """Put copies in the place of the references, once."""
-    args = pir.Block.args
+    block: Any = pir.Block
+    args = block.args
 
     @functools.wraps(args)
-    def copies(block: Any) -> list[Any]:
-        return [value._clone() for value in args(block)]
+    def copies(of: Any) -> list[Any]:
+        return [value._clone() for value in args(of)]
 
-    pir.Block.args = copies
+    block.args = copies

@@ -328,6 +328,7 @@ static Verdict check_call(Call *call, PyObject *tensors) {
 static PyObject *call_run(Call *call) {
     if (copy_inputs(call) || call_enter_stage(call, 0) || run_steps(call)) return NULL;
     call->plan->arena_bytes = call->arena_bytes;
+    call->plan->strips_run += call->strips;
     spare_limit(call->plan, call->operand_bytes);
     return call_results(call);
 }

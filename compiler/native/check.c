@@ -467,6 +467,28 @@ static int check_outputs(const Check *check) {
     return 0;
 }
 
+static int check_strip(const Check *check, int index) {
+    Plan *plan = check->plan;
+    Strip *strip = &plan->strips[index];
+    for (int step = strip->begin; step < strip->end; step++)
+        if (plan->steps[step].kind != LAUNCH)
+            return fail("strips[%d]: step %d is no launch", index, step);
+    for (int i = 0; i < strip->own.count; i++) {
+        const BufferSpec *buffer = &plan->buffers[strip->own.at[i]];
+        if (buffer->kind != ON_ARENA || buffer->first_use < strip->begin ||
+            buffer->last_use >= strip->end)
+            return fail("strips[%d]: buffer %d is not its own", index,
+                        strip->own.at[i]);
+    }
+    return need_dim(check, strip->items, "strips", index);
+}
+
+static int check_strips(Check *check) {
+    for (int i = 0; i < check->plan->n_strips; i++)
+        if (check_strip(check, i)) return -1;
+    return strips_find(check->plan);
+}
+
 static void pass_on_read_flat(Plan *plan) {
     for (int id = 0; id < plan->n_buffers; id++)
         if (plan->buffers[id].kind == ON_INPUT && plan->buffers[id].read_flat)
@@ -482,7 +504,7 @@ int check_plan(Plan *plan) {
     for (int i = 0; i < plan->n_slots; i++) check.stage_of[i] = -1;
     plan->slot_stage = check.stage_of;
     if (check_slots(&check) || check_buffers(&check) || check_steps(&check) ||
-        check_outputs(&check))
+        check_outputs(&check) || check_strips(&check))
         return -1;
     pass_on_read_flat(plan);
     return group_buffers(plan);

@@ -132,10 +132,10 @@ static PyObject *stats(PyObject *self, PyObject *unused) {
         built += plan->runs[i].built;
         replays += plan->runs[i].replays;
     }
-    return Py_BuildValue("{s:L,s:L,s:n,s:L,s:L}", "calls", (long long)plan->calls,
+    return Py_BuildValue("{s:L,s:L,s:n,s:L,s:L,s:L}", "calls", (long long)plan->calls,
                          "layouts", (long long)plan->layouts_computed, "arena_bytes",
                          (Py_ssize_t)plan->arena_bytes, "graphs", built, "replays",
-                         replays);
+                         replays, "strips", (long long)plan->strips_run);
 }
 
 static PyObject *watch(PyObject *self, PyObject *on) {
@@ -158,7 +158,8 @@ static PyMethodDef methods[] = {
     {"watch", watch, METH_O, "watch(on): whether calls, one at a time, note their times"},
     {"times", times, METH_NOARGS,
      "(step, begin, end) of the last watched call's steps, in us from its start."},
-    {"stats", stats, METH_NOARGS, "calls, layouts computed, arena_bytes of the last, graphs built, replays."},
+    {"stats", stats, METH_NOARGS,
+     "calls, layouts computed, arena_bytes of the last, graphs built, replays, strips."},
     {0},
 };
 

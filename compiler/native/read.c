@@ -280,16 +280,34 @@ static int read_home(Plan *plan, PyObject *spec) {
     return 0;
 }
 
+/* (first step, step after the last, items, buffers); a spec may do without strips. */
+static int read_strip(Plan *plan, Where where, PyObject *object) {
+    Strip *strip = &plan->strips[where.index];
+    PyObject **items = read_tuple(where, object, 4);
+    if (!items) return -1;
+    if (read_int(where, items[0], "step", 0, plan->n_steps, &strip->begin)) return -1;
+    if (read_int(where, items[1], "step", strip->begin, plan->n_steps + 1, &strip->end))
+        return -1;
+    if (read_dim(plan, where, items[2], &strip->items)) return -1;
+    return read_ids(plan, where, items[3], "buffer", 0, plan->n_buffers, &strip->own);
+}
+
+static int read_strips(Plan *plan, PyObject *spec) {
+    if (!PyDict_GetItemString(spec, "strips")) return 0;
+    return read_section(plan, spec, "strips", sizeof *plan->strips, &plan->strips,
+                        &plan->n_strips, read_strip);
+}
+
 static int check_keys(PyObject *spec) {
     static const char *const keys[] = {"slots",     "inputs",  "contents", "segments",
                                        "guards",    "written", "buffers",  "lifetimes",
                                        "steps",     "outputs", "keep",     "arrays",
-                                       "cuda",      "graphs"};
+                                       "cuda",      "graphs",  "strips"};
     PyObject *key, *value;
     Py_ssize_t at = 0;
     while (PyDict_Next(spec, &at, &key, &value)) {
         int i;
-        if (read_kind((Where){"spec", -1}, key, keys, 14, &i)) {
+        if (read_kind((Where){"spec", -1}, key, keys, 15, &i)) {
             PyErr_Format(PyExc_ValueError, "unknown key %R", key);
             return -1;
         }
@@ -315,7 +333,7 @@ int read_spec(Plan *plan, PyObject *spec) {
         read_buffers(plan, spec) || read_lifetimes(plan, spec) ||
         read_section(plan, spec, "steps", sizeof *plan->steps, &plan->steps,
                      &plan->n_steps, read_step) ||
-        !(outputs = section(spec, "outputs")))
+        read_strips(plan, spec) || !(outputs = section(spec, "outputs")))
         return -1;
     plan->keep = Py_XNewRef(PyDict_GetItemString(spec, "keep"));
     if (read_home(plan, spec)) return -1;

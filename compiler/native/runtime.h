@@ -53,7 +53,15 @@ typedef struct {
     size_t scratch_step; /* from one chunk's scratch to the next */
 } Job;
 
+typedef struct {
+    int64_t begin, end;
+} Rows;
+
+typedef void RunChunk(const void *work, int64_t chunk);
+
 int64_t chunk_count(int64_t rows, int64_t grain);
+Rows chunk_rows(int64_t rows, int64_t chunks, int64_t chunk); /* alike but for one */
+void run_chunks(RunChunk *run, const void *work, int64_t chunks);
 void run_job(const Job *job);
 bool threads_open(const char *library);
 void threads_set(int count);
@@ -246,6 +254,15 @@ typedef struct {
     size_t *offsets; /* per buffer */
 } Layout;
 
+/* Launches that may run one after the other for each item of a batch in turn. */
+struct Strip {
+    int begin, end; /* steps */
+    Dim items;
+    Ids own;    /* arena buffers that only it uses: it needs but the items at hand */
+    int *owned; /* of each launch's buffers in turn: which of `own`, or -1 */
+    int n_buffers, n_dims;
+};
+
 /* An operand tensor that no call uses now. */
 typedef struct {
     PyObject *object;
@@ -274,6 +291,8 @@ typedef struct Plan {
     int *written;
     BufferSpec *buffers;
     Step *steps;
+    Strip *strips;
+    int n_strips;
     Ids outputs;
     int *slot_stage;     /* slot -> the stage that sets it, -1: none */
     Groups stages;       /* buffers by stage */
@@ -290,7 +309,7 @@ typedef struct Plan {
     Spare spares[MAX_SPARES]; /* oldest first */
     int n_spares;
     size_t spare_bytes, spare_limit;
-    int64_t calls, layouts_computed;
+    int64_t calls, layouts_computed, strips_run;
     size_t arena_bytes;
     char miss[160];
     Learned learned; /* by the last run that missed on its way */
@@ -391,7 +410,7 @@ typedef struct {
     int code; /* of CUDA or the library, where a step failed */
     int stage;
     bool missed; /* on its way: the sizes are none that the plan was made for */
-    int64_t number;
+    int64_t number, strips;
     size_t arena_bytes, operand_bytes; /* operands: of distinct tensors */
     /* Room for the step at hand. */
     void **pointers;
@@ -404,6 +423,7 @@ typedef struct {
 
 PyObject *plan_run(Plan *plan, PyObject *tensors, void *stream);
 int call_make(Call *call, int buffer); /* gives it a tensor */
+char *call_scratch(Call *call, size_t bytes); /* until the next; null: no memory */
 int call_enter_stage(Call *call, int stage);
 PyObject *call_tensor(Call *call, int buffer, bool counted); /* a new reference */
 int run_steps(Call *call);
@@ -424,6 +444,12 @@ void watch_clear(Plan *plan);
 int runs_find(Plan *plan);
 int run_launches(Call *call, Run *run); /* a code of CUDA's */
 void runs_clear(Plan *plan);
+
+/* ---- strips.c ---- */
+
+int strips_find(Plan *plan); /* for their first launches */
+/* Runs one, if that is possible and good for sizes such as the call's. */
+bool strip_run(Call *call, const Strip *strip);
 
 /* ---- bind.c: numbers that only data tell, and the guards on all sizes ---- */
 

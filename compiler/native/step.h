@@ -45,6 +45,8 @@ typedef enum {
 
 /* On CUDA the kernel is a CUfunction, `grain` the threads of a block and `scratch` the
    rows that a block takes. */
+typedef struct Strip Strip;
+
 typedef struct {
     Kernel kernel;
     Ids buffers; /* after checking: the roots */
@@ -52,6 +54,7 @@ typedef struct {
     Dim rows, grain, scratch;
     const char *label; /* for profilers */
     int run;           /* that it is in, on CUDA */
+    const Strip *strip; /* that it begins, or null */
 } LaunchStep;
 
 typedef struct {

@@ -19,11 +19,12 @@ static Status cuda_done(Call *call, int code) {
     return code ? CUDA_FAILED : DONE;
 }
 
-static bool ensure_scratch(Call *call, size_t bytes) {
-    if (call->scratch && call->scratch->size >= bytes) return true;
-    block_give(call->plan->pool, call->scratch);
-    call->scratch = block_take(call->plan->pool, bytes);
-    return call->scratch != NULL;
+char *call_scratch(Call *call, size_t bytes) {
+    if (!call->scratch || call->scratch->size < bytes) {
+        block_give(call->plan->pool, call->scratch);
+        call->scratch = block_take(call->plan->pool, bytes);
+    }
+    return call->scratch ? block_data(call->scratch) : NULL;
 }
 
 static Status give_scratch(Call *call, Job *job, int64_t bytes) {
@@ -33,9 +34,8 @@ static Status give_scratch(Call *call, Job *job, int64_t bytes) {
     job->scratch_step = aligned((size_t)bytes);
     if (__builtin_mul_overflow(job->scratch_step, (size_t)job->chunks, &all))
         return NO_MEMORY;
-    if (!ensure_scratch(call, all)) return NO_MEMORY;
-    job->scratch = block_data(call->scratch);
-    return DONE;
+    job->scratch = call_scratch(call, all);
+    return job->scratch ? DONE : NO_MEMORY;
 }
 
 static Status run_launch(Call *call, const LaunchStep *launch) {
@@ -252,12 +252,6 @@ static void drop_tensors(Call *call, int begin, int end) {
     }
 }
 
-/* Of launches on CUDA all in a row are one. */
-static int step_end(const Call *call, int at) {
-    const Step *step = &call->plan->steps[at];
-    bool run = step->kind == LAUNCH && on_cuda(&call->home);
-    return run ? call->plan->runs[step->launch.run].end : at + 1;
-}
 
 static Status run_step(Call *call, const Step *step) {
     switch (step->kind) {
@@ -280,12 +274,33 @@ static Status run_one(Call *call, int at) {
     return status;
 }
 
+/* A watch takes it for its first step. */
+static bool run_strip(Call *call, int at, const Strip *strip) {
+    watch_begin(call, at);
+    bool done = strip_run(call, strip);
+    watch_end(call, at);
+    return done;
+}
+
+/* What follows a step, or those that were run with it: on CUDA all launches in a row,
+   else perhaps a strip. */
+static int next_step(Call *call, int at, Status *status) {
+    const Step *step = &call->plan->steps[at];
+    if (step->kind == LAUNCH) {
+        const Strip *strip = step->launch.strip;
+        if (strip && run_strip(call, at, strip)) return strip->end;
+    }
+    *status = run_one(call, at);
+    bool run = step->kind == LAUNCH && on_cuda(&call->home);
+    return run ? call->plan->runs[step->launch.run].end : at + 1;
+}
+
 static int run_native(Call *call, int begin, int end) {
     Status status = DONE;
     int step = begin;
     Py_BEGIN_ALLOW_THREADS;
-    for (; step < end; step = step_end(call, step)) {
-        status = run_one(call, step);
+    for (int next; step < end; step = next) {
+        next = next_step(call, step, &status);
         if (status != DONE) break;
     }
     Py_END_ALLOW_THREADS;

@@ -59,26 +59,41 @@ int64_t chunk_count(int64_t rows, int64_t grain) {
     return most < threads ? most : threads;
 }
 
-/* Chunks differ by one row at most. */
-static void run_chunk(const Job *job, int64_t chunk) {
-    int64_t each = job->rows / job->chunks, more = job->rows % job->chunks;
+Rows chunk_rows(int64_t rows, int64_t chunks, int64_t chunk) {
+    int64_t each = rows / chunks, more = rows % chunks;
     int64_t begin = chunk * each + (chunk < more ? chunk : more);
-    int64_t end = begin + each + (chunk < more);
-    char *scratch = job->scratch ? job->scratch + chunk * job->scratch_step : NULL;
-    job->kernel(job->buffers, job->dims, begin, end, scratch);
+    return (Rows){begin, begin + each + (chunk < more)};
 }
+
+typedef struct {
+    RunChunk *run;
+    const void *work;
+    int64_t chunks;
+} Share;
 
 /* The runtime may give fewer threads than asked. Chunk i always goes to thread i of
    the team, whose caches may still hold those rows from the launch before. */
 static void run_share(void *data) {
-    const Job *job = data;
-    for (int64_t i = omp.thread(); i < job->chunks; i += omp.threads())
-        run_chunk(job, i);
+    const Share *share = data;
+    for (int64_t i = omp.thread(); i < share->chunks; i += omp.threads())
+        share->run(share->work, i);
+}
+
+void run_chunks(RunChunk *run, const void *work, int64_t chunks) {
+    Share share = {run, work, chunks};
+    if (chunks == 1)
+        run(work, 0);
+    else
+        omp.parallel(run_share, &share, (unsigned)chunks, 0);
+}
+
+static void run_part(const void *work, int64_t chunk) {
+    const Job *job = work;
+    Rows rows = chunk_rows(job->rows, job->chunks, chunk);
+    char *scratch = job->scratch ? job->scratch + chunk * job->scratch_step : NULL;
+    job->kernel(job->buffers, job->dims, rows.begin, rows.end, scratch);
 }
 
 void run_job(const Job *job) {
-    if (job->chunks == 1)
-        run_chunk(job, 0);
-    else
-        omp.parallel(run_share, (void *)job, (unsigned)job->chunks, 0);
+    run_chunks(run_part, job, job->chunks);
 }
