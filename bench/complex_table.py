@@ -268,7 +268,8 @@ def pirols(calls: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
             report = pirol.explain(fast)
             if cell == "yes":
                 cell = _how(report)
-            cuda[n] = "yes" if cell == "yes" and _on_cuda(report) else "-"
+            ours = cell in ("yes", "library")
+            cuda[n] = "yes" if ours and _on_cuda(report) else "-"
             found[n] = cell.replace("yes", "yes, pc" if "pc." in calls[n] else "yes")
         return found, cuda
 

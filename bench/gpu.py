@@ -102,7 +102,12 @@ class Torch:
 
     def reference(self, workload: Workload, folder: Path, tensors: list[Any]) -> Any:
         function = load_function(folder / f"{workload.name}.py", "torch")
-        return function(*(t.double() for t in tensors))
+        return function(*map(self.doubled, tensors))
+
+    def doubled(self, tensor: Any) -> Any:
+        """In double precision."""
+        whole = self.torch.complex128 if tensor.is_complex() else self.torch.float64
+        return tensor.to(whole)
 
     def check(self, where: str, got: Any, wanted: Any, dtype: str) -> None:
         got = got if isinstance(got, self.torch.Tensor) else self.torch.from_dlpack(got)
@@ -110,9 +115,10 @@ class Torch:
             raise BenchError(f"{where}: got {got.dtype} {tuple(got.shape)}")
         rtol, part = TOLERANCES[dtype]
         limit = rtol * wanted.abs() + part * wanted.abs().max()
-        wrong = ~((got.double() - wanted).abs() <= limit)
+        away = (self.doubled(got) - wanted).abs()
+        wrong = ~(away <= limit)
         if wrong.any():
-            far = (got.double() - wanted).abs().max().item()
+            far = away.max().item()
             raise BenchError(f"{where}: {int(wrong.sum())} values are wrong, by {far}")
 
     def wait(self) -> None:

@@ -166,9 +166,11 @@ def _by_taps(x: Any, k: int, stride: int, pad: int, dilation: int) -> Any:
 def spectral(x: Any, re: Any, im: Any, way: Any) -> Any:
     spectrum = jnp.fft.rfft(x)
     modes = re.shape[-1]
-    low = jnp.einsum("bix,iox->box", spectrum[..., :modes], jax.lax.complex(re, im))
-    rest = jnp.zeros_like(spectrum[..., modes:])
-    back = jnp.fft.irfft(jnp.concatenate([low, rest], -1), n=x.shape[-1])
+    weights = jax.lax.complex(re, im)
+    low = jnp.einsum("bix,iox->box", spectrum[..., 1 : modes + 1], weights)
+    none = jnp.zeros_like(spectrum)
+    kept = jnp.concatenate([none[..., :1], low, none[..., modes + 1 :]], -1)
+    back = jnp.fft.irfft(kept, n=x.shape[-1])
     return back + jnp.einsum("bix,io->box", x, way)
 
 

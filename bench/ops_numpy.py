@@ -179,11 +179,12 @@ def pool_gradient(x: Any, *sizes: int) -> Any:
 
 
 def spectral(x: Any, re: Any, im: Any, way: Any) -> Any:
-    """A layer of a Fourier neural operator: the first modes mixed, and x itself."""
+    """A layer of a Fourier neural operator: the first modes but the mean, which must be
+    real, mixed; and x itself."""
     spectrum = np.fft.rfft(x)
-    low = np.einsum("bix,iox->box", spectrum[..., : re.shape[-1]], re + 1j * im)
+    low = slice(1, re.shape[-1] + 1)
     kept = np.zeros_like(spectrum)
-    kept[..., : re.shape[-1]] = low
+    kept[..., low] = np.einsum("bix,iox->box", spectrum[..., low], re + 1j * im)
     return np.fft.irfft(kept, n=x.shape[-1]) + np.einsum("bix,io->box", x, way)
 
 

@@ -137,9 +137,10 @@ def spectral(x: Any, re: Any, im: Any, way: Any) -> Any:
     spectrum = paddle.fft.rfft(x)
     modes = re.shape[-1]
     weights = paddle.complex(re, im)
-    low = paddle.einsum("bix,iox->box", spectrum[:, :, :modes], weights)
-    rest = paddle.zeros_like(spectrum[:, :, modes:])
-    back = paddle.fft.irfft(paddle.concat([low, rest], -1), n=x.shape[-1])
+    low = paddle.einsum("bix,iox->box", spectrum[:, :, 1 : modes + 1], weights)
+    none = paddle.zeros_like(spectrum)
+    kept = paddle.concat([none[:, :, :1], low, none[:, :, modes + 1 :]], -1)
+    back = paddle.fft.irfft(kept, n=x.shape[-1])
     return back + paddle.einsum("bix,io->box", x, way)
 
 

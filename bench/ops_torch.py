@@ -129,9 +129,11 @@ def pool_gradient(x: Any, *sizes: int) -> Any:
 def spectral(x: Any, re: Any, im: Any, way: Any) -> Any:
     spectrum = torch.fft.rfft(x)
     modes = re.shape[-1]
-    low = torch.einsum("bix,iox->box", spectrum[..., :modes], torch.complex(re, im))
-    rest = torch.zeros_like(spectrum[..., modes:])
-    back = torch.fft.irfft(torch.cat([low, rest], -1), n=x.shape[-1])
+    weights = torch.complex(re, im)
+    low = torch.einsum("bix,iox->box", spectrum[..., 1 : modes + 1], weights)
+    none = torch.zeros_like(spectrum)
+    kept = torch.cat([none[..., :1], low, none[..., modes + 1 :]], -1)
+    back = torch.fft.irfft(kept, n=x.shape[-1])
     return back + torch.einsum("bix,io->box", x, way)
 
 

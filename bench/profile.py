@@ -91,12 +91,12 @@ class Trace:
 
 def compilation(trace: Trace, path: Path, device: int) -> None:
     """Every pass, and every kernel from an empty cache."""
-    graph, target, arch = archive.read(str(path)).graph, "cpu", ""
+    graph, arch = archive.read(str(path)).graph, ""
     if device >= 0:
         native = loaded.start()
         native.open_cuda(loaded.DRIVER)
         arch = native.cuda_arch(device)
-        target = loaded.target_on(graph, device, arch)
+    target = loaded.target_on(graph, device, arch)
     last = microseconds()
 
     def progress(name: str, _: float) -> None:

@@ -59,9 +59,9 @@ POOLING = VALUES + tuple(
     if w.name in MORE
 )
 
-# 256 MB each, but for the last four: one of calls with little else to time, and three
-# that are mostly matrix products.
-TALL, SQUARE = (1 << 16, 1024), (8192, 8192)
+# 256 MB each, but for four: one of calls with little else to time, and three that are
+# mostly matrix products.
+TALL, LONG, SQUARE = (1 << 16, 1024), (1 << 15, 1024), (8192, 8192)
 GPU: tuple[Workload, ...] = (
     Workload("pointwise", TALL, ("scale", "mul")),
     Workload("bias_gelu", TALL, ("bias", "gelu")),
@@ -79,6 +79,12 @@ GPU: tuple[Workload, ...] = (
     Workload("mlp", (4096, 1024), ("linear", "relu") * 4),
     Workload("encoder_layer", (8, 512, 768), encoder(768, 12, False)),
     Workload("resnet_block", (16, 256, 56, 56), bottleneck(64, 1, False)),
+    _complex("complex_chain", LONG, *CHAIN),
+    _complex("complex_functions", LONG, *FUNCTIONS),
+    _complex("stft_mask", LONG, "fft", "mul", "modulus", "mul", "ifft"),
+    Workload("fno_block", (64, 64, 4096), ("spectral", "gelu", "spectral", "gelu")),
+    _pool("pool_k3_s2", (80, 64, 112, 112), 3, 2, 1),
+    _pool("pool_k3_d2", (80, 64, 112, 112), 3, 1, 2),
 )
 # The same of halves, those in memory 256 MB each as well.
 GPU += tuple(

@@ -29,7 +29,7 @@ from pirol.compiler.runtime import (
     threads,
 )
 from pirol.compiler.stored import Ready
-from pirol.kernels import cublas, cudnn, nvrtc
+from pirol.kernels import cublas, cudnn, cufft, nvrtc
 from pirol.kernels.cuda_build import build_cubin, image_of, name_of
 from pirol.kernels.render import CUDA
 from pirol.passes.plan import Plan
@@ -158,7 +158,9 @@ class Program:
 
 def on_cpu(graph: Graph) -> Compiled:
     """The plan of a graph at level "calls", from disk or by the passes."""
-    ready = _ready(graph, "cpu", ".so", lambda p: compile_kernels(generate(p)))
+    ready = _ready(
+        graph, target_on(graph, -1), ".so", lambda p: compile_kernels(generate(p))
+    )
     return assemble(ready.plan, graph, refuse, ready.codes, {"arrays": True})
 
 
@@ -196,8 +198,10 @@ def on_cuda(
     return connect(ready.plan, graph, refuse, kernels, home | {"graphs": graphs})
 
 
-def target_on(graph: Graph, device: int, arch: str) -> str:
+def target_on(graph: Graph, device: int, arch: str = "") -> str:
     """What the graph is lowered for on a device: CUDA, with the libraries found."""
+    if device < 0:
+        return "cpu+alone"
     return "+".join(("cuda", *_libraries(graph, device, arch)))
 
 
@@ -209,6 +213,7 @@ def _libraries(graph: Graph, device: int, arch: str) -> list[str]:
         "attention": (cudnn.libraries, native.open_attention),
         "cublas": (cublas.libraries, native.open_blas),
         "cudnn": (cudnn.libraries, native.open_dnn),
+        "cufft": (cufft.libraries, lambda p, device, _: native.open_fft(p, device)),
     }
     wanted = ((name, *ways[name]) for name in _wanted(graph, arch))
     return [
@@ -225,6 +230,7 @@ def _wanted(graph: Graph, arch: str) -> list[str]:
         "attention": ("dot_general",) if able else (),
         "cublas": ("dot_general", *CONVS),
         "cudnn": CONVS,
+        "cufft": ("fft", "rfft", "irfft"),
     }
     return [name for name, some in wanted.items() if not ops.isdisjoint(some)]
 

@@ -32,6 +32,7 @@ from pirol.passes.products import products
 from pirol.passes.rows import rows
 from pirol.passes.split import split_reductions
 from pirol.passes.strips import strips
+from pirol.passes.transforms import lines, transforms
 from pirol.passes.turns import turns
 from pirol.passes.windows import windows
 from pirol.prim import Facts
@@ -58,18 +59,17 @@ def lower(
     level: str = "pir",
     target: str = "cpu",
     levels: Sequence[Level] = (),
-    apart: bool = False,
 ) -> Lowered:
     """Run the passes on a graph as captured, or as decomposed and exported ("calls"),
     for a target, keys of FOR with "+" between; `hints` are the first call's sizes,
-    `levels` say which gradient of a branch is wanted in its place; `apart`: it is to
-    run without Paddle.
+    `levels` say which gradient of a branch is wanted in its place.
 
     The user's `own` passes run on primitives ("flat"), before those are fused; one with
     the attribute `level = "calls"` runs while composite ops are still calls.
     """
     run = Run(progress, tuple(own))
-    flat = flatten(graph, Facts(hints), run, level, apart)
+    alone = "alone" in target.split("+")
+    flat = flatten(graph, Facts(hints), run, level, alone)
     if levels:
         flat = run.stages["gradient"] = branch_gradient(flat, levels)
     return finish(without_stops(flat), run, target)
@@ -97,17 +97,17 @@ class Run:
         return graph
 
 
-PASSES = 16  # at most, but for the user's own
+PASSES = 17  # at most, but for the user's own
 
 
 def flatten(
-    graph: Graph, facts: Facts, run: Run, level: str = "pir", apart: bool = False
+    graph: Graph, facts: Facts, run: Run, level: str = "pir", alone: bool = False
 ) -> Graph:
     """The graph in primitives alone, but for what libraries or Paddle run."""
     run.stages["capture"] = graph
     verify(graph, level)
     captured: tuple[tuple[str, Pass, str], ...] = (
-        ("decompose", lambda g: decompose(g, facts, apart), "calls"),
+        ("decompose", lambda g: decompose(g, facts, alone), "calls"),
         ("canonicalize", canonicalize, "calls"),
     )
     passes: tuple[tuple[str, Pass, str], ...] = (
@@ -134,26 +134,32 @@ def finish(graph: Graph, run: Run, target: str = "cpu") -> Lowered:
     def strip(g: Graph) -> Graph:
         return strips(g, batches)
 
+    kind, *_ = parts = target.split("+")
+    alone = ("transforms", lines if "cufft" in parts else transforms, "flat")
     passes: tuple[tuple[str, Pass, str], ...] = (
+        *([] if target == "cpu" else [alone]),
         ("complex_parts", complex_parts, "flat"),
-        ("conv_grads", lambda g: conv_grads(g, apart=target == "cpu"), "flat"),
+        ("conv_grads", lambda g: conv_grads(g, apart=kind == "cpu"), "flat"),
         ("halves", halves, "flat"),
         ("canonicalize-2", canonicalize, "flat"),
         ("turns-2", turns, "flat"),
         *_named(run.own, "flat"),
         ("windows", windows, "flat"),
-        *(run for part in target.split("+") for run in FOR[part]),
+        *(run for part in parts for run in FOR[part]),
         ("fuse", fuse_all, "fused"),
-        *((("strips", strip, "fused"),) if target == "cpu" else ()),
+        *((("strips", strip, "fused"),) if kind == "cpu" else ()),
     )
     graph = run.through(passes, graph)
     _dump(run.stages)
     return Lowered(plan(graph), refused, run.facts, run.stages)
 
 
-# Passes on primitives that only some target wants: a device, then libraries in order.
+# Passes on primitives that only some target wants: a device, then libraries in order;
+# "alone": no Paddle.
 FOR: dict[str, tuple[tuple[str, Pass, str], ...]] = {
     "cpu": (("paddings", paddings, "flat"), ("rows", rows, "flat")),
+    "alone": (),
+    "cufft": (),
     "cuda": (("split", split_reductions, "flat"),),
     "attention": (("attention", attention, "flat"),),
     "cublas": (("products", products, "flat"),),

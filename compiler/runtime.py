@@ -41,6 +41,7 @@ from pirol.passes.plan import (
     Product,
     Read,
     Step,
+    Transform,
     Write,
 )
 from pirol.passes.products import Side, matrix, sides
@@ -55,6 +56,7 @@ OPCODES = {
     "max": 6,
     "min": 7,
 }
+TRANSFORMS = {("c2c", True): 0, ("c2c", False): 1, ("r2c", True): 2, ("c2r", False): 3}
 GUARDS = {"eq": 0, "ne": 1, "ge": 2, "lt": 3}
 CODES = {"bool": 6, "bfloat16": 4, "complex64": 5, "complex128": 5}
 
@@ -348,6 +350,13 @@ class _Assembler:
                 return self.product(op, inputs, output)
             case Convolution(op, inputs, output):
                 return ("convolution", [*inputs, output], *window(op))
+            case Transform(op, inputs, output):
+                x, out = self.plan.buffers[inputs[0]].type, op.result.type
+                size = (x if op.attrs["kind"] == "r2c" else out).shape[-1]
+                lines = dims.product(x.shape[:-1])
+                kind = TRANSFORMS[op.attrs["kind"], op.attrs["forward"]]
+                sizes = [self.encode(d) for d in (lines, size)]
+                return ("transform", inputs[0], output, kind, sizes)
             case Attention(op, inputs, output):
                 return self.attention(op, inputs, output)
             case Opaque(op, inputs, outputs):

@@ -42,7 +42,7 @@ class Ready:
 def key_of(graph: Graph, sizes: Mapping[str, int], target: str = "cpu") -> str:
     """The key of the plan of a graph for a first call of these sizes on a target."""
     facts = f"{_package()}\n{target}\n{sorted(sizes.items())}\n{print_graph(graph)}"
-    return key_of_text(facts) if target == "cpu" else short_key(facts)
+    return key_of_text(facts) if target.startswith("cpu") else short_key(facts)
 
 
 @functools.lru_cache(maxsize=1)

@@ -65,10 +65,20 @@ class Attention:
     output: int
 
 
-LIBRARY: dict[str, type[Product | Convolution | Attention]] = {
+@dataclass(frozen=True)
+class Transform:
+    """Let cuFFT transform the lines of an input."""
+
+    op: Op
+    inputs: tuple[int, ...]
+    output: int
+
+
+LIBRARY: dict[str, type[Product | Convolution | Attention | Transform]] = {
     "product": Product,
     "convolution": Convolution,
     "attention": Attention,
+    "transform": Transform,
 }
 
 
@@ -129,7 +139,8 @@ class Strip:
     own: tuple[int, ...] = ()
 
 
-Step = Launch | Product | Convolution | Attention | Opaque | Bind | Write | Check
+Library = Product | Convolution | Attention | Transform
+Step = Launch | Library | Opaque | Bind | Write | Check
 
 
 @dataclass(frozen=True)
@@ -360,7 +371,7 @@ def touched(step: Step) -> tuple[int, ...]:
     match step:
         case Launch(_, inputs, outputs) | Opaque(_, inputs, outputs):
             return (*inputs, *(n for n in outputs if n >= 0))
-        case Product() | Convolution() | Attention():
+        case Product() | Convolution() | Attention() | Transform():
             return (*step.inputs, step.output)
         case Bind(reads):
             return tuple(r.source for r in reads)

@@ -5,6 +5,9 @@ fast = pirol.to_static(layer, input_spec=[InputSpec([None, 768])])
 print(pirol.explain(fast))
 """
 
+import importlib
+from typing import Any
+
 from pirol.api import (
     cache_clear,
     explain,
@@ -35,3 +38,10 @@ __all__ = [
     "train_step",
     "uninstall",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`pirol.nn` and `pirol.complex`, which need Paddle, once they are asked for."""
+    if name in ("complex", "nn"):
+        return importlib.import_module(f"pirol.{name}")
+    raise AttributeError(f"module 'pirol' has no attribute {name!r}")

@@ -121,6 +121,27 @@ def _irfft_vjp(b: Any, op: Any, cts: Any) -> Sequence[Any]:
     return (_weighted(b, ct, op.attrs["axes"][-1], op.attrs["size"], 2.0),)
 
 
+def _infer_transform(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
+    x, kind = types[0], attrs["kind"]
+    ok = x.rank > 0 and x.dtype in (WHOLE if kind == "r2c" else COMPLEX)
+    require(ok, "transform", (x, kind), "numbers of the kind, along at least one dim")
+    last = {"axes": (x.rank - 1,)}
+    if kind == "c2r":
+        return (_with_last(x, last, attrs["size"], PART[x.dtype]),)
+    size = half(x.shape[-1]) if kind == "r2c" else x.shape[-1]
+    return (_with_last(x, last, size, WHOLE.get(x.dtype, x.dtype)),)
+
+
+def _transform(x: Any, *, kind: str, forward: bool, size: int = 0) -> Any:
+    at: dict[str, Any] = {"axes": (x.ndim - 1,), "forward": forward, "scale": "none"}
+    if kind == "c2r":
+        return _irfft(x, size=size, **at)
+    return (_rfft if kind == "r2c" else _fft)(x, **at)
+
+
+# Of lines, unscaled, for cuFFT. "r2c" is forward alone; "c2r" is backward alone, and of
+# numbers such as real ones have.
+define(Prim("transform", "library", _infer_transform, _transform))
 define(Prim("fft", "library", _infer_fft, _fft, _fft_vjp))
 define(Prim("rfft", "library", _infer_rfft, _rfft, _rfft_vjp))
 define(Prim("irfft", "library", _infer_irfft, _irfft, _irfft_vjp))

@@ -19,7 +19,7 @@ import pytest
 from cuda_simulator_build import build_kernels, build_runtime, load_runtime, wrap
 
 from pirol.compiler import _native, loaded
-from pirol.kernels import cublas, cudnn, nvrtc
+from pirol.kernels import cublas, cudnn, cufft, nvrtc
 from pirol.kernels.build import cache_folder
 
 FOLDER = Path(__file__).parent / "cusim"
@@ -39,6 +39,12 @@ def driver(*flags: str) -> str:
 def cublaslt() -> str:
     """The path of the stand-in for cuBLASLt, built once."""
     return str(built("libcublaslt", _of_library("cublaslt.c")))
+
+
+@functools.cache
+def cufft_library() -> str:
+    """The path of the stand-in for cuFFT, built once."""
+    return str(built("libcufft", _of_library("cufft.c")))
 
 
 @functools.cache
@@ -67,7 +73,7 @@ def built(name: str, sources: Sequence[Path], flags: Sequence[str] = ()) -> Path
         with tempfile.TemporaryDirectory(dir=target.parent) as work:
             made = Path(work) / target.name
             files = [str(path) for path in sources if path.suffix == ".c"]
-            command = ["gcc", *FLAGS, *flags, *files, "-o", str(made), "-ldl"]
+            command = ["gcc", *FLAGS, *flags, *files, "-o", str(made), "-ldl", "-lm"]
             subprocess.run(command, check=True)
             made.replace(target)
     return target
@@ -99,8 +105,8 @@ class Library:
     def count(self, what: str) -> int:
         """How many "products" so far, of them "with_row", "batched" or the "slow" way;
         "convolutions", of them "grouped" or by the "simplest" algorithm or "explicit"
-        ones; "attentions", of them "masked"; the plans "built" for those; how often it
-        was "asked" for the best way; what is still "described"."""
+        ones; "transforms"; "attentions", of them "masked"; the plans "built" for those
+        two; how often it was "asked" for the best way; what is still "described"."""
         return int(getattr(self.library, f"stand_in_{what}")())
 
     def refuse(self, much: int) -> None:
@@ -196,6 +202,7 @@ def stand_in(path: str, set: Callable[[object, str, Any], object]) -> Device:
     set(nvrtc, "version", lambda: "stand-in")
     set(cublas, "libraries", list)
     set(cudnn, "libraries", list)
+    set(cufft, "libraries", list)
     return found
 
 
@@ -225,6 +232,14 @@ def library(device: Device, monkeypatch: pytest.MonkeyPatch) -> Library:
     found = Library(cublaslt())
     monkeypatch.setattr(cublas, "libraries", lambda: [found.path])
     monkeypatch.setenv("PIROL_AUTOTUNE", "0")
+    return found
+
+
+@pytest.fixture
+def fft(device: Device, monkeypatch: pytest.MonkeyPatch) -> Library:
+    """The stand-in for cuFFT, which programs loaded on the device find."""
+    found = Library(cufft_library())
+    monkeypatch.setattr(cufft, "libraries", lambda: [found.path])
     return found
 
 

@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.skipif(not has_compiler(), reason="the simulator needs g++"),
 ]
 NAMES = ("softmax", "sum_all", "sum_rows", "transpose", "residual_rms_norm")
-NAMES += ("softmax_bf16",)
+NAMES += ("softmax_bf16", "complex_chain", "complex_functions", "stft_mask")
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import transform_cases
 from attention_cases import CASES, Case, near
 from cuda_gpu import Gpu, has_gpu
 from graph_case import agree
@@ -23,6 +24,7 @@ from half_data import (
 from pirol.compiler.interpreter import interpret
 from pirol.compiler.ir import DTYPES, HALVES
 from pirol.compiler.loaded import Program as Loaded
+from pirol.kernels import cufft
 from pirol.passes.halves import halves
 
 pytestmark = [
@@ -84,3 +86,17 @@ def test_attention(case: Case) -> None:
     for seed in range(2):
         given = case.data(seed)
         near(run(*given), case.expected(*given))
+
+
+@pytest.mark.parametrize("library", [True, False])
+@pytest.mark.parametrize("case", transform_cases.CASES, ids=str)
+def test_transforms(
+    case: transform_cases.Transform, library: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By cuFFT where it is found, and as products."""
+    if not library:
+        monkeypatch.setattr(cufft, "libraries", list)
+    run = Loaded(case.archive(), 0)
+    for seed in range(3):
+        x = case.data(seed)
+        case.check(x, run(x))

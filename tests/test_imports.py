@@ -118,3 +118,9 @@ def test_only_capture_and_bench_import_paddle() -> None:
 def test_import_needs_no_paddle() -> None:
     code = "import sys, pirol; assert 'paddle' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_what_needs_paddle_is_there_once_asked_for() -> None:
+    code = "import pirol; pirol.nn.MaxPool2D(2), pirol.complex.bmm\n"
+    code += "try: pirol.other\nexcept AttributeError: pass\nelse: 1 / 0"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

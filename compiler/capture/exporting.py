@@ -35,8 +35,8 @@ def archive(options: Options, targets: tuple[str, ...]) -> Archive:
             "export: got a program that Pirol has not run; call it once, in eval mode "
             "or under paddle.no_grad(), and see pirol.explain"
         )
-    graph = state.program.graph
-    lowered = lower(graph, state.hints, own=options.passes, apart=True)
+    hints, own = state.hints, options.passes
+    lowered = lower(state.program.graph, hints, own=own, target="cpu+alone")
     left = [op for op in lowered.stages["fuse"].ops if op.name not in NATIVE]
     if left:
         raise PirolError(_refused(left))

@@ -1,16 +1,9 @@
 /* Do the parts of a plan fit together? Every slot is set once and before it is read,
    every buffer has memory when a step names it. Also finds the stage of each buffer:
    after how many binds its extents are known. */
-#include "libraries.h"
+#include "check.h"
 
-typedef struct {
-    Plan *plan;
-    int *stage_of;  /* slot -> stage, -1 while unset */
-    bool *produced; /* buffer -> an opaque step has returned it */
-    int stage, step;
-} Check;
-
-static int fail(const char *format, ...) {
+int check_fail(const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
     PyErr_FormatV(PyExc_ValueError, format, arguments);
@@ -20,16 +13,16 @@ static int fail(const char *format, ...) {
 
 /* ---- slots ---- */
 
-static int need_dim(const Check *check, Dim dim, const char *what, int index) {
+int need_dim(const Check *check, Dim dim, const char *what, int index) {
     if (dim >= 0) return 0;
     int stage = check->stage_of[dim_slot(dim)];
     if (stage >= 0 && stage <= check->stage) return 0;
-    return fail("%s[%d]: slot %d is read before it is set", what, index, dim_slot(dim));
+    return check_fail("%s[%d]: slot %d is read before it is set", what, index, dim_slot(dim));
 }
 
 static int set_slot(Check *check, int slot, const char *what, int index) {
     if (check->stage_of[slot] >= 0)
-        return fail("%s[%d]: slot %d is set twice", what, index, slot);
+        return check_fail("%s[%d]: slot %d is set twice", what, index, slot);
     check->stage_of[slot] = check->stage;
     return 0;
 }
@@ -78,12 +71,12 @@ static int place_guards(Check *check) {
 static int check_item(const TensorSpec *type, const char *what, int index, int place) {
     int64_t items = 1;
     for (int i = 0; i < type->dims.count; i++) {
-        if (type->dims.at[i] < 0) return fail("%s[%d]: of no fixed size", what, index);
+        if (type->dims.at[i] < 0) return check_fail("%s[%d]: of no fixed size", what, index);
         items *= type->dims.at[i];
     }
     bool whole = type->code == DL_INT || (type->code == DL_UINT && type->bits == 8);
     if (whole && place < items) return 0;
-    return fail("%s[%d]: no integer item %d to read", what, index, place);
+    return check_fail("%s[%d]: no integer item %d to read", what, index, place);
 }
 
 static int set_binding(Check *check, const char *what, int index, Binding *binding) {
@@ -108,10 +101,10 @@ static int check_binding(Check *check, int step, Binding *binding) {
     if (binding->item) {
         if (check_item(&buffer->type, "steps", step, binding->place)) return -1;
     } else if (buffer->kind != ON_OPAQUE) {
-        return fail("steps[%d]: bind reads buffer %d, which no opaque step returns",
+        return check_fail("steps[%d]: bind reads buffer %d, which no opaque step returns",
                     step, binding->source);
     } else if (binding->place >= buffer->type.dims.count) {
-        return fail("steps[%d]: buffer %d has no axis %d", step, binding->source,
+        return check_fail("steps[%d]: buffer %d has no axis %d", step, binding->source,
                     binding->place);
     }
     return set_binding(check, "steps", step, binding);
@@ -145,7 +138,7 @@ static int find_root(const Plan *plan, int id) {
     int root = id;
     for (int i = 0; plan->buffers[root].kind == ON_ALIAS; i++) {
         if (i > plan->n_buffers)
-            return fail("buffers[%d]: aliases run in a circle", id);
+            return check_fail("buffers[%d]: aliases run in a circle", id);
         root = plan->buffers[root].arg;
     }
     return root;
@@ -158,7 +151,7 @@ static int dims_stage(const Check *check, int id) {
         if (dims->at[i] >= 0) continue;
         int own = check->stage_of[dim_slot(dims->at[i])];
         if (own < 0)
-            return fail("buffers[%d]: slot %d is never set", id, dim_slot(dims->at[i]));
+            return check_fail("buffers[%d]: slot %d is never set", id, dim_slot(dims->at[i]));
         if (own > stage) stage = own;
     }
     return stage;
@@ -170,7 +163,7 @@ static int check_input(Plan *plan, int id) {
     if (buffer->type.code == input->code && buffer->type.bits == input->bits &&
         buffer->type.dims.count == input->dims.count)
         return 0;
-    return fail("buffers[%d]: not of the type and rank of input %d", id, buffer->arg);
+    return check_fail("buffers[%d]: not of the type and rank of input %d", id, buffer->arg);
 }
 
 static int check_lifetime(const Plan *plan, int id) {
@@ -178,14 +171,14 @@ static int check_lifetime(const Plan *plan, int id) {
     if (0 <= buffer->first && buffer->first <= buffer->last &&
         buffer->last < plan->n_steps)
         return 0;
-    return fail("lifetimes[%d]: (%d, %d) is no range of the %d steps", id,
+    return check_fail("lifetimes[%d]: (%d, %d) is no range of the %d steps", id,
                 buffer->first, buffer->last, plan->n_steps);
 }
 
 static int need_tensor(const Plan *plan, int id) {
     const TensorSpec *type = &plan->buffers[id].type;
     if (plan->home.arrays || tensor_possible(type)) return 0;
-    return fail("buffers[%d]: Paddle has no tensors of DLPack type %d, %d bits", id,
+    return check_fail("buffers[%d]: Paddle has no tensors of DLPack type %d, %d bits", id,
                 type->code, type->bits);
 }
 
@@ -248,20 +241,20 @@ static int group_buffers(Plan *plan) {
 
 /* ---- steps ---- */
 
-static int use_buffer(const Check *check, int id) {
+int use_buffer(const Check *check, int id) {
     const BufferSpec *buffer = &check->plan->buffers[id];
     BufferSpec *root = &check->plan->buffers[buffer->root];
     if (root->first_use < 0) root->first_use = check->step;
     root->last_use = check->step;
     if (root->kind == ON_OPAQUE && !check->produced[buffer->root])
-        return fail("steps[%d]: buffer %d is read before an opaque step returns it",
+        return check_fail("steps[%d]: buffer %d is read before an opaque step returns it",
                     check->step, id);
     if (buffer->kind != ON_OPAQUE && buffer->stage > check->stage)
-        return fail("steps[%d]: the size of buffer %d is not known yet", check->step,
+        return check_fail("steps[%d]: the size of buffer %d is not known yet", check->step,
                     id);
     if (root->kind == ON_ARENA &&
         (check->step < root->first || check->step > root->last))
-        return fail("steps[%d]: buffer %d is used outside its lifetime (%d, %d)",
+        return check_fail("steps[%d]: buffer %d is used outside its lifetime (%d, %d)",
                     check->step, id, root->first, root->last);
     return 0;
 }
@@ -290,9 +283,9 @@ static int check_launch(Check *check, LaunchStep *launch) {
 
 static int produce(Check *check, int id, bool fresh) {
     if (check->plan->buffers[id].kind != ON_OPAQUE)
-        return fail("steps[%d]: result buffer %d is not opaque", check->step, id);
+        return check_fail("steps[%d]: result buffer %d is not opaque", check->step, id);
     if (check->produced[id])
-        return fail("steps[%d]: buffer %d is returned twice", check->step, id);
+        return check_fail("steps[%d]: buffer %d is returned twice", check->step, id);
     check->produced[id] = true;
     check->plan->buffers[id].last_use = check->step;
     check->plan->buffers[id].exposed |= !fresh;
@@ -301,7 +294,7 @@ static int produce(Check *check, int id, bool fresh) {
 
 static int check_opaque(Check *check, const OpaqueStep *opaque) {
     if (check->plan->home.arrays)
-        return fail("steps[%d]: an opaque step in a plan over Arrays", check->step);
+        return check_fail("steps[%d]: an opaque step in a plan over Arrays", check->step);
     for (int i = 0; i < opaque->inputs.count; i++) {
         if (use_buffer(check, opaque->inputs.at[i]) ||
             need_tensor(check->plan, opaque->inputs.at[i]))
@@ -340,13 +333,13 @@ static int check_write(Check *check, const WriteStep *write) {
     const InputSpec *input = &plan->inputs[write->input];
     if (use_buffer(check, write->source)) return -1;
     if (source->stage > check->stage)
-        return fail("steps[%d]: the size of buffer %d is not known yet", check->step,
+        return check_fail("steps[%d]: the size of buffer %d is not known yet", check->step,
                     write->source);
     if (!input->written)
-        return fail("steps[%d]: input %d is not listed as written", check->step,
+        return check_fail("steps[%d]: input %d is not listed as written", check->step,
                     write->input);
     if (source->type.code != input->type.code || source->type.bits != input->type.bits)
-        return fail("steps[%d]: buffer %d and input %d differ in type", check->step,
+        return check_fail("steps[%d]: buffer %d and input %d differ in type", check->step,
                     write->source, write->input);
     plan->buffers[source->root].read_flat = true;
     return 0;
@@ -356,79 +349,11 @@ static int check_check(Check *check, const CheckStep *step) {
     const TensorSpec *type = &check->plan->buffers[step->source].type;
     if (use_buffer(check, step->source)) return -1;
     if (type->bits != 8 || type->dims.count != 0)
-        return fail("steps[%d]: buffer %d is no bool scalar", check->step,
+        return check_fail("steps[%d]: buffer %d is no bool scalar", check->step,
                     step->source);
     int root = check->plan->buffers[step->source].root;
     check->plan->buffers[root].read_flat = true;
     return 0;
-}
-
-static int check_factor(Check *check, int *id, const TensorSpec *type) {
-    BufferSpec *buffer = &check->plan->buffers[*id];
-    if (use_buffer(check, *id)) return -1;
-    if (buffer->type.code != type->code || buffer->type.bits != type->bits)
-        return fail("steps[%d]: buffer %d is of another type", check->step, *id);
-    *id = buffer->root;
-    check->plan->buffers[*id].read_flat = true;
-    return 0;
-}
-
-static int check_product(Check *check, ProductStep *step) {
-    const Plan *plan = check->plan;
-    const TensorSpec *to = &plan->buffers[step->out].type;
-    const TensorSpec *of = &plan->buffers[step->left].type;
-    Float kind = float_of(of), result = float_of(to);
-    bool known = result == kind || (is_half(kind) && result == F32);
-    const Dim sizes[] = {step->batch,       step->rows,       step->columns,
-                         step->terms,       step->left_pitch, step->left_batch,
-                         step->right_pitch, step->right_batch};
-    if (!on_cuda(&plan->home) || kind == NO_FLOAT || !known)
-        return fail("steps[%d]: no library multiplies these", check->step);
-    for (int i = 0; i < 8; i++)
-        if (need_dim(check, sizes[i], "steps", check->step)) return -1;
-    if (step->added >= 0 && check_factor(check, &step->added, to)) return -1;
-    return check_factor(check, &step->left, of) ||
-                   check_factor(check, &step->right, of) ||
-                   check_factor(check, &step->out, to)
-               ? -1
-               : 0;
-}
-
-static int check_convolution(Check *check, const ConvolutionStep *step) {
-    const BufferSpec *buffers = check->plan->buffers;
-    const TensorSpec *type = &buffers[step->out].type;
-    int ids[] = {step->x, step->w, step->out};
-    if (!on_cuda(&check->plan->home) || float_of(type) == NO_FLOAT)
-        return fail("steps[%d]: no library convolves these", check->step);
-    for (int i = 0; i < 3; i++) {
-        if (buffers[ids[i]].type.dims.count != step->window.rank + 2)
-            return fail("steps[%d]: buffer %d is not of the window's rank", check->step,
-                        ids[i]);
-        if (check_factor(check, &ids[i], type)) return -1;
-    }
-    return 0;
-}
-
-static int check_attention(Check *check, AttentionStep *step) {
-    const TensorSpec *type = &check->plan->buffers[step->out].type;
-    const Dim sizes[] = {step->batch, step->rows, step->heads,
-                         step->width, step->keys, step->terms};
-    if (!on_cuda(&check->plan->home) || !is_half(float_of(type)))
-        return fail("steps[%d]: no library attends to these", check->step);
-    for (int i = 0; i < 6; i++)
-        if (need_dim(check, sizes[i], "steps", check->step)) return -1;
-    for (int i = 0; i <= (step->adds ? ADDED : VALUES); i++) {
-        Lies *lies = &step->operands[i];
-        const TensorSpec *own = &check->plan->buffers[lies->buffer].type;
-        if (need_dim(check, lies->from, "steps", check->step)) return -1;
-        for (int k = 0; k < 4; k++)
-            if (need_dim(check, lies->steps[k], "steps", check->step)) return -1;
-        if (i == ADDED && float_of(own) == NO_FLOAT)
-            return fail("steps[%d]: buffer %d is of no floats", check->step,
-                        lies->buffer);
-        if (check_factor(check, &lies->buffer, i == ADDED ? own : type)) return -1;
-    }
-    return check_factor(check, &step->out, type);
 }
 
 static int check_step(Check *check, Step *step) {
@@ -440,6 +365,7 @@ static int check_step(Check *check, Step *step) {
         case PRODUCT: return check_product(check, &step->product);
         case CONVOLUTION: return check_convolution(check, &step->convolution);
         case ATTENTION: return check_attention(check, &step->attention);
+        case TRANSFORM: return check_transform(check, &step->transform);
         default: return check_check(check, &step->check);
     }
 }
@@ -459,9 +385,9 @@ static int check_outputs(const Check *check) {
         BufferKind root = plan->buffers[buffer->root].kind;
         if (need_tensor(plan, id)) return -1;
         if (root == ON_ARENA || (buffer->kind == ON_ALIAS && root != ON_OPAQUE))
-            return fail("outputs[%d]: buffer %d has no tensor of its own", i, id);
+            return check_fail("outputs[%d]: buffer %d has no tensor of its own", i, id);
         if (root == ON_OPAQUE && !check->produced[buffer->root])
-            return fail("outputs[%d]: no step returns buffer %d", i, id);
+            return check_fail("outputs[%d]: no step returns buffer %d", i, id);
         plan->buffers[buffer->root].shown++;
     }
     return 0;
@@ -472,12 +398,12 @@ static int check_strip(const Check *check, int index) {
     Strip *strip = &plan->strips[index];
     for (int step = strip->begin; step < strip->end; step++)
         if (plan->steps[step].kind != LAUNCH)
-            return fail("strips[%d]: step %d is no launch", index, step);
+            return check_fail("strips[%d]: step %d is no launch", index, step);
     for (int i = 0; i < strip->own.count; i++) {
         const BufferSpec *buffer = &plan->buffers[strip->own.at[i]];
         if (buffer->kind != ON_ARENA || buffer->first_use < strip->begin ||
             buffer->last_use >= strip->end)
-            return fail("strips[%d]: buffer %d is not its own", index,
+            return check_fail("strips[%d]: buffer %d is not its own", index,
                         strip->own.at[i]);
     }
     return need_dim(check, strip->items, "strips", index);

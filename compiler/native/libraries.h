@@ -1,5 +1,5 @@
 /* What NVIDIA's libraries, each found by dlopen, have in common: cuda.c, blas.c, dnn.c,
-   attention.c. */
+   attention.c, fft.c. */
 #ifndef PIROL_LIBRARIES_H
 #define PIROL_LIBRARIES_H
 
@@ -126,5 +126,20 @@ typedef struct {
 
 PyObject *attention_open(PyObject *self, PyObject *args);
 int attention_run(const Attend *attend, const Home *home, Workspace *space);
+
+/* ---- fft.c: Fourier transforms by cuFFT ---- */
+
+/* Of dense lines of `length` complex numbers, or of real ones on one side, in double
+   precision where `wide`; unscaled; no size is 0. */
+typedef struct {
+    TransformKind kind;
+    bool wide;
+    int64_t lines, length;
+    void *x, *out;
+} Lines;
+
+PyObject *fft_open(PyObject *self, PyObject *args);
+int fft_run(const Lines *lines, const Home *home, Workspace *space);
+int fft_raise(int status);
 
 #endif

@@ -57,6 +57,8 @@ static PyMethodDef functions[] = {
      "open_dnn(library, device, tune): may cuDNN be used there? tune: time algorithms."},
     {"open_attention", attention_open, METH_VARARGS,
      "open_attention(library, device, tune): may cuDNN's attention be used there?"},
+    {"open_fft", fft_open, METH_VARARGS,
+     "open_fft(library, device): may cuFFT be used there?"},
     {"open_profiler", open_profiler, METH_O,
      "Name launches for the NVTX library of a profiler, or '' for none; is it there?"},
     {"work_stream", exchange_stream, METH_VARARGS,

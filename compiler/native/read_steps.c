@@ -180,16 +180,30 @@ static int read_attention(Plan *plan, Where where, PyObject *object,
     return 0;
 }
 
+static int read_transform(Plan *plan, Where where, PyObject *object,
+                          TransformStep *step) {
+    PyObject **items = read_tuple(where, object, 5), **sizes;
+    int kind;
+    if (!items || !(sizes = read_tuple(where, items[4], 2))) return -1;
+    if (read_int(where, items[1], "buffer", 0, plan->n_buffers, &step->x) ||
+        read_int(where, items[2], "buffer", 0, plan->n_buffers, &step->out) ||
+        read_int(where, items[3], "kind", C2C_FORWARD, C2R + 1, &kind))
+        return -1;
+    step->kind = (TransformKind)kind;
+    if (read_dim(plan, where, sizes[0], &step->lines)) return -1;
+    return read_dim(plan, where, sizes[1], &step->length);
+}
+
 int read_step(Plan *plan, Where where, PyObject *object) {
     static const char *const names[] = {"launch",  "opaque",      "bind",
                                         "write",   "check",       "product",
-                                        "convolution", "attention"};
+                                        "convolution", "attention",   "transform"};
     Step *step = &plan->steps[where.index];
     int count, kind;
     PyObject **items = read_items(where, object, &count);
     if (!items) return -1;
     if (!count) return read_fail(where, "an empty step");
-    if (read_kind(where, items[0], names, 8, &kind)) return -1;
+    if (read_kind(where, items[0], names, 9, &kind)) return -1;
     step->kind = (StepKind)kind;
     switch (step->kind) {
         case LAUNCH: return read_launch(plan, where, object, &step->launch);
@@ -200,6 +214,7 @@ int read_step(Plan *plan, Where where, PyObject *object) {
         case CONVOLUTION:
             return read_convolution(plan, where, object, &step->convolution);
         case ATTENTION: return read_attention(plan, where, object, &step->attention);
+        case TRANSFORM: return read_transform(plan, where, object, &step->transform);
         default: return read_check(plan, where, object, &step->check);
     }
 }

@@ -40,7 +40,8 @@ typedef enum {
     CHECK,
     PRODUCT,
     CONVOLUTION,
-    ATTENTION
+    ATTENTION,
+    TRANSFORM
 } StepKind;
 
 /* On CUDA the kernel is a CUfunction, `grain` the threads of a block and `scratch` the
@@ -126,6 +127,15 @@ typedef struct {
     Dim batch, heads, rows, width, keys, terms;
 } AttentionStep;
 
+typedef enum { C2C_FORWARD, C2C_BACKWARD, R2C, C2R } TransformKind;
+
+/* Of lines of `length` numbers, of which C2R is given, and R2C gives, half. */
+typedef struct {
+    int x, out; /* after checking: the roots */
+    TransformKind kind;
+    Dim lines, length;
+} TransformStep;
+
 typedef struct {
     StepKind kind;
     union {
@@ -137,6 +147,7 @@ typedef struct {
         ProductStep product;
         ConvolutionStep convolution;
         AttentionStep attention;
+        TransformStep transform;
     };
 } Step;
 

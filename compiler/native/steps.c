@@ -11,7 +11,8 @@ typedef enum {
     FALSE_CHECK,
     CUDA_FAILED,
     BLAS_FAILED,
-    DNN_FAILED
+    DNN_FAILED,
+    FFT_FAILED
 } Status;
 
 static Status cuda_done(Call *call, int code) {
@@ -209,6 +210,23 @@ static Status run_attention(Call *call, const AttentionStep *step) {
     return call->code ? DNN_FAILED : DONE;
 }
 
+static Status run_transform(Call *call, const TransformStep *step) {
+    const int64_t *slots = call->slots;
+    int bits = call->plan->buffers[step->x].type.bits;
+    Lines of = {
+        .kind = step->kind,
+        .wide = bits == (step->kind == R2C ? 64 : 128),
+        .lines = dim_value(step->lines, slots),
+        .length = dim_value(step->length, slots),
+        .x = call->buffers[step->x].data,
+        .out = call->buffers[step->out].data,
+    };
+    if (!of.lines || !of.length) return DONE;
+    call->code = fft_run(&of, &call->home, &call->workspace);
+    if (call->code == LIBRARY_NO_MEMORY) return NO_MEMORY;
+    return call->code ? FFT_FAILED : DONE;
+}
+
 static int raise(const Call *call, Status status, int step) {
     if (status == DONE) return 0;
     if (status == CUDA_FAILED)
@@ -217,6 +235,8 @@ static int raise(const Call *call, Status status, int step) {
         blas_raise(call->code);
     else if (status == DNN_FAILED)
         dnn_raise(call->code);
+    else if (status == FFT_FAILED)
+        fft_raise(call->code);
     else if (status == NO_MEMORY)
         PyErr_NoMemory();
     else if (status == FALSE_CHECK)
@@ -260,6 +280,7 @@ static Status run_step(Call *call, const Step *step) {
         case PRODUCT: return run_product(call, &step->product);
         case CONVOLUTION: return run_convolution(call, &step->convolution);
         case ATTENTION: return run_attention(call, &step->attention);
+        case TRANSFORM: return run_transform(call, &step->transform);
         default: return run_write(call, &step->write);
     }
 }

@@ -27,14 +27,14 @@ from pirol.prim.decomp import (
     sorting,
 )
 from pirol.prim.decomp.registry import (
-    APART,
+    ALONE,
     DECOMPOSITIONS,
     Decomposition,
     decomposes,
 )
 
 __all__ = [
-    "APART",
+    "ALONE",
     "DECOMPOSITIONS",
     "Decomposition",
     "activations",

@@ -59,7 +59,7 @@ class Decomposition:
 
 
 DECOMPOSITIONS: dict[str, Decomposition] = {}
-APART: dict[str, Decomposition] = {}  # of programs that run without Paddle alone
+ALONE: dict[str, Decomposition] = {}  # of programs that run without Paddle alone
 
 
 def decomposes(
@@ -68,16 +68,16 @@ def decomposes(
     composite: bool = True,
     keywords: Sequence[str] = (),
     operands: str = "",
-    apart: bool = False,
+    alone: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a decomposition; a second one of an op is an error.
 
     compute_in: the dtype in which float16 and bfloat16 operands are computed;
     keywords: attributes to pass besides those that the function names; operands: their
-    names by Paddle, where the function has others; apart: only for programs that run
+    names by Paddle, where the function has others; alone: only for programs that run
     without Paddle, whose library is faster.
     """
-    table = APART if apart else DECOMPOSITIONS
+    table = ALONE if alone else DECOMPOSITIONS
 
     def register(run: Callable[..., Any]) -> Callable[..., Any]:
         for name in names:

@@ -72,7 +72,7 @@ def in_order(b: Builder, x: Value, axis: int, descending: bool) -> tuple[Value, 
     return values, indices
 
 
-@decomposes("pd_op.argsort", compute_in="float32", apart=True)
+@decomposes("pd_op.argsort", compute_in="float32", alone=True)
 def argsort(b: Builder, x: Value, *, axis: int, descending: bool) -> Any:
     """The sorted tensor, and the places that its elements had."""
     need(x.dtype in NUMBERS and x.type.rank > 0, f"argsort of {x.type}")
@@ -81,7 +81,7 @@ def argsort(b: Builder, x: Value, *, axis: int, descending: bool) -> Any:
     return tuple(_back(b, v, axis) for v in found)
 
 
-@decomposes("pd_op.topk", compute_in="float32", apart=True)
+@decomposes("pd_op.topk", compute_in="float32", alone=True)
 def topk(b: Builder, x: Value, k: Value, *, axis: int, largest: bool) -> Any:
     """The k largest (or smallest) along an axis, in order, and where they were."""
     need(x.dtype in NUMBERS and x.type.rank > 0, f"topk of {x.type}")
