@@ -44,7 +44,8 @@ def spans(path: Path) -> Spans:
 def check(found: Spans, steps: str, kernels: int) -> None:
     """Passes in order; each kernel compiled; within each call its steps in order."""
     names = [name for name, *_ in found["passes"]]
-    assert names[0] == "claim" and names[-2:] == ["fuse", "schedule and render"]
+    assert names[0] == "claim" and names[-1] == "schedule and render"
+    assert "fuse" in names
     assert len(found["kernels"]) == kernels
     compiled = {name for name, *_ in found["kernels"]}
     assert {name.split()[0] for name, *_ in found[steps]} == compiled
