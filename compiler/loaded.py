@@ -96,6 +96,16 @@ class Program:
             raise ValueError(self._named(self._compiled.miss()))
         return nested(self.form, list(map(self._importer(first), found)))
 
+    def watch(self, on: bool = True) -> None:
+        """From here on, calls (one at a time) note when their steps begin and end."""
+        self._compiled.watch(on)
+
+    def times(self) -> list[tuple[str, float, float]]:
+        """What the last call that was watched ran: a name, and from when to when, in
+        microseconds from its start; on CUDA by the device's own clock."""
+        found = self._compiled.times()
+        return [(self._compiled.label(k), begin, end) for k, begin, end in found]
+
     def _importer(self, like: Any) -> Callable[[Any], Any]:
         back = importer(like)
         if self.device >= 0 and back is to_numpy:
@@ -148,7 +158,9 @@ class Program:
 
 def on_cpu(graph: Graph) -> Compiled:
     """The plan of a graph at level "calls", from disk or by the passes."""
-    ready = _ready(graph, "cpu+alone", ".so", lambda p: compile_kernels(generate(p)))
+    ready = _ready(
+        graph, target_on(graph, -1), ".so", lambda p: compile_kernels(generate(p))
+    )
     return assemble(ready.plan, graph, refuse, ready.codes, {"arrays": True})
 
 
@@ -167,7 +179,7 @@ def on_cuda(
     def codes(plan: Plan) -> tuple[Code, ...]:
         return compile_cuda(generate(plan, CUDA), arch, cubins)
 
-    kind = "+".join(("cuda", *_libraries(graph, device, arch)))
+    kind = target_on(graph, device, arch)
     if nvrtc.available():
         maker = f"NVRTC {nvrtc.version()}"
     else:
@@ -184,6 +196,13 @@ def on_cuda(
     copies = (module.function(f"pirol_copy_{size}") for size in (1, 2, 4, 8))
     home = {"arrays": True, "cuda": (device, *copies), "keep": module}
     return connect(ready.plan, graph, refuse, kernels, home | {"graphs": graphs})
+
+
+def target_on(graph: Graph, device: int, arch: str = "") -> str:
+    """What the graph is lowered for on a device: CUDA, with the libraries found."""
+    if device < 0:
+        return "cpu+alone"
+    return "+".join(("cuda", *_libraries(graph, device, arch)))
 
 
 def _libraries(graph: Graph, device: int, arch: str) -> list[str]:

@@ -70,7 +70,8 @@ def lower(
     the attribute `level = "calls"` runs while composite ops are still calls.
     """
     run = Run(progress, tuple(own))
-    flat = flatten(graph, Facts(hints), run, level)
+    alone = "alone" in target.split("+")
+    flat = flatten(graph, Facts(hints), run, level, alone)
     if levels:
         flat = run.stages["gradient"] = branch_gradient(flat, levels)
     return finish(without_stops(flat), run, target)
@@ -101,12 +102,14 @@ class Run:
 PASSES = 17  # at most, but for the user's own
 
 
-def flatten(graph: Graph, facts: Facts, run: Run, level: str = "pir") -> Graph:
+def flatten(
+    graph: Graph, facts: Facts, run: Run, level: str = "pir", alone: bool = False
+) -> Graph:
     """The graph in primitives alone, but for what libraries or Paddle run."""
     run.stages["capture"] = graph
     verify(graph, level)
     captured: tuple[tuple[str, Pass, str], ...] = (
-        ("decompose", lambda g: decompose(g, facts), "calls"),
+        ("decompose", lambda g: decompose(g, facts, alone), "calls"),
         ("canonicalize", canonicalize, "calls"),
     )
     passes: tuple[tuple[str, Pass, str], ...] = (

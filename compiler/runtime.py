@@ -97,11 +97,21 @@ class Compiled:
     stats: Callable[[], Mapping[str, int]]
     miss: Callable[[], str]
     learned: Callable[[], dict[str, int]]
+    watch: Callable[[bool], None]
+    times: Callable[[], list[tuple[int, float, float]]]
 
     @cached_property
     def native(self) -> bool:
         """Whether no step of it is Paddle's."""
         return not any(isinstance(s, Opaque) for s in self.plan.steps)
+
+    def label(self, number: int) -> str:
+        """What a step is called: its kernel, op or kind, and the user's line."""
+        kind, *rest = self.spec["steps"][number]
+        if kind == "launch":
+            return str(rest[-1])
+        op = getattr(self.plan.steps[number], "op", None)
+        return kind if op is None else f"{kind} {op.title} {op.line}".rstrip()
 
     @cached_property
     def repeated(self) -> bool:
@@ -217,7 +227,7 @@ def connect(
         return _learned(plan, original, made.slots, native.learned())
 
     runs = (native.run, native.run_on, native.stats, native.miss)
-    return Compiled(plan, spec, *runs, learned)
+    return Compiled(plan, spec, *runs, learned, native.watch, native.times)
 
 
 def _learned(

@@ -1,7 +1,7 @@
 """Schedules for CUDA: Nest -> Kernel.
 
-In the order in which they are tried: what goes to places that data name (scatter.py),
-tiles of contractions (cuda_contract.py), transposes through shared memory
+In the order in which they are tried: what goes to places that data name (cuda_put.py,
+scatter.py), tiles of contractions (cuda_contract.py), transposes through shared memory
 (cuda_turn.py); 16 bytes at a time pointwise work (cuda_vector.py), rows in registers
 (cuda_held.py) and sums across memory (cuda_lanes.py); what takes elements one by one
 (cuda_rows.py).
@@ -16,6 +16,7 @@ from pirol.kernels import affine
 from pirol.kernels.cuda_contract import tiles
 from pirol.kernels.cuda_held import held
 from pirol.kernels.cuda_lanes import has_room, lanes
+from pirol.kernels.cuda_put import put_by_blocks
 from pirol.kernels.cuda_rows import BLOCK, LANES, Lanes, Rows
 from pirol.kernels.cuda_turn import turned
 from pirol.kernels.cuda_vector import vectors
@@ -33,9 +34,9 @@ def schedule(nest: Nest) -> Kernel:
 
 
 def _schedule(nest: Nest) -> Kernel:
-    sums = scatter_by_threads(nest, BLOCK)
-    if sums is not None:
-        return sums
+    placed = put_by_blocks(nest) or scatter_by_threads(nest, BLOCK)
+    if placed is not None:
+        return placed
     tiled = tiles(nest)
     if tiled is not None:
         return tiled

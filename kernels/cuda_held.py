@@ -2,6 +2,8 @@
 
 A row is a warp's, or a block's. Each thread takes its elements 16 bytes at a time and
 holds what more than one pass over the row needs; rows too long for that are read again.
+What is divided by one number of its row is multiplied by that one's inverse, and set
+right; the rare element for which that does not do is divided.
 """
 
 from __future__ import annotations
@@ -16,21 +18,26 @@ from pirol.compiler.ir import BITS
 from pirol.kernels import affine
 from pirol.kernels.affine import Affine, axis, constant
 from pirol.kernels.cuda_contract import below
-from pirol.kernels.cuda_rows import BLOCK, LANES, Team, is_first
+from pirol.kernels.cuda_rows import BLOCK, LANES, Team, is_first, joined_by
 from pirol.kernels.cuda_vector import Wide, kept, wide
-from pirol.kernels.emit import JOIN, Passes, closure, column_loops
+from pirol.kernels.emit import Passes, closure, column_loops
 from pirol.kernels.kernel import (
+    Apply,
     Array,
     At,
     Expr,
     If,
+    Inverse,
     Kernel,
     Let,
     Loop,
+    Num,
     Offset,
+    Over,
     Put,
     Ref,
     Stmt,
+    Var,
     WarpReduce,
 )
 from pirol.kernels.nest import Load, Nest, Scalar, Store
@@ -187,7 +194,12 @@ class _Held(Team):
             one += self.update(k)
         apart = [s for s in stores if s in self.wide.stores]
         one += [self.put(s, apart) for s in stores]
-        found.append(self.turn(base, fetched, one, apart))
+        # What is done again reads operands, and a result may lie on one of them.
+        later = not reduces and len(apart) == len(stores)
+        quick = list(map(self.quick, one)) if later else []
+        found += [inverse for inverse, _ in filter(None, quick)]
+        near = [o[1] if o else s for s, o in zip(one, quick)] if any(quick) else []
+        found.append(self.turn(base, fetched, one, apart, near))
         for k in reduces:
             found += self.finish(k)
         for k in fetched:
@@ -217,14 +229,27 @@ class _Held(Team):
             return Put(kept(store), axis("e"), self.emitter.ref(store.node))
         return self.emitter.put(store)
 
+    def quick(self, stmt: Stmt) -> tuple[Inverse, Over] | None:
+        """A quotient by what a row has one of, from that one's inverse."""
+        match stmt:
+            case Let(name, "float32", Apply("div", (value, Ref(by)))) if (
+                by.startswith("v") and not self.nest.per_element[int(by[1:])]
+            ):
+                inverse = f"inverse_{name}"
+                over = Over(name, value, Ref(by), inverse, "far")
+                return Inverse(inverse, Ref(by)), over
+        return None
+
     def turn(
         self,
         base: Sequence[int],
         fetched: Sequence[int],
         one: Sequence[Stmt],
         apart: Sequence[Store],
+        near: Sequence[Stmt] = (),
     ) -> Stmt:
-        """The loops over a thread's elements, `width` of them at a time."""
+        """The loops over a thread's elements, `width` of them at a time; `near`: the
+        same work, quick, but to be done again where it sets `far`."""
         width, first = self.wide.width, axis("first")
         plain = [k for k in fetched if k not in self.hold]
         start = affine.scale(axis("k"), width)
@@ -233,9 +258,13 @@ class _Held(Team):
         for k in fetched:
             array, to = (f"h{k}", start) if k in self.hold else (f"x{k}", affine.ZERO)
             several.append(self.wide.fetch(k, array, to, first))
-        several.append(
-            Loop("e", affine.ZERO, constant(width), tuple(one), unroll=width)
-        )
+        loop = Loop("e", affine.ZERO, constant(width), tuple(one), unroll=width)
+        if near:
+            several.append(Var("far", "bool", Num(False, "bool")))
+            several.append(replace(loop, body=tuple(near)))
+            several.append(If(Ref("far"), (loop,)))
+        else:
+            several.append(loop)
         several += [self.wide.put(s, first) for s in apart]
         every = affine.add(
             affine.scale(axis("k"), self.team * width),
@@ -256,4 +285,4 @@ class _Held(Team):
     def joined(self, k: int, node: Any) -> list[Stmt]:
         if self.team > LANES:
             return super().joined(k, node)
-        return [WarpReduce(JOIN[node.kind], f"acc{k}", node.dtype)]
+        return [WarpReduce(joined_by(node.kind, node.dtype), f"acc{k}", node.dtype)]

@@ -15,7 +15,7 @@ from pirol.compiler.ir import BITS
 from pirol.kernels import affine
 from pirol.kernels.affine import Affine, axis, constant
 from pirol.kernels.cuda_contract import below, both
-from pirol.kernels.cuda_rows import BLOCK, LANES, ROOM, WARPS, over_rows
+from pirol.kernels.cuda_rows import BLOCK, LANES, ROOM, WARPS, join, over_rows
 from pirol.kernels.cuda_vector import Wide, wide
 from pirol.kernels.emit import (
     Emitter,
@@ -23,7 +23,6 @@ from pirol.kernels.emit import (
     closure,
     column_loops,
     identity,
-    join,
     unravel,
 )
 from pirol.kernels.kernel import (

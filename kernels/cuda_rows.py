@@ -27,7 +27,6 @@ from pirol.kernels.emit import (
     closure,
     column_loops,
     identity,
-    join,
     unravel,
 )
 from pirol.kernels.kernel import (
@@ -55,6 +54,18 @@ BLOCK = 256
 WARPS = BLOCK // 32
 LANES = 32  # threads of a warp
 ROOM = 48 * 1024  # bytes of shared memory
+
+
+def joined_by(kind: str, dtype: str) -> str:
+    """The primitive that joins two parts of a reduction; of float32's extremes one that
+    takes either of two zeros: which comes first is up to the schedule."""
+    either = {"max": "largest", "min": "smallest"} if dtype == "float32" else {}
+    return either.get(kind, JOIN[kind])
+
+
+def join(kind: str, old: Expr, new: Expr, dtype: str) -> Expr:
+    """A reduction's accumulator after one more value."""
+    return Apply(joined_by(kind, dtype), (old, new), dtype, dtype)
 
 
 def over_rows(
@@ -196,7 +207,7 @@ class Team(Rows):
     def joined(self, k: int, node: Any) -> list[Stmt]:
         """Every thread ends with the row's result; a fixed tree."""
         name, dtype = f"acc{k}", node.dtype
-        prim, memory = JOIN[node.kind], f"shared{k}"
+        prim, memory = joined_by(node.kind, dtype), f"shared{k}"
 
         def offset(name: str) -> Expr:
             return Offset(axis(name))

@@ -1,7 +1,8 @@
 """Schedule for transposes on CUDA: through square tiles in shared memory.
 
 A block reads a tile along the axis that the loads are contiguous along, and then works
-and stores along the last axis.
+and stores along the last axis. What is of 16 bits, and of even sizes, goes
+four elements at a time (cuda_quads.py).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pirol.compiler.ir import BITS
 from pirol.kernels import affine
 from pirol.kernels.affine import Affine, axis, constant
 from pirol.kernels.cuda_contract import below
+from pirol.kernels.cuda_quads import quads
 from pirol.kernels.cuda_rows import BLOCK, ROOM, over_rows
 from pirol.kernels.emit import Emitter, closure, unravel
 from pirol.kernels.kernel import (
@@ -49,7 +51,10 @@ def turned(nest: Nest) -> Kernel | None:
     loads = found[along]
     bits = sum(BITS[nest.nodes[k].dtype] for k in loads)
     sides = [n for n in SIDES if n * (n + 1) * bits // 8 <= ROOM]
-    return _kernel(nest, inner, along, loads, sides[0]) if loads and sides else None
+    if not loads or not sides:
+        return None
+    four = quads(nest, inner, along, loads)
+    return four or _kernel(nest, inner, along, loads, sides[0])
 
 
 def _kernel(

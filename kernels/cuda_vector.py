@@ -6,8 +6,9 @@ not, one by one. Buffers begin at multiples of 16 bytes: the runtime sees to tha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from pirol.compiler import dims
 from pirol.compiler.dims import Dim, product
@@ -100,8 +101,8 @@ def wide(
     bits += [BITS[nest.nodes[s.node].dtype] for s in stores]
     width = min(most, BYTES * 8 // max(bits, default=128))
     while width > 1:
-        some = tuple(k for k, n in loads.items() if _even(n.index, last.name, width))
-        puts = tuple(s for s in stores if _even(s.index, last.name, width))
+        some = tuple(k for k, n in loads.items() if is_even(n.index, last.name, width))
+        puts = tuple(s for s in stores if is_even(s.index, last.name, width))
         words = sum(BITS[nest.nodes[k].dtype] for k in some)
         words += sum(BITS[nest.nodes[s.node].dtype] for s in puts)
         whole = open_end or dims.multiple(last.extent, width)
@@ -121,7 +122,7 @@ def _steady(nest: Nest, load: Load, along: str) -> bool:
     return all(along not in axes_of(nest, k) for k in load.index.data())
 
 
-def _even(index: Affine, along: str, width: int) -> bool:
+def is_even(index: Affine, along: str, width: int) -> bool:
     """Whether the index is a multiple of the width where the axis is at one."""
     steps = [c for atom, c in index.terms if atom != along]
     return all(dims.multiple(c, width) for c in (*steps, index.const))
@@ -142,7 +143,7 @@ def _kernel(found: Wide, last: Axis) -> Kernel:
     axes = (*nest.rows[:-1], units)
     body = unravel([a.name for a in axes], replace(nest, axes=axes), "r")
     first = affine.scale(axis("unit"), width)
-    whole = _several(found, first)
+    whole = several(found, first)
     if dims.multiple(last.extent, width):
         body += whole
     else:
@@ -157,10 +158,14 @@ def _compare(prim: str, value: Affine, bound: Dim) -> Expr:
     return Apply(prim, (Offset(value), Offset(constant(bound))), "int64", "bool")
 
 
-def _several(found: Wide, first: Affine) -> list[Stmt]:
-    """The elements from `first` on: loads, the work on each, stores."""
+def several(
+    found: Wide, first: Affine, more: Mapping[int, Expr] = MappingProxyType({})
+) -> list[Stmt]:
+    """The elements from `first` on: loads, the work on each, stores; `more`: nodes that
+    have been loaded already."""
     nest, base = found.nest, found.base()
     have: dict[int, Expr] = {k: At(f"x{k}", axis("e")) for k in found.loads}
+    have |= more
     place = affine.add(first, axis("e"))
     one: list[Stmt] = [Let(found.along, "index", Offset(place))]
     one += _each(nest, have, base, found.stores)

@@ -247,13 +247,42 @@ class WarpReduce:
 
 
 @dataclass(frozen=True)
+class Claim:
+    """array[index] = the larger of it and `number`; threads take turns (CUDA)."""
+
+    array: str
+    index: Affine
+    number: Affine
+
+
+@dataclass(frozen=True)
+class Inverse:
+    """A float32 constant from which Over divides by `by` (CUDA)."""
+
+    name: str
+    by: Expr
+
+
+@dataclass(frozen=True)
+class Over:
+    """A float32 constant `name` = value / by, from by's `inverse` (CUDA); `far` is set
+    where it may be another number than a division gives."""
+
+    name: str
+    value: Expr
+    by: Expr
+    inverse: str
+    far: str
+
+
+@dataclass(frozen=True)
 class Barrier:
     """All threads of the block wait for each other."""
 
 
 Stmt: TypeAlias = (
     "Let | Var | Set | Array | Put | Move | Loop | If | Turn | Dot | Pairs | Along"
-    " | Outer | WarpReduce | Barrier"
+    " | Outer | WarpReduce | Claim | Inverse | Over | Barrier"
 )
 
 
@@ -284,11 +313,11 @@ class Kernel:
     @property
     def dots(self) -> set[str]:
         """The dtypes of its Dots."""
-        return {s.dtype for s in _statements(self.body) if isinstance(s, Dot)}
+        return {s.dtype for s in statements_of(self) if isinstance(s, Dot)}
 
     def has(self, kind: type) -> bool:
         """Whether there is a statement of a kind in it."""
-        return any(isinstance(s, kind) for s in _statements(self.body))
+        return any(isinstance(s, kind) for s in statements_of(self))
 
     @property
     def params(self) -> tuple[Dim, ...]:
@@ -299,11 +328,12 @@ class Kernel:
         return tuple(found)
 
 
-def _statements(body: tuple[Stmt, ...]) -> Iterator[Stmt]:
-    for stmt in body:
+def statements_of(of: Kernel | Loop | If) -> Iterator[Stmt]:
+    """All statements in it."""
+    for stmt in of.body:
         yield stmt
         if isinstance(stmt, (Loop, If)):
-            yield from _statements(stmt.body)
+            yield from statements_of(stmt)
 
 
 def _dims(node: Any) -> Iterator[Dim]:

@@ -33,10 +33,12 @@ from pirol.kernels.kernel import (
     Array,
     At,
     Barrier,
+    Claim,
     Dot,
     Expr,
     Guarded,
     If,
+    Inverse,
     Kernel,
     Let,
     Loop,
@@ -44,6 +46,7 @@ from pirol.kernels.kernel import (
     Num,
     Offset,
     Outer,
+    Over,
     Pairs,
     Put,
     Ref,
@@ -217,6 +220,14 @@ class _Renderer:
                 return [f"{pad}pr_outer_{SHORT[dtype]}({sums}, {left}, {right});"]
             case WarpReduce():
                 return [pad + line for line in self.warp(stmt)]
+            case Claim(array, index, number):
+                where = f"{array} + {self.operand(index)}"
+                return [f"{pad}atomicMax({where}, {self.index(number)});"]
+            case Inverse(name, by):
+                return [f"{pad}const float {name} = pr_inverse({self.expr(by)});"]
+            case Over(name, value, by, inverse, far):
+                given = [self.expr(value), self.expr(by), inverse, f"&{far}"]
+                return [f"{pad}const float {name} = pr_over({', '.join(given)});"]
             case Barrier():
                 return [f"{pad}__syncthreads();"]
             case Loop():
@@ -249,8 +260,8 @@ class _Renderer:
                 f"({kind} *)((char *)scratch + {offset});"
             )
         scope = "__shared__ " if array.scope == "shared" else ""
-        if self.target is CUDA and not scope:
-            scope = "__align__(16) "
+        if self.target is CUDA:
+            scope = f"__align__(16) {scope}"
         return f"{scope}{kind} {array.name}[{array.length}];"
 
     def loop(self, loop: Loop, depth: int) -> list[str]:
@@ -313,6 +324,8 @@ class _Renderer:
             wide = e.of in HALVES
             name = f"widen_{SHORT[e.of]}" if wide else f"narrow_{SHORT[e.dtype]}"
             return f"pr_{name}({self.expr(e.args[0])})"
+        if e.prim in ("largest", "smallest"):
+            return f"pr_{e.prim}_{SHORT[e.of]}({', '.join(map(self.expr, e.args))})"
         table = PRIMS[e.prim].scalar
         assert table is not None
         template = table.get(class_of(e.of)) or table["any"]

@@ -70,13 +70,8 @@ def _row(nest: Nest, store: Store, lanes: Sequence[Loop]) -> tuple[Stmt, ...]:
     name = f"out{store.output}"
     assert store.among is not None
     axes = [Axis(f"z{k}", n, False) for k, (n, _) in enumerate(store.among)]
-    place = Affine(
-        tuple((a, c) for a, c in store.index.terms if not isinstance(a, Data)),
-        store.index.const,
-    )
-    for a, (_, step) in zip(axes, store.among):
-        place = affine.add(place, affine.scale(axis(a.name), step))
-    first: Stmt = Put(name, place, _before(nest, store, place))
+    place = place_of(store)
+    first: Stmt = Put(name, place, _first(nest, store, place))
     emitter = Emitter(nest)
     needed = closure(nest, [store.node, *sorted(store.index.data())], ())
     value = emitter.ref(store.node)
@@ -94,15 +89,32 @@ def _row(nest: Nest, store: Store, lanes: Sequence[Loop]) -> tuple[Stmt, ...]:
     )
 
 
-def _before(nest: Nest, store: Store, place: Affine) -> Expr:
+def place_of(store: Store) -> Affine:
+    """A row's place at (z0, z1, ..) of the axes that data name places on."""
+    place = Affine(
+        tuple((a, c) for a, c in store.index.terms if not isinstance(a, Data)),
+        store.index.const,
+    )
+    for k, (_, step) in enumerate(store.among or ()):
+        place = affine.add(place, affine.scale(axis(f"z{k}"), step))
+    return place
+
+
+def _first(nest: Nest, store: Store, place: Affine) -> Expr:
     """What a place of the output has at first."""
+    if store.base is None:
+        return Num(0, nest.nodes[store.node].dtype)
+    return before(store, place)
+
+
+def before(store: Store, place: Affine) -> Expr:
+    """What lies at a place that is put over."""
     match store.base:
-        case None:
-            return Num(0, nest.nodes[store.node].dtype)
         case Const(value, dtype):
             return Num(value, dtype)
         case Load(buffer, index, _, _):
             return At(f"in{buffer}", affine.substitute(index, {PLACE: place}))
+    raise TypeError("sums begin at 0")
 
 
 def _loops(loops: Sequence[Axis | Loop], body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:

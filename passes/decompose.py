@@ -26,7 +26,7 @@ from pirol.compiler.ir import (
 from pirol.passes.amp import KEPT, MIXED
 from pirol.passes.derive import derived
 from pirol.prim import Builder, Facts, Unify
-from pirol.prim.decomp import DECOMPOSITIONS, Decomposition
+from pirol.prim.decomp import ALONE, DECOMPOSITIONS, Decomposition
 from pirol.prim.decomp.shape import sized
 from pirol.prim.prim import WIDE
 
@@ -41,18 +41,20 @@ LIKE_FIRST = tuple(
 )
 
 
-def decompose(graph: Graph, facts: Facts) -> Graph:
-    """The graph in primitives; `facts` gains what had to be assumed of dims."""
+def decompose(graph: Graph, facts: Facts, alone: bool = False) -> Graph:
+    """The graph in primitives; `facts` gains what had to be assumed of dims; `alone`:
+    it is to run without Paddle."""
     while True:
         try:
-            return _Decomposer(graph, facts).run()
+            return _Decomposer(graph, facts, alone).run()
         except Unify as wish:
             facts.guards.append(wish.guard)
 
 
 class _Decomposer:
-    def __init__(self, graph: Graph, facts: Facts) -> None:
+    def __init__(self, graph: Graph, facts: Facts, alone: bool) -> None:
         self.graph = graph
+        self.rules = DECOMPOSITIONS | ALONE if alone else DECOMPOSITIONS
         self.b = Builder(facts)
         self.known = facts.substitution()
         self.env: dict[Value, Value] = {}
@@ -94,7 +96,7 @@ class _Decomposer:
 
     def op(self, op: Op) -> None:
         self.b.line = op.line
-        rule = DECOMPOSITIONS.get(op.name) or derived(op)
+        rule = self.rules.get(op.name) or derived(op)
         mark = len(self.b.ops)
         if op.branches:
             self.env.update(zip(op.results, self.control(op)))

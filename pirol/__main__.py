@@ -15,6 +15,7 @@ BENCHES = {
     "loaded": "pirol.bench.loaded",
     "complex": "pirol.bench.complex_table",
     "gpu": "pirol.bench.gpu",
+    "profile": "pirol.bench.profile",
     "training": "pirol.bench.training",
     "derivatives": "pirol.bench.derivatives",
 }

@@ -15,8 +15,10 @@ settings.load_profile("steady")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """--update-docs writes the outputs shown in the docs anew; --graph: one graph."""
-    parser.addoption("--update-docs", action="store_true", default=False)
+    """--update-docs writes the outputs shown in the docs anew, --update-golden tables
+    of what the tests found; --graph: one graph."""
+    for name in ("--update-docs", "--update-golden"):
+        parser.addoption(name, action="store_true", default=False)
     parser.addoption("--graph", metavar="SEED:NUMBER", help="of test_kernels_many.py")
 
 

@@ -11,11 +11,21 @@ from graph_case import agree
 from graph_meaning import same_bits
 from graph_runs import Program
 from graphs import rolled, rolled_sizes
-from half_data import cast, every_half, near_every_half
+from half_data import (
+    TURNS,
+    cast,
+    drawn,
+    every_half,
+    near_every_half,
+    rows_over_their_largest,
+    shares,
+)
 
+from pirol.compiler.interpreter import interpret
 from pirol.compiler.ir import DTYPES, HALVES
 from pirol.compiler.loaded import Program as Loaded
 from pirol.kernels import cufft
+from pirol.passes.halves import halves
 
 pytestmark = [
     pytest.mark.gpu,
@@ -51,6 +61,22 @@ def test_halves_are_rounded_to_nearest_even(dtype: str) -> None:
     with np.errstate(over="ignore", invalid="ignore"):
         rounded = floats.astype(DTYPES[dtype][1])
     assert same_bits(program.cuda(1, [floats])[0], rounded)
+
+
+@pytest.mark.parametrize("name", TURNS)
+def test_turned_halves(name: str) -> None:
+    graph = TURNS[name]
+    given = drawn(graph)
+    (wanted,) = interpret(halves(graph), given)
+    assert same_bits(Program([graph], device=Gpu).cuda(0, given)[0], wanted)
+
+
+def test_quotients_are_those_of_a_division() -> None:
+    x = rows_over_their_largest()
+    with np.errstate(all="ignore"):
+        wanted = x / x.max(axis=1, keepdims=True)
+    (found,) = Program([shares("float32")], device=Gpu).cuda(0, [x])
+    assert same_bits(found, wanted)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

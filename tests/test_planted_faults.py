@@ -94,7 +94,7 @@ def divided() -> Case:
 # Faults ---------------------------------------------------------------------------
 
 LOWEST = Num(float("-inf"), "float32")
-NO_NAN = text(r"pr_max_f32\((?!float)", "fmaxf(")
+NO_NAN = text(r"pr_(?:max|largest)_f32\((?!float)", "fmaxf(")
 ZERO_FIRST = expression(LOWEST, Num(0.0, "float32"))
 
 

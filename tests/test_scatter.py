@@ -6,13 +6,15 @@ import random
 from typing import Any
 
 import numpy as np
+import planted
 import pytest
-from cuda_simulator import has_compiler
+from cuda_simulator import Simulator, SimulatorError, has_compiler
 from graph_case import sample
 from graph_meaning import dtype_of
-from graph_runs import run_c, run_cuda, steps_of
+from graph_runs import cuda_text, launch_cuda, run_c, run_cuda, steps_of
 
 from pirol.compiler.ir import Graph, TensorType
+from pirol.kernels.cuda_rows import BLOCK
 from pirol.kernels.lower import build_nest
 from pirol.kernels.nest import Nest, interpret_nest
 from pirol.kernels.show import show
@@ -108,6 +110,50 @@ def test_put_at_places(seed: int, target: str) -> None:
         (got,) = (run_c if target == "c" else run_cuda)(graph, arrays)
         assert got.dtype == wanted.dtype and got.shape == wanted.shape
         assert got.tobytes() == wanted.tobytes()
+
+
+def crowded() -> tuple[Graph, list[Any], Any]:
+    """Many elements put at few places, which more than one block has; what it gives."""
+    b, data = Builder(), np.random.default_rng(2)
+    x = b.input(TensorType((9000, 2), "float32"))
+    part = b.input(TensorType((600, 2), "float32"))
+    at = b.input(TensorType((600,), "int64"))
+    wide = b.broadcast(at, shape=(600, 2), dims=(0,))
+    graph = b.graph("f", [b.put(x, b.neg(part), wide, dims=(-1, 1))])
+    arrays = [data.standard_normal(v.shape).astype("f") for v in (x, part)]
+    places = data.choice([0, 7, 4095, 4096, 8999], 600)
+    wanted = arrays[0].copy()
+    for k, place in enumerate(places):
+        wanted[place] = -arrays[1][k]
+    return graph, [*arrays, places], wanted
+
+
+def test_blocks_put_the_last_at_each_place() -> None:
+    graph, arrays, wanted = crowded()
+    (step,) = steps_of(graph)
+    assert step.cuda.team == BLOCK and step.cuda.rows == 2 * 3
+    (got,) = run_cuda(graph, arrays)
+    np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.parametrize(
+    "old, new, found",
+    [
+        (r"atomicMax\(last \+ t, c\)", "last[t] = c", "race"),
+        (r"\(last\[t\] == c\)", "(last[t] >= c)", "race|are wrong"),
+        (r"\(last\[t\] == \(-1\)\)", "(true)", "race|are wrong"),
+    ],
+    ids=["not in turn", "more than the last", "over what is put"],
+)
+def test_faults_of_putting_are_found(old: str, new: str, found: str) -> None:
+    graph, arrays, wanted = crowded()
+    (step,) = steps_of(graph)
+    source = planted.text(old, new)(cuda_text([step.cuda]))
+    given = [arrays[graph.inputs.index(v)] for v in step.inputs]
+    with pytest.raises((AssertionError, SimulatorError), match=found):
+        made = Simulator(source, [step.cuda.name])
+        (got,) = launch_cuda(made, step.cuda, given, {}, 2)
+        assert (got == wanted).all(), "are wrong"
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -86,7 +86,7 @@ def test_a_forked_child_calls_and_compiles() -> None:
 
     process = context.Process(target=child)
     process.start()
-    process.join(30)
+    process.join(120)
     hangs = process.exitcode is None
     if hangs:
         process.kill()

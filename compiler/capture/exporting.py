@@ -122,8 +122,9 @@ def _nesting(item: Any) -> Any:
         return ["output", item.number]
     if isinstance(item, dict) and all(isinstance(k, str) for k in item):
         return ["dict", {k: _nesting(v) for k, v in item.items()}]
-    if type(item) in (list, tuple):
-        return [type(item).__name__, [_nesting(v) for v in item]]
+    if isinstance(item, (list, tuple)):  # a named one is a plain one to who loads it
+        kind = "list" if isinstance(item, list) else "tuple"
+        return [kind, [_nesting(v) for v in item]]
     if item is None or isinstance(item, (bool, int, float, str)):
         return ["value", item]
     raise PirolError(

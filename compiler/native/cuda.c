@@ -254,6 +254,22 @@ float cuda_timed(void *stream, int (*run)(void *), void *context) {
     return time;
 }
 
+int cuda_mark(void **event, void *stream) {
+    if (!events.ready) return INVALID_HANDLE;
+    int code = *event ? 0 : events.create(event, 0);
+    return code ? code : events.record(*event, stream);
+}
+
+int cuda_between(void *from, void *to, float *time) {
+    int code = events.wait(to);
+    return code ? code : events.elapsed(time, from, to);
+}
+
+void cuda_unmark(void **event) {
+    if (*event) events.destroy(*event);
+    *event = NULL;
+}
+
 /* ---- kernels ---- */
 
 int cuda_launch(const CudaLaunch *launch, void *stream) {

@@ -83,7 +83,9 @@ static int launch_each(Call *call, const Run *run) {
         words = unpack(call, step, words, &launch);
         if (!launch.blocks) continue;
         range_push(call->plan->steps[step].launch.label);
+        watch_begin(call, step);
         code = cuda_launch(&launch, call->home.stream);
+        watch_end(call, step);
         range_pop();
     }
     return code;
@@ -178,9 +180,10 @@ static bool replay(Call *call, Run *run) {
     return true;
 }
 
-/* Profilers see each launch in its range, so there are no graphs then. */
+/* Profilers see each launch in its range, and a watch each one's times, so there are no
+   graphs then. */
 static bool try_replay(Call *call, Run *run) {
-    if (!call->plan->graphs || ranges_wanted()) return false;
+    if (!call->plan->graphs || call->plan->watched || ranges_wanted()) return false;
     if (atomic_flag_test_and_set(&run->busy)) return false; /* in another thread */
     bool done = !run->off && replay(call, run);
     atomic_flag_clear(&run->busy);

@@ -25,6 +25,7 @@ static int plan_traverse(Plan *plan, visitproc visit, void *arg) {
 /* The steps go with what they hold, so that a plan reached afterwards does nothing. */
 static int plan_clear(Plan *plan) {
     int count = plan->steps ? plan->n_steps : 0;
+    watch_clear(plan);
     plan->n_steps = plan->outputs.count = 0;
     for (int i = 0; i < count; i++) {
         Step *step = &plan->steps[i];
@@ -137,12 +138,26 @@ static PyObject *stats(PyObject *self, PyObject *unused) {
                          replays, "strips", (long long)plan->strips_run);
 }
 
+static PyObject *watch(PyObject *self, PyObject *on) {
+    int wanted = PyObject_IsTrue(on);
+    if (wanted < 0 || watch_set((Plan *)self, wanted)) return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *times(PyObject *self, PyObject *unused) {
+    (void)unused;
+    return watch_times((Plan *)self);
+}
+
 static PyMethodDef methods[] = {
     {"run", run, METH_O, "run(tensors) -> list of results, or None: a guard missed"},
     {"run_on", run_on, METH_VARARGS, "run_on(tensors, stream): as run, on a CUstream."},
     {"miss", plan_miss, METH_NOARGS, "Why the last run that missed did so."},
     {"learned", learned, METH_NOARGS,
      "(slots, buffer, its shape): what the last run knew when it missed on its way."},
+    {"watch", watch, METH_O, "watch(on): whether calls, one at a time, note their times"},
+    {"times", times, METH_NOARGS,
+     "(step, begin, end) of the last watched call's steps, in us from its start."},
     {"stats", stats, METH_NOARGS,
      "calls, layouts computed, arena_bytes of the last, graphs built, replays, strips."},
     {0},

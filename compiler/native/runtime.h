@@ -129,6 +129,11 @@ int cuda_wait(void *stream);
 /* Milliseconds of the stream's work that a few runs give it, after one that is not
    counted; -1: a run failed, or it is not known. */
 float cuda_timed(void *stream, int (*run)(void *), void *context);
+/* Events: made where there is none, and put behind the stream's work; milliseconds from
+   one to another, which is waited for. Codes of CUDA's. */
+int cuda_mark(void **event, void *stream);
+int cuda_between(void *from, void *to, float *time);
+void cuda_unmark(void **event);
 int cuda_launch(const CudaLaunch *launch, void *stream);
 int cuda_copy_strided(const void *const *kernels, int rank, const int64_t *shape,
                       size_t item, char *to, const int64_t *to_strides,
@@ -308,6 +313,9 @@ typedef struct Plan {
     size_t arena_bytes;
     char miss[160];
     Learned learned; /* by the last run that missed on its way */
+    bool watched;
+    double *times; /* of the last watched call, in microseconds: watch.c */
+    void **marks;  /* events on a device */
 } Plan;
 
 extern PyTypeObject PlanType;
@@ -420,6 +428,16 @@ int call_enter_stage(Call *call, int stage);
 PyObject *call_tensor(Call *call, int buffer, bool counted); /* a new reference */
 int run_steps(Call *call);
 int run_opaque(Call *call, int step);
+
+/* ---- watch.c: when steps begin and end, in plans that are watched ---- */
+
+int watch_set(Plan *plan, bool on);
+void watch_start(Call *call);
+void watch_begin(Call *call, int step);
+void watch_end(Call *call, int step);
+void watch_finish(Call *call);
+PyObject *watch_times(const Plan *plan); /* (step, begin, end) from the call's start */
+void watch_clear(Plan *plan);
 
 /* ---- launches.c: runs of them on CUDA, replayed as graphs where they come again ---- */
 

@@ -273,9 +273,7 @@ static void drop_tensors(Call *call, int begin, int end) {
 }
 
 
-static Status run_one(Call *call, const Step *step) {
-    if (step->kind == LAUNCH && on_cuda(&call->home))
-        return cuda_done(call, run_launches(call, &call->plan->runs[step->launch.run]));
+static Status run_step(Call *call, const Step *step) {
     switch (step->kind) {
         case LAUNCH: return run_launch(call, &step->launch);
         case CHECK: return run_check(call, &step->check);
@@ -287,15 +285,33 @@ static Status run_one(Call *call, const Step *step) {
     }
 }
 
+static Status run_one(Call *call, int at) {
+    const Step *step = &call->plan->steps[at];
+    if (step->kind == LAUNCH && on_cuda(&call->home))
+        return cuda_done(call, run_launches(call, &call->plan->runs[step->launch.run]));
+    watch_begin(call, at);
+    Status status = run_step(call, step);
+    watch_end(call, at);
+    return status;
+}
+
+/* A watch takes it for its first step. */
+static bool run_strip(Call *call, int at, const Strip *strip) {
+    watch_begin(call, at);
+    bool done = strip_run(call, strip);
+    watch_end(call, at);
+    return done;
+}
+
 /* What follows a step, or those that were run with it: on CUDA all launches in a row,
    else perhaps a strip. */
 static int next_step(Call *call, int at, Status *status) {
     const Step *step = &call->plan->steps[at];
     if (step->kind == LAUNCH) {
         const Strip *strip = step->launch.strip;
-        if (strip && strip_run(call, strip)) return strip->end;
+        if (strip && run_strip(call, at, strip)) return strip->end;
     }
-    *status = run_one(call, step);
+    *status = run_one(call, at);
     bool run = step->kind == LAUNCH && on_cuda(&call->home);
     return run ? call->plan->runs[step->launch.run].end : at + 1;
 }
@@ -313,11 +329,12 @@ static int run_native(Call *call, int begin, int end) {
 }
 
 static int run_some(Call *call, int begin, int end) {
-    switch (call->plan->steps[begin].kind) {
-        case OPAQUE: return run_opaque(call, begin);
-        case BIND: return run_bind(call, begin);
-        default: return run_native(call, begin, end);
-    }
+    StepKind kind = call->plan->steps[begin].kind;
+    if (is_native(kind)) return run_native(call, begin, end);
+    watch_begin(call, begin);
+    int failed = kind == OPAQUE ? run_opaque(call, begin) : run_bind(call, begin);
+    watch_end(call, begin);
+    return failed;
 }
 
 /* Native steps in a row go together, any other alone. */
@@ -329,11 +346,13 @@ static int group_end(const Plan *plan, int begin) {
 }
 
 int run_steps(Call *call) {
+    watch_start(call);
     for (int begin = 0, end; begin < call->plan->n_steps; begin = end) {
         end = group_end(call->plan, begin);
         if (make_tensors(call, begin, end)) return -1;
         if (run_some(call, begin, end)) return -1;
         drop_tensors(call, begin, end);
     }
+    watch_finish(call);
     return 0;
 }

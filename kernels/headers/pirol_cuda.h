@@ -12,6 +12,21 @@
 PR_EXTREMES(float, f32)
 PR_EXTREMES(double, f64)
 
+// The same, but of two zeros of different signs either.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+#define PR_EITHER(name, op)                                                    \
+  PR_DEVICE float pr_##name##_f32(float a, float b) {                          \
+    float found;                                                               \
+    asm(#op ".NaN.f32 %0, %1, %2;" : "=f"(found) : "f"(a), "f"(b));            \
+    return found;                                                              \
+  }
+#else
+#define PR_EITHER(name, op)                                                    \
+  PR_DEVICE float pr_##name##_f32(float a, float b) { return pr_##op##_f32(a, b); }
+#endif
+PR_EITHER(largest, max)
+PR_EITHER(smallest, min)
+
 // sqrt(a * a + b * b), and its logarithm: by the larger of the two, and where that is
 // near 1 by what the sum of squares is beyond 1.
 #define PR_HYPOT(T, t, s)                                                      \
@@ -101,6 +116,19 @@ PR_BITS(long long, double, i64)
   }
 PR_OUTER(float, f32, fmaf)
 PR_OUTER(double, f64, fma)
+
+// a / b as a division rounds it, from r = pr_inverse(b): the quotient by r is one unit
+// off at most, and its remainder, which is exact, sets it right (all numbers that come
+// near enough to the middle of two were tried). far is set where that may not hold: at
+// numbers too small or too large, Inf and NaN.
+PR_DEVICE float pr_inverse(float b) {
+  return b >= 0x1p-40f && b <= 0x1p40f ? 1 / b : PR_NAN_f32;
+}
+PR_DEVICE float pr_over(float a, float b, float r, unsigned char *far) {
+  const float near = a * r, quotient = fmaf(-fmaf(near, b, -a), r, near);
+  *far |= !(fabsf(quotient) >= 0x1p-60f) & (a != r - r);
+  return quotient;
+}
 
 // Memory in one access; both ends are multiples of its size.
 #define PR_MOVE(N, T)                                                          \

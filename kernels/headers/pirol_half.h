@@ -1,6 +1,11 @@
 /* float16 and bfloat16 as 16 bits, from and to float: rounded to nearest, ties to even.
    What both targets include; a device has instructions for it. */
 #ifdef __CUDA_ARCH__
+PR_DEVICE float pr_widen_bf16(unsigned short a) {
+  float wide;
+  asm("mov.b32 %0, {%1, %2};" : "=f"(wide) : "h"((unsigned short)0), "h"(a));
+  return wide;
+}
 PR_DEVICE float pr_widen_f16(unsigned short a) {
   float wide;
   asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(a));
@@ -12,6 +17,9 @@ PR_DEVICE unsigned short pr_narrow_f16(float a) {
   return half;
 }
 #else
+PR_DEVICE float pr_widen_bf16(unsigned short a) {
+  return pr_bits_i32((int)((unsigned)a << 16));
+}
 PR_DEVICE float pr_widen_f16(unsigned short a) {
   const int low = (a & 0x7fff) << 13, sign = (int)((unsigned)(a & 0x8000) << 16);
   const int beyond = (a & 0x7c00) == 0x7c00 ? 0x7f800000 : 0;
@@ -28,10 +36,6 @@ PR_DEVICE unsigned short pr_narrow_f16(float a) {
   return (unsigned short)((size >= 0x47800000 ? beyond : finite) | sign);
 }
 #endif
-
-PR_DEVICE float pr_widen_bf16(unsigned short a) {
-  return pr_bits_i32((int)((unsigned)a << 16));
-}
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
 PR_DEVICE unsigned short pr_narrow_bf16(float a) {
   unsigned short half;

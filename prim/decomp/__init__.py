@@ -24,14 +24,17 @@ from pirol.prim.decomp import (
     scatters,
     shape,
     slicing,
+    sorting,
 )
 from pirol.prim.decomp.registry import (
+    ALONE,
     DECOMPOSITIONS,
     Decomposition,
     decomposes,
 )
 
 __all__ = [
+    "ALONE",
     "DECOMPOSITIONS",
     "Decomposition",
     "activations",
@@ -58,4 +61,5 @@ __all__ = [
     "scatters",
     "shape",
     "slicing",
+    "sorting",
 ]

@@ -59,6 +59,7 @@ class Decomposition:
 
 
 DECOMPOSITIONS: dict[str, Decomposition] = {}
+ALONE: dict[str, Decomposition] = {}  # of programs that run without Paddle alone
 
 
 def decomposes(
@@ -67,20 +68,23 @@ def decomposes(
     composite: bool = True,
     keywords: Sequence[str] = (),
     operands: str = "",
+    alone: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a decomposition; a second one of an op is an error.
 
     compute_in: the dtype in which float16 and bfloat16 operands are computed;
     keywords: attributes to pass besides those that the function names; operands: their
-    names by Paddle, where the function has others.
+    names by Paddle, where the function has others; alone: only for programs that run
+    without Paddle, whose library is faster.
     """
+    table = ALONE if alone else DECOMPOSITIONS
 
     def register(run: Callable[..., Any]) -> Callable[..., Any]:
         for name in names:
-            if name in DECOMPOSITIONS:
+            if name in table:
                 raise ValueError(f"{name} is decomposed twice")
             entry = described(name, run, compute_in)
-            DECOMPOSITIONS[name] = replace(
+            table[name] = replace(
                 entry,
                 operands=tuple(operands.split()) or entry.operands,
                 keywords=entry.keywords | {*keywords},
