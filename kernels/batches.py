@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from pirol.compiler import dims
 from pirol.compiler.dims import Dim, product
@@ -21,7 +22,7 @@ class Batches:
     nest: Nest
     kernel: Kernel
 
-    @property
+    @cached_property
     def items(self) -> Dim:
         """The items of the batch that a contraction is of; 1: of none."""
         return product(n for _, n in self.kernel.lead) if self.kernel.dots else 1

@@ -37,7 +37,10 @@ class _Strips:
         self.graph = graph
         self.batches = batches
         self.known: dict[Op, Batches | None] = {}
+        self.parts: dict[tuple[Op, Dim], frozenset[int] | None] = {}
         self.order = list(graph.ops)
+        self.number = {op: k for k, op in enumerate(graph.ops)}
+        self.batched = set(filter(_multiplies_batches, graph.ops))
         self.producers, self.users = graph.producers(), graph.users()
         self.members: dict[Op, tuple[Op, ...]] = {}  # a strip's, by each of them
         self.items: dict[tuple[Op, ...], Dim] = {}
@@ -50,7 +53,7 @@ class _Strips:
         self.returned = {self.root(v) for v in graph.results}
 
     def run(self) -> Graph:
-        if not any(map(_multiplies_batches, self.graph.ops)):
+        if not self.batched:
             return self.graph
         for op in self.graph.ops:
             for value in op.results:
@@ -79,12 +82,19 @@ class _Strips:
             self.known[op] = None if op.body is None else self.batches(op.body)
         return self.known[op]
 
+    def apart(self, op: Op, items: Dim) -> frozenset[int] | None:
+        """What each of `items` parts of a group's rows touches of its own."""
+        if (op, items) not in self.parts:
+            known = self.of(op)
+            self.parts[op, items] = None if known is None else known.apart(items)
+        return self.parts[op, items]
+
     def join(self, ops: Iterable[Op]) -> None:
         """Make ops one strip, with the strips they are in, if that may be."""
         found = {member for op in ops for member in self.members.get(op, (op,))}
         if not all(op.name == "group" for op in found):
             return
-        strip = tuple(op for op in self.graph.ops if op in found)
+        strip = tuple(sorted(found, key=self.number.__getitem__))
         items = self.common(strip)
         order = None if items is None else self.in_a_row(found)
         if items is None or order is None:
@@ -97,7 +107,7 @@ class _Strips:
     def common(self, strip: tuple[Op, ...]) -> Dim | None:
         """The items of a batch by which all may be run."""
         asked: list[Dim] = []
-        for op in filter(_multiplies_batches, strip):
+        for op in filter(self.batched.__contains__, strip):
             known = self.of(op)
             items = 1 if known is None else known.items
             if items != 1 and not any(equal(items, other) for other in asked):
@@ -106,21 +116,21 @@ class _Strips:
 
     def fits(self, strip: tuple[Op, ...], items: Dim) -> bool:
         """Whether what one makes and others read is made and read by items."""
+        members = set(strip)
         made = {v for op in strip for v in op.results}
         for op in strip:
-            known = self.of(op)
-            apart = None if known is None else known.apart(items)
+            apart = self.apart(op, items)
             if apart is None:
                 return False
             passed = [self.root(v) in made for v in op.operands]
-            passed += [self.inside(v, strip) for v in op.results]
+            passed += [self.inside(v, members) for v in op.results]
             if not apart.issuperset(k for k, p in enumerate(passed) if p):
                 return False
         return True
 
-    def inside(self, value: Value, strip: tuple[Op, ...]) -> bool:
+    def inside(self, value: Value, members: set[Op]) -> bool:
         """Whether one of a strip reads what another makes."""
-        return any(op in strip for op in self.readers.get(value, ()))
+        return not members.isdisjoint(self.readers.get(value, ()))
 
     def in_a_row(self, strip: set[Op]) -> list[Op] | None:
         """The order of ops in which a strip's come in a row; None: there is none, or
