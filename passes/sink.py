@@ -10,7 +10,7 @@ result and read it. Bytes of memory traffic decide, and how many ops would be re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -33,10 +33,23 @@ def sink(graph: Graph, lower: Lower) -> Graph:
     """A fused graph whose groups store less; `lower` says what may be one kernel."""
     groups = {op: _Group(op) for op in graph.ops if op.name == "group"}
     kept = set(graph.results)
+    number = {op: k for k, op in enumerate(graph.ops)}
+    users: dict[Value, set[Op]] = {}
+    for op in graph.ops:
+        for value in op.operands:
+            users.setdefault(value, set()).add(op)
     for op in reversed(graph.ops):
         if op in groups:
-            readers = _readers(groups, graph.ops, op)
-            _Sinking(groups[op], readers, kept).run(lower)
+            readers = {
+                v: [
+                    groups.get(u)
+                    for u in sorted(users.get(v, ()), key=number.__getitem__)
+                ]
+                for v in op.results
+            }
+            for reader in _Sinking(groups[op], readers, kept).run(lower):
+                for value in reader.reads:
+                    users.setdefault(value, set()).add(reader.op)
     made = (groups[op].made() if op in groups else op for op in graph.ops)
     return graph.with_ops(op for op in made if op.results or op.name != "group")
 
@@ -74,19 +87,6 @@ class _Group:
 Readers = Mapping[Value, Sequence[_Group | None]]  # None: another step
 
 
-def _readers(
-    groups: Mapping[Op, _Group], ops: Sequence[Op], source: Op
-) -> dict[Value, list[_Group | None]]:
-    """What reads each result of a group."""
-    found: dict[Value, list[_Group | None]] = {v: [] for v in source.results}
-    for op in ops:
-        group = groups.get(op)
-        for value in dict.fromkeys(group.reads if group else op.operands):
-            if value in found:
-                found[value].append(group)
-    return found
-
-
 @dataclass
 class _Again:
     """What is to be computed once more: of which outer values, by which ops."""
@@ -111,8 +111,8 @@ class _Sinking:
         made = _cheap(self.makers.get(self.group.stores[value]))
         return bool(readers) and made and all(g and _streams(g, value) for g in readers)
 
-    def run(self, lower: Lower) -> None:
-        """Move what is worth it, and what kernels can be made of."""
+    def run(self, lower: Lower) -> Iterable[_Group]:
+        """Move what is worth it, and what kernels can be made of; to which groups."""
         chosen = self.chosen()
         while chosen:
             made = {g: self.with_(g, chosen) for g in self.reading(chosen)}
@@ -123,9 +123,10 @@ class _Sinking:
                     reader.stores = found.stores
                 for value in chosen:
                     del self.group.stores[value]
-                return
+                return made
             self.open = [v for v in self.open if refused.isdisjoint(self.readers[v])]
             chosen = self.chosen()
+        return ()
 
     def reading(self, chosen: Sequence[Value]) -> list[_Group]:
         return list(dict.fromkeys(g for v in chosen for g in self.readers[v] if g))
