@@ -2,8 +2,7 @@
 
 An element's place is how many go before it: smaller ones, and equal ones that come
 earlier, so that the sort is stable. NaN are larger than all else, as in Paddle. That is
-n * n comparisons of a row of n, which a GPU makes faster than it sorts, up to MOST; in
-Paddle's own process its library sorts.
+n * n comparisons of a row of n, up to MOST; in Paddle's own process its library sorts.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from typing import Any
 
 from pirol.compiler.ir import FLOATS, Value
 from pirol.prim.builder import Builder
+from pirol.prim.decomp.bounds import cut
 from pirol.prim.decomp.pointwise import NUMBERS
 from pirol.prim.decomp.registry import axis_in, decomposes, need, number
 
@@ -90,11 +90,5 @@ def topk(b: Builder, x: Value, k: Value, *, axis: int, largest: bool) -> Any:
     fits = isinstance(count, int) and isinstance(size, int) and 0 < count <= size
     need(fits, f"the first {count} of {size}")
     found = in_order(b, x, axis, descending=largest)
-    return tuple(_back(b, _first(b, v, count), axis) for v in found)
-
-
-def _first(b: Builder, x: Value, count: int) -> Value:
-    """The first elements along the last axis."""
-    sizes, rank = (*x.shape[:-1], count), x.type.rank
-    result: Value = b.slice(x, starts=(0,) * rank, sizes=sizes, steps=(1,) * rank)
-    return result
+    last = x.type.rank - 1
+    return tuple(_back(b, cut(b, v, last, 0, count), axis) for v in found)
