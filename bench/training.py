@@ -1,8 +1,9 @@
 """Training steps: forward, loss, backward; Pirol against eager Paddle and to_static.
 
-    python -m pirol bench training
+    python -m pirol bench training --python /path/to/python/with/torch
 
-Each step's loss and all gradients are held against eager's before anything is timed.
+Each step's loss and all gradients are held against eager's before anything is timed;
+so are those of eager PyTorch, where an interpreter is named that has it.
 Then whole steps, with clip and AdamW: pirol.train_step against Paddle's optimizer
 behind a compiled model, and behind eager; what they change is held against eager's.
 """
@@ -10,10 +11,13 @@ behind a compiled model, and behind eager; what they change is held against eage
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +29,7 @@ from paddle.base import core
 import pirol
 from pirol.bench.demo import medians, seconds
 from pirol.bench.graphnet import relative_l2
+from pirol.bench.peers import Worker, environment
 from pirol.compiler.runtime import threads
 
 KEPT = 0.7  # of the bytes that Paddle keeps for backward, at most, in the encoder
@@ -135,7 +140,38 @@ WORKLOADS = {
     "inside": burgers_inside,
 }
 WHOLE = ("encoder", "resnet18", "inside")
+TORCH = ("encoder", "resnet18")  # that training_torch.py has, too
+WORKER = Path(__file__).with_name("training_torch.py")
 STATIC = ("encoder", "resnet18")  # others have derivatives that to_static has not
+
+
+@contextlib.contextmanager
+def torch_worker(python: str | None) -> Iterator[Worker | None]:
+    """The process of PyTorch's steps, if an interpreter is named."""
+    if python is None:
+        yield None
+        return
+    count = threads()
+    command = [python, str(WORKER), str(count)]
+    worker = Worker("torch", command, environment(count))
+    print(f"torch: {worker.started['version']}")
+    try:
+        yield worker
+    finally:
+        worker.close()
+
+
+def by_torch(worker: Worker, name: str, layer: Any, batch: Sequence[Any]) -> Any:
+    """All gradients of a step of PyTorch's, one behind the other."""
+    named = layer.named_parameters()
+    arrays = {key: p.numpy() for key, p in named if not p.stop_gradient}
+    given = {f"batch{k}": tensor.numpy() for k, tensor in enumerate(batch)}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "step.npz"
+        np.savez(file, **arrays, **given)
+        answer = worker.ask(do="load", name=name, file=str(file))
+        with np.load(answer["output"][0]) as found:
+            return np.concatenate([found[key].ravel() for key in arrays])
 
 
 def step(layer: Any, model: Any, loss: Callable[[Any], Any], look: bool = False) -> Any:
@@ -150,7 +186,7 @@ def step(layer: Any, model: Any, loss: Callable[[Any], Any], look: bool = False)
     return found
 
 
-def row(name: str, small: bool, rounds: int) -> str:
+def row(name: str, small: bool, rounds: int, torch: Worker | None) -> str:
     """A workload's times and ratios; an error where results differ."""
     paddle.seed(0)
     layer, of, batch = WORKLOADS[name](small)
@@ -166,18 +202,30 @@ def row(name: str, small: bool, rounds: int) -> str:
     layers = [layer, *copies]
     first = seconds(lambda: step(layer, fast, loss))
     looks = [step(each, model, loss, True) for each, model in zip(layers, models)]
+    runs: list[Any] = [
+        partial(step, each, model, loss) for each, model in zip(layers, models)
+    ]
+    runs += [None] * (3 - len(runs))
+    if torch is not None and name in TORCH:
+        looks.append(by_torch(torch, name, layer, batch))
+        runs.append(partial(torch.ask, do="step"))
+    for other in (looks[0], *looks[2:]):
+        far = relative_l2(other, looks[1])
+        if not far <= TOLERANCE:
+            raise SystemExit(f"{name}: gradients are {far:.1e} from eager's")
     far = relative_l2(looks[0], looks[1])
-    if not far <= TOLERANCE:
-        raise SystemExit(f"{name}: gradients are {far:.1e} from eager's")
-    runs = [partial(step, each, model, loss) for each, model in zip(layers, models)]
-    times = [*medians(runs, rounds), None][:3]
-    ours, eager, static = times
-    shown = "-" if static is None else f"{static:.1f}"
-    ratio = "-" if static is None else f"{static / ours:.2f}"
+    times = [*medians(runs, rounds), None][:4]
+    ratios = "".join(f"{_shown(t and t / times[0], 2):>13}" for t in times[1:])
     return (
-        f"{name:10}{first:9.2f}{far:11.1e}{ours:11.1f}{eager:10.1f}{shown:>14}"
-        f"{eager / ours:10.2f}{ratio:>14}{kept(name, fast)}"
+        f"{name:10}{first:9.2f}{far:11.1e}"
+        + "".join(f"{_shown(t, 1):>14}" for t in times)
+        + ratios
+        + kept(name, fast)
     )
+
+
+def _shown(number: float | None, digits: int) -> str:
+    return "-" if number is None else f"{number:.{digits}f}"
 
 
 def kept(name: str, fast: Any) -> str:
@@ -249,12 +297,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--rounds", type=int, default=9, help="turns of each (%(default)s)")
     add("--small", action="store_true", help="small models, for a try")
+    add("--python", help="interpreter that has PyTorch (without: no torch)")
     chosen = parser.parse_args(arguments)
     core.set_num_threads(threads())
-    print("workload  first s    rel. L2   Pirol ms  eager ms  to_static ms", end="")
-    print("     eager     to_static   kept MB   share")
-    for name in WORKLOADS:
-        print(row(name, chosen.small, chosen.rounds), flush=True)
+    sides = ("eager", "to_static", "torch")
+    head = "".join(f"{f'{side} ms':>14}" for side in ("Pirol", *sides))
+    head += "".join(f"{side:>13}" for side in sides)
+    with torch_worker(chosen.python) as torch:
+        print(f"workload  first s    rel. L2{head}   kept MB   share")
+        for name in WORKLOADS:
+            print(row(name, chosen.small, chosen.rounds, torch), flush=True)
     print(
         "\nwhole step first s    rel. L2   Pirol ms  optimizer apart  eager ms", end=""
     )

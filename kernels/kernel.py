@@ -150,6 +150,15 @@ class Move:
 
 
 @dataclass(frozen=True)
+class Fetch:
+    """Bring the line of memory with buffer[index] into the cache (CPU); the index may
+    be outside of the buffer."""
+
+    buffer: str
+    index: Affine
+
+
+@dataclass(frozen=True)
 class If:
     """Statements under a condition."""
 
@@ -281,8 +290,8 @@ class Barrier:
 
 
 Stmt: TypeAlias = (
-    "Let | Var | Set | Array | Put | Move | Loop | If | Turn | Dot | Pairs | Along"
-    " | Outer | WarpReduce | Claim | Inverse | Over | Barrier"
+    "Let | Var | Set | Array | Put | Move | Fetch | Loop | If | Turn | Dot | Pairs"
+    " | Along | Outer | WarpReduce | Claim | Inverse | Over | Barrier"
 )
 
 

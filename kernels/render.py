@@ -36,6 +36,7 @@ from pirol.kernels.kernel import (
     Claim,
     Dot,
     Expr,
+    Fetch,
     Guarded,
     If,
     Inverse,
@@ -199,6 +200,8 @@ class _Renderer:
             case Move(dtype, count, to, source):
                 ends = ", ".join(self.place(*end)[0] for end in (to, source))
                 return [f"{pad}pr_move_{BITS[dtype] // 8 * count}({ends});"]
+            case Fetch(buffer, index):
+                return [f"{pad}pr_fetch({buffer}, {self.index(index)});"]
             case Array():
                 return [pad + self.array(stmt)]
             case If(condition, body):

@@ -16,6 +16,7 @@ import numpy as np
 
 from pirol.compiler import dims
 from pirol.compiler.dims import Dim, product
+from pirol.compiler.ir import BITS
 from pirol.kernels import affine
 from pirol.kernels.affine import Affine, axis, constant
 from pirol.kernels.emit import (
@@ -32,6 +33,7 @@ from pirol.kernels.emit import (
 from pirol.kernels.kernel import (
     At,
     Expr,
+    Fetch,
     If,
     Kernel,
     Let,
@@ -49,6 +51,11 @@ from pirol.kernels.tile import row_stores
 
 MOST = 64  # taps that are run through for each lane
 DEALT = (2, 3, 4)  # steps of which compilers take vectors of elements apart
+KEPT = 1 << 14  # bytes of a plane's lines that are all read before any is dealt out
+AHEAD = 1 << 18  # bytes of a plane of the input that is fetched while another is read
+LINE = 64  # bytes that come into a cache together
+SHORT = 128  # iterations of a loop whose last vector counts
+VECTORS = (8, 4)  # lanes
 
 
 @dataclass(frozen=True)
@@ -180,7 +187,7 @@ def _moved(index: Affine, sides: Sequence[Side]) -> Affine | None:
 
 def _part(side: Side) -> Affine:
     """The remainder of a place by the step."""
-    return axis(f"{side.place}_part")
+    return axis(f"{side.place}_part") if side.step > 1 else affine.ZERO
 
 
 def _number(side: Side, part: int) -> Affine:
@@ -188,14 +195,39 @@ def _number(side: Side, part: int) -> Affine:
     return affine.add(affine.scale(axis(f"{side.place}_at"), side.step), constant(part))
 
 
-def _over(side: Side, body: Sequence[Stmt], kind: str) -> Loop:
+def _over_parts(side: Side, body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
+    """A loop over the remainders of places."""
+    if side.step == 1:
+        return body
+    return (Loop(f"{side.place}_part", affine.ZERO, constant(side.step), body),)
+
+
+def _lanes(var: str, stop: Affine, body: tuple[Stmt, ...]) -> tuple[Loop, ...]:
+    """A loop whose iterations may run twice: where it is short and the last vector
+    would not be full, that one begins earlier."""
+    loop = Loop(var, affine.ZERO, stop, body, "lanes")
+    last = stop.const
+    if stop.terms or not isinstance(last, int) or last > SHORT:
+        return (loop,)
+    vector = next((v for v in VECTORS if v <= last), 1)
+    if last % vector == 0:
+        return (loop,)
+    whole = replace(loop, stop=constant(last - last % vector))
+    return whole, replace(loop, start=constant(last - vector))
+
+
+def _over(side: Side, body: Sequence[Stmt], kind: str) -> tuple[Loop, ...]:
     """A loop over the places of a remainder."""
-    first = affine.scale(_part(side), -1)
-    left = affine.add(constant(dims.add(side.extent, side.step - 1)), first)
-    stop = Affine(((affine.Quotient(left, side.step), 1),))
+    var, stop = f"{side.place}_at", constant(side.extent)
+    if side.step > 1:
+        first = affine.scale(_part(side), -1)
+        left = affine.add(constant(dims.add(side.extent, side.step - 1)), first)
+        stop = Affine(((affine.Quotient(left, side.step), 1),))
     place = Offset(affine.add(_number(side, 0), _part(side)))
     body = (Let(side.place, "int64", place), *body)
-    return Loop(f"{side.place}_at", affine.ZERO, stop, body, kind)
+    if kind == "lanes":
+        return _lanes(var, stop, body)
+    return (Loop(var, affine.ZERO, stop, body),)
 
 
 @dataclass(frozen=True)
@@ -211,19 +243,23 @@ class Windows:
         """The kernel; a task is one plane."""
         outer = [a for a in self.nest.rows if a not in [s.row for s in self.sides]]
         source, total = (self.nest.nodes[k].dtype for k in (self.source, self.reduce))
-        row = dims.mul(self.sides[-1].length, self.sides[-1].step)
+        lines = [s.extent for s in self.sides[:-1]] if self.kept else []
         arrays, scratch = in_scratch(
             [
                 ("plane", source, product(self.shape)),
                 ("totals", total, self.line),
-                *([("row", source, row)] if self.dealt else []),
+                *(
+                    [("row", source, product((*lines, self.width)))]
+                    if self.dealt
+                    else []
+                ),
             ]
         )
         body = (
             *unravel([a.name for a in outer], self.nest, "r"),
             *self.pack(),
-            self.totals(),
-            self.lines(),
+            *self.totals(),
+            *self.lines(),
         )
         loop = Loop("r", axis("begin"), axis("end"), body, kind="rows")
         work = dims.mul(self.line, product(a.extent for a in self.nest.columns))
@@ -249,19 +285,46 @@ class Windows:
 
     def pack(self) -> tuple[Stmt, ...]:
         """The plane, padding included."""
-        body: tuple[Stmt, ...]
         nest = replace(self.nest, nodes=tuple(map(self.placed, self.nest.nodes)))
-        lets = Emitter(nest).lets(closure(nest, [self.source], ()))
-        value = Ref(f"v{self.source}")
+        needed = closure(nest, [self.source], ())
+        lets, value = Emitter(nest).lets(needed), Ref(f"v{self.source}")
+        fetched, last = self.fetched(nest, needed), self.sides[-1]
         if self.dealt:
-            body = self.dealt_line(lets, value)
-        else:
-            put = Put("plane", self.at([_part(s) for s in self.sides]), value)
-            body = (_over(self.sides[-1], (*lets, put), "lanes"),)
+            put = Put("row", self.in_row(axis(last.place)), value)
+            read = _lanes(last.place, constant(last.extent), (*lets, put))
+            if self.kept:
+                return *self.each_line((*fetched, *read)), *self.each_line(self.deal())
+            return self.each_line((*fetched, *read, *self.deal()))
+        put = Put("plane", self.at([_part(s) for s in self.sides]), value)
+        body = _over_parts(last, _over(last, (*lets, put), "lanes"))
+        return self.each_line((*fetched, *body))
+
+    def fetched(self, nest: Nest, needed: Sequence[int]) -> tuple[Stmt, ...]:
+        """The line's place in the next plane is brought near: where much is done with
+        each element, too few loads are under way at once to hide how far memory is."""
+        last, outer = (
+            self.sides[-1],
+            self.nest.rows[len(self.nest.rows) - len(self.sides) - 1],
+        )
+        found: list[Stmt] = []
+        for load in (nest.nodes[k] for k in needed):
+            if not isinstance(load, Load) or not load.index.along(last.place):
+                continue
+            plane = load.index.coefficient(outer.name)
+            item = BITS[load.dtype] // 8
+            if isinstance(plane, int) and 0 < plane * item <= AHEAD:
+                index = affine.add(load.index, constant(plane))
+                fetch = Fetch(f"in{load.buffer}", index)
+                stop, step = constant(last.extent), LINE // item
+                found.append(Loop(last.place, affine.ZERO, stop, (fetch,), step=step))
+        return tuple(found)
+
+    def each_line(self, body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
+        """Loops over the plane's lines."""
         for s in reversed(self.sides[:-1]):
-            body = (_over(s, body, "serial"),)
-        for s in reversed(self.sides[:-1] if self.dealt else self.sides):
-            body = (Loop(f"{s.place}_part", affine.ZERO, constant(s.step), body),)
+            body = _over(s, body, "serial")
+        for s in reversed(self.sides[:-1]):
+            body = _over_parts(s, body)
         return body
 
     @property
@@ -269,19 +332,40 @@ class Windows:
         """Whether lines are read as they lie, and then dealt out to the parts."""
         return self.sides[-1].step in DEALT
 
-    def dealt_line(self, lets: Sequence[Stmt], value: Expr) -> tuple[Stmt, ...]:
-        """A line into an array, and from there each remainder to its part."""
+    @property
+    def kept(self) -> bool:
+        """Whether all lines are read before any is dealt out: what was stored just now
+        is slow to load."""
+        size = product((*(s.extent for s in self.sides[:-1]), self.width))
+        bits = BITS[self.nest.nodes[self.source].dtype]
+        return isinstance(size, int) and size * bits // 8 <= KEPT
+
+    @property
+    def width(self) -> Dim:
+        """The elements of a line, filled up to the step."""
+        return dims.mul(self.sides[-1].length, self.sides[-1].step)
+
+    def in_row(self, place: Affine) -> Affine:
+        """Where a place of the line at hand is, among those that were read."""
+        if not self.kept:
+            return place
+        outer = self.sides[:-1]
+        at = [*(axis(s.place) for s in outer), place]
+        return affine.linear(at, (*(s.extent for s in outer), self.width))
+
+    def deal(self) -> tuple[Stmt, ...]:
+        """From a line that was read each remainder to its part."""
         s = self.sides[-1]
-        put = Put("row", axis(s.place), value)
-        stop = constant(s.extent)
-        read = Loop(s.place, affine.ZERO, stop, (*lets, put), "lanes")
         parts = [_part(side) for side in self.sides[:-1]]
         puts = tuple(
-            Put("plane", self.at([*parts, constant(k)]), At("row", _number(s, k)))
+            Put(
+                "plane",
+                self.at([*parts, constant(k)]),
+                At("row", self.in_row(_number(s, k))),
+            )
             for k in range(s.step)
         )
-        length = constant(s.length)
-        return read, Loop(f"{s.place}_at", affine.ZERO, length, puts, "lanes")
+        return _lanes(f"{s.place}_at", constant(s.length), puts)
 
     def at(self, parts: Sequence[Affine]) -> Affine:
         """The element of the plane where the sides' variables stand."""
@@ -293,7 +377,7 @@ class Windows:
         moved = _moved(index_of(node), self.sides)
         return node if moved is None else with_index(node, moved)
 
-    def totals(self) -> Stmt:
+    def totals(self) -> tuple[Stmt, ...]:
         """The reductions along the whole plane, those between the lines too."""
         reach = [affine.scale(axis(s.tap.name), s.reach) for s in self.sides]
         taps = {a.name: a.extent for a in self.nest.columns}
@@ -311,7 +395,7 @@ class Windows:
         put = Put("totals", axis("j"), Ref("total"))
         last = [constant(dims.sub(s.row.extent, 1)) for s in self.sides]
         stop = affine.add(self.in_line(last), constant(1))
-        return Loop("j", affine.ZERO, stop, (start, *body, put), "lanes")
+        return _lanes("j", stop, (start, *body, put))
 
     def each_tap(self, body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
         """Loops over the taps; one by one where their parts of the plane differ, which
@@ -331,13 +415,19 @@ class Windows:
         """The place of a row in its part of the plane."""
         return affine.linear(at, tuple(s.length for s in self.sides))
 
-    def lines(self) -> Stmt:
+    def lines(self) -> tuple[Stmt, ...]:
         """What is stored, line by line."""
         rows = self.in_line([axis(s.row.name) for s in self.sides])
         have: dict[int, Expr] = {self.reduce: At("totals", rows)}
-        body = tuple(row_stores(self.nest, Passes(self.nest), have))
-        for s in reversed(self.sides):
-            kind = "lanes" if s is self.sides[-1] else "serial"
-            extent = constant(s.row.extent)
-            body = (Loop(s.row.name, affine.ZERO, extent, body, kind),)
-        return body[0]
+        passes, last = Passes(self.nest), self.sides[-1].row
+        body = tuple(row_stores(self.nest, passes, have))
+        needed = closure(self.nest, [s.node for s in passes.row_stores], have)
+        if any(isinstance(self.nest.nodes[k], Load) for k in needed):
+            # It may read what it writes.
+            stop = constant(last.extent)
+            body = (Loop(last.name, affine.ZERO, stop, body, "lanes"),)
+        else:
+            body = _lanes(last.name, constant(last.extent), body)
+        for s in reversed(self.sides[:-1]):
+            body = (Loop(s.row.name, affine.ZERO, constant(s.row.extent), body),)
+        return body

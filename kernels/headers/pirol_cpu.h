@@ -30,6 +30,16 @@ PR_VECTOR2(pow) PR_VECTOR2(atan2)
    nothing is done to the integer and the exponent. */
 int pr_zero;
 
+#ifdef __has_builtin
+#if __has_builtin(__builtin_prefetch)
+#define pr_fetch(at, index) \
+    __builtin_prefetch((void *)((uintptr_t)(at) + (index) * sizeof *(at)))
+#endif
+#endif
+#ifndef pr_fetch
+#define pr_fetch(at, index) (void)(index)
+#endif
+
 /* A product as a value of its own: of a - b and a + b side by side, gcc 12 makes fused
    multiply-adds in vectors, whatever -ffp-contract says, and so other bits. */
 #ifdef __has_builtin
