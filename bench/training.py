@@ -186,7 +186,7 @@ def step(layer: Any, model: Any, loss: Callable[[Any], Any], look: bool = False)
     return found
 
 
-def row(name: str, small: bool, rounds: int, torch: Worker | None) -> str:
+def row(name: str, small: bool, rounds: int, torch: Worker | None = None) -> str:
     """A workload's times and ratios; an error where results differ."""
     paddle.seed(0)
     layer, of, batch = WORKLOADS[name](small)

@@ -57,7 +57,8 @@ class Report:
 
     coverage: (ops that Pirol compiled or gave to a library, all ops); kernels: name ->
     source text; refusals: edges not fused; fallbacks: what Paddle ran instead;
-    compiles: how many plans were made (one a broadcast class, not one a size);
+    compiles: how many plans were made (one a broadcast class, not one a size); ahead:
+    how many are being made in the background;
     traffic: bytes that the groups read and write in a first call, and what one kernel
     for each op (views left out) would; factors: the part of both that is operands of
     products (matmul, conv), which no fusion can spare; kept: of the last plan with a
@@ -72,6 +73,7 @@ class Report:
     refusals: list[Refused] = field(default_factory=list)
     fallbacks: list[Fallback] = field(default_factory=list)
     compiles: int = 0
+    ahead: int = 0
     traffic: tuple[int, int] = (0, 0)
     factors: tuple[int, int] = (0, 0)
     kept: tuple[int, int | None] | None = None
@@ -124,6 +126,8 @@ class Report:
     def __str__(self) -> str:
         done, total = self.coverage
         lines = [f"{done} of {total} ops compiled, {self.compiles} plan(s)"]
+        if self.ahead:
+            lines.append(f"in the background: {self.ahead} plan(s)")
         ours, apart = self.traffic
         if apart:
             share = f"{ours / 1e6:.1f} MB, {100 * ours / apart:.0f}% of"

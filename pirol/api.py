@@ -27,6 +27,7 @@ def to_static(
     amp: str | None = None,
     amp_level: str = "O1",
     recompute: str = "auto",
+    compile: str = "sync",
     passes: Sequence[Callable[[Any], Any]] = (),
 ) -> Any:
     """Compile a function or Layer; usable as a decorator, with or without arguments.
@@ -45,6 +46,8 @@ def to_static(
         amp_level: "O1", or "O2" for norms, softmax and sums of halves as well.
         recompute: "auto": of what backward reads, elementwise results are computed
             again where that keeps fewer bytes; "none": they are kept.
+        compile: "sync": a call waits for its plan; "async": a plan that is not on disk
+            is made in the background, and until it is there Paddle runs the calls.
         passes: your own passes, Graph -> Graph, run before ops are fused; see
             docs/passes.md. One that fails or makes an invalid graph leaves the
             program to Paddle, as all that cannot be compiled.
@@ -61,6 +64,8 @@ def to_static(
     if recompute not in AGAIN:
         expected = " or ".join(AGAIN)
         raise PirolError(f"to_static: got recompute {recompute!r}, expected {expected}")
+    if compile not in ("sync", "async"):
+        raise PirolError(f"to_static: got compile {compile!r}, expected sync or async")
 
     def compile_it(target: Any) -> Any:
         options = Options(
@@ -69,6 +74,7 @@ def to_static(
             passes=passes,
             amp=mixed,
             recompute=recompute,
+            later=compile == "async",
         )
         return _compiled(target, options, input_spec, full_graph)
 

@@ -30,8 +30,10 @@ class Options(paddle.static.BuildStrategy):  # type: ignore[misc]
         passes: Sequence[Pass] = (),
         amp: Mixed | None = None,
         recompute: str = "auto",
+        later: bool = False,
     ) -> None:
         super().__init__()
+        self.later = later  # plans are made in the background
         self.amp = amp
         self.recompute = recompute
         self.passes = tuple(passes)

@@ -8,7 +8,7 @@ import itertools
 import os
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -17,6 +17,7 @@ import paddle
 from pirol.compiler import cache, stored
 from pirol.compiler.autodiff import Level
 from pirol.compiler.capture import native
+from pirol.compiler.capture.ahead import Ahead, Later
 from pirol.compiler.capture.ops import caller
 from pirol.compiler.capture.options import Options
 from pirol.compiler.capture.reader import Program
@@ -79,6 +80,7 @@ class Plans:
         self.broken = False  # Paddle runs every call from now on
         self.why = ""  # the last plan could not be made
         self.hints: dict[str, int] = {}  # the sizes that the last plan was made for
+        self.ahead: Ahead | None = None  # the next plan, made in the background
         # Its executor runs a program for one thread at a time.
         self.paddle_lock = threading.RLock()
 
@@ -159,6 +161,8 @@ class Plans:
             self.native = all(v.native for v in self.variants)
         except StrictError:
             raise
+        except Later:
+            return False
         except Exception as error:  # whatever it is, the user's program still runs
             self.broken = self.broken or not self.variants
             known = isinstance(error, (PirolError, OSError))
@@ -178,6 +182,8 @@ class Plans:
         _give_memory(tensors)
         self.draws = any(op.attrs.get("effect") for op in program.graph.walk())
         hints = _hints(program.graph, [tensors[k] for k in program.inputs]) | learned
+        if self.ahead is not None:
+            hints = self.ahead.hints
         made = self.made(program, hints)
         self.hints = hints
         self.options.report.compiles += self.whole
@@ -207,20 +213,39 @@ class Plans:
 
     def newly(self, program: Program, hints: dict[str, int], key: str) -> Compiled:
         """A plan by all passes, kept on disk if it has a key."""
-        options, original = self.options, program.graph
-        lowered = lower(
-            original, hints, options.progress, options.passes, levels=self.levels
-        )
+        prepared: Prepared = self.prepared(program, hints)
+        options, original, lowered = self.options, program.graph, prepared.lowered
         if self.levels:
             program, original = _of_gradient(program, lowered.stages["gradient"])
-        kernels = generate(lowered.plan)
-        ready, made = built(
-            lowered, kernels, lambda r: self.assembled(r, program, original)
-        )
+        ready, made = built(prepared, lambda r: self.assembled(r, program, original))
         if key:
             stored.keep(key, ready)
-        options.report.add(lowered, kernels, hints, self.whole)
+        options.report.add(lowered, prepared.kernels, hints, self.whole)
         return made
+
+    def prepared(self, program: Program, hints: dict[str, int]) -> Any:
+        """What `prepare` gives; raises Later where that is asked for in the background
+        and not yet done."""
+        if not (self.options.later and self.whole):
+            return self.prepare(program, hints)
+        report, ahead = self.options.report, self.ahead
+        if ahead is None:
+            make = functools.partial(self.prepare, program, hints)
+            self.ahead = Ahead(lambda: make().built(), hints)
+            report.ahead += 1
+            raise Later
+        if not ahead.done:
+            raise Later
+        self.ahead, report.ahead = None, report.ahead - 1
+        return ahead.result()
+
+    def prepare(self, program: Program, hints: dict[str, int]) -> Any:
+        """What of a plan needs nothing of Paddle's."""
+        options = self.options
+        lowered = lower(
+            program.graph, hints, options.progress, options.passes, levels=self.levels
+        )
+        return Prepared(lowered, generate(lowered.plan))
 
     def look_into(self, hints: dict[str, int]) -> None:
         """Tell the report of a plan that came from disk."""
@@ -294,11 +319,25 @@ def as_given(graph: Graph) -> Graph:
     return replace(graph, inputs=tuple(map(Value, kinds)))
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A plan before it is connected, and its kernels' texts."""
+
+    lowered: Lowered
+    kernels: Sequence[Built]
+
+    def built(self) -> Prepared:
+        """Itself, with the kernels on disk."""
+        compile_kernels(self.kernels)
+        return self
+
+
 def built(
-    lowered: Lowered, kernels: Sequence[Built], use: Callable[[Ready], Compiled]
+    prepared: Prepared, use: Callable[[Ready], Compiled]
 ) -> tuple[Ready, Compiled]:
     """A plan with its kernels built, and what `use` makes of it; once more where
     another process trimmed the cache just now."""
+    lowered, kernels = prepared.lowered, prepared.kernels
     _dump(kernels)
     for last in (False, True):
         try:

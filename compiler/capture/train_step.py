@@ -21,7 +21,7 @@ from pirol.compiler.capture.autocast import asked, refused
 from pirol.compiler.capture.optimizers import Trained
 from pirol.compiler.capture.options import Options
 from pirol.compiler.capture.orders import captured
-from pirol.compiler.capture.plans import LOCK, Left, Plans, built
+from pirol.compiler.capture.plans import LOCK, Left, Plans, Prepared, built
 from pirol.compiler.capture.quick import TENSORS
 from pirol.compiler.capture.reader import Program, dtype_name
 from pirol.compiler.capture.seam import CompiledLayer
@@ -289,7 +289,7 @@ class StepPlans(Plans):
         def use(ready: Ready) -> Compiled:
             return self.assembled(ready, whole, program.graph)
 
-        ready, made = built(lowered, kernels, use)
+        ready, made = built(Prepared(lowered, kernels), use)
         if key and made.native:  # else other graphs than the program's are needed
             stored.keep(key, replace(ready, donated=taken))
         self.options.report.add(lowered, kernels, hints)

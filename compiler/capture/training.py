@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import paddle
@@ -28,7 +28,7 @@ from pirol.compiler.autodiff import (
 )
 from pirol.compiler.capture import native
 from pirol.compiler.capture.options import Options
-from pirol.compiler.capture.plans import LOCK, Plans, as_given, built
+from pirol.compiler.capture.plans import LOCK, Plans, Prepared, as_given, built
 from pirol.compiler.capture.reader import Program
 from pirol.compiler.capture.walks import current
 from pirol.compiler.dims import known
@@ -40,6 +40,7 @@ from pirol.passes.partition import partition
 from pirol.prim import Facts
 
 Some = tuple[int, ...]
+BACKWARD = "backward"  # the plan of all gradients
 
 
 class TrainingPlans(Plans):
@@ -58,14 +59,25 @@ class TrainingPlans(Plans):
 
     def made(self, program: Program, hints: dict[str, int]) -> Any:
         """A plan, and that of its gradient."""
-        run = Run(self.options.progress, self.options.passes)
-        flat = drawn_apart(flatten(program.graph, Facts(hints), run))
-        wrt = [at for at, k in enumerate(program.inputs) if k in self.wrt]
-        made = Trained(_Maker(self, program, hints, run), flat, program.graph, wrt)
+        prepared: _Prepared = self.prepared(program, hints)
+        made = Trained(prepared.make, prepared.cut, program.graph)
+        run = prepared.make.run
         self.assumed.append(self.accept(made.forward.plan, run.facts))
         self.options.report.kept = made.kept, None
         self.options.report.unseen.append(lambda: self.compare_kept(made.kept, hints))
         return made
+
+    def prepare(self, program: Program, hints: dict[str, int]) -> _Prepared:
+        """Both graphs' passes, and their kernels' texts."""
+        run = Run(self.options.progress, self.options.passes)
+        flat = drawn_apart(flatten(program.graph, Facts(hints), run))
+        wrt = [at for at, k in enumerate(program.inputs) if k in self.wrt]
+        cut = Cut(flat, wrt, hints, self.options.recompute)
+        make = _Maker(self, program, hints, run)
+        make.prepare(cut.forward, "")
+        try_branches(cut.gradients, hints)
+        make.prepare(cut.backward(cut.all), BACKWARD)
+        return _Prepared(make, cut)
 
     def compare_kept(self, ours: int, hints: Mapping[str, int]) -> None:
         """Tell the report what Paddle keeps, if it has a backward at all."""
@@ -76,42 +88,54 @@ class TrainingPlans(Plans):
 
 @dataclass(frozen=True)
 class _Maker:
-    """Makes plans of flat graphs that a program led to."""
+    """Makes plans of flat graphs that a program led to; `ready` are those prepared."""
 
     plans: TrainingPlans
     program: Program
     hints: dict[str, int]
     run: Run
+    ready: dict[str, Prepared] = field(default_factory=dict)
 
-    def __call__(self, graph: Graph, original: Graph, name: str = "") -> Compiled:
-        """The plan of a graph; a `name` says that it is not the program's own."""
-        options, program = self.plans.options, replace(self.program, graph=graph)
+    def prepare(self, graph: Graph, name: str) -> None:
+        """Do to a graph what needs nothing of Paddle's."""
         stages = {"capture": graph} if name else self.run.stages
         run = Run(None, self.run.own, stages, self.run.facts)
         lowered = finish(without_stops(graph), run)
-        kernels = generate(lowered.plan)
-        _, made = built(
-            lowered, kernels, lambda r: self.plans.connected(r, program, original)
-        )
-        options.report.add(lowered, kernels, self.hints, whole=not name)
+        self.ready[name] = Prepared(lowered, generate(lowered.plan))
+
+    def __call__(self, graph: Graph, original: Graph, name: str = "") -> Compiled:
+        """The plan of a graph; a `name` says that it is not the program's own."""
+        if name not in self.ready:
+            self.prepare(graph, name)
+        prepared = self.ready.pop(name)
+        program = replace(self.program, graph=graph)
+        _, made = built(prepared, lambda r: self.plans.connected(r, program, original))
+        report = self.plans.options.report
+        report.add(prepared.lowered, prepared.kernels, self.hints, whole=not name)
         return made
 
 
-class Trained:
-    """A flat graph and its gradient with respect to the inputs `wrt`, as a plan that
-    Plans can run: its results have a gradient."""
+@dataclass(frozen=True)
+class _Prepared:
+    """A program cut in two, its plans prepared."""
 
-    passed_on: Sequence[int] = ()
+    make: _Maker
+    cut: Cut
+
+    def built(self) -> _Prepared:
+        """Itself, with the kernels on disk."""
+        for prepared in self.make.ready.values():
+            prepared.built()
+        return self
+
+
+class Cut:
+    """A flat graph and its gradient with respect to the inputs `wrt`, as two graphs."""
 
     def __init__(
-        self,
-        make: _Maker,
-        flat: Graph,
-        original: Graph,
-        wrt: Sequence[int],
-        name: str = "",
+        self, flat: Graph, wrt: Sequence[int], hints: dict[str, int], recompute: str
     ) -> None:
-        self.make, self.flat, self.name = make, flat, name
+        self.flat = flat
         both = joint(flat, wrt)
         self.active, self.wrt = both.active, both.wrt
         self.alone, places = lifted(flat)
@@ -120,28 +144,45 @@ class Trained:
             both.graph,
             len(flat.inputs),
             len(flat.outputs),
-            make.hints,
+            hints,
             [at[k] for k in places],
-            make.plans.options.recompute,
+            recompute,
         )
         there = {*both.graph.inputs, *both.graph.outputs[: len(flat.outputs)]}
         left = [v for v in parts.kept if v not in there]
         self.kept = sum(  # in bytes, but for what is there in any case
-            known(v.type.size, make.hints) * BITS[v.dtype] // 8 for v in left
+            known(v.type.size, hints) * BITS[v.dtype] // 8 for v in left
         )
         self.drawn = [parts.kept.index(at[k]) for k in places]
-        self.forward = make(parts.forward, original, name)
-        self.gradients = parts.backward
+        self.forward, self.gradients = parts.forward, parts.backward
+        self.all = tuple(range(len(self.wrt)))
+
+    def backward(self, some: Some) -> Graph:
+        """The graph of some gradients, by their places in `wrt`."""
+        outputs = tuple(self.gradients.outputs[k] for k in some)
+        return prune(replace(self.gradients, outputs=outputs))
+
+
+class Trained:
+    """A graph and its gradient as a plan that Plans can run: its results have a
+    gradient."""
+
+    passed_on: Sequence[int] = ()
+
+    def __init__(self, make: _Maker, cut: Cut, original: Graph, name: str = "") -> None:
+        self.make, self.cut, self.name = make, cut, name
+        self.active, self.wrt, self.kept = cut.active, cut.wrt, cut.kept
+        self.drawn = cut.drawn
+        self.forward = make(cut.forward, original, name)
         self.backwards: dict[Some, Compiled] = {}
         self.agains: dict[Some, Trained] = {}
         if not name:  # else Paddle may have no gradient for it, nor the user need one
-            try_branches(parts.backward, make.hints)
-            self.backward(tuple(range(len(self.wrt))))
+            self.backward(cut.all)
         self.miss, self.learned = self.forward.miss, self.forward.learned
         self.native = self.forward.native
-        self.count = len(flat.outputs)
+        self.count = len(cut.flat.outputs)
         self.private = self.keeps_apart()
-        self.floats = [v.dtype if v.dtype in INEXACT else "" for v in flat.outputs]
+        self.floats = [v.dtype if v.dtype in INEXACT else "" for v in cut.flat.outputs]
 
     def keeps_apart(self) -> bool:
         """Whether each output is a tensor of its own, and nothing kept is one: what is
@@ -158,9 +199,7 @@ class Trained:
             return self.backwards[some]
         with LOCK:
             if some not in self.backwards:
-                outputs = tuple(self.gradients.outputs[k] for k in some)
-                graph = prune(replace(self.gradients, outputs=outputs))
-                name = f"{self.name}backward"
+                graph, name = self.cut.backward(some), f"{self.name}{BACKWARD}"
                 self.backwards[some] = self.make(graph, as_given(graph), name)
             return self.backwards[some]
 
@@ -170,11 +209,12 @@ class Trained:
             return self.agains[some]
         with LOCK:
             if some not in self.agains:
-                graph = vjp(self.alone, wrt=[self.wrt[k] for k in some])
-                wrt = [*self.wrt, *range(len(self.alone.inputs), len(graph.inputs))]
-                name = f"{self.name}gradient-"
-                made = Trained(self.make, graph, as_given(graph), wrt, name)
-                self.agains[some] = made
+                alone = self.cut.alone
+                graph = vjp(alone, wrt=[self.wrt[k] for k in some])
+                wrt = [*self.wrt, *range(len(alone.inputs), len(graph.inputs))]
+                make, name = self.make, f"{self.name}gradient-"
+                cut = Cut(graph, wrt, make.hints, make.plans.options.recompute)
+                self.agains[some] = Trained(make, cut, as_given(graph), name)
             return self.agains[some]
 
     def run(self, tensors: Sequence[Any]) -> list[Any] | None:
