@@ -90,23 +90,22 @@ def judged(
     others: Iterable[Grads],
 ) -> Found:
     """Right where those that are not Paddle's are as near to float64 as Paddle's, or as
-    Paddle's on inputs that a rounding has moved (`others`)."""
-    numbers = list(wrong)
-    how = "no run in float64"
-    if exact:
+    Paddle's on inputs that a rounding has moved (`others`); without a run in float64,
+    as near to Paddle's as those are."""
 
-        def far(side: Grads) -> Any:
-            return np.array([_distance(side[k], exact[k]) for k in numbers])
+    def far(side: Grads) -> Any:
+        return np.array([_distance(side[k], (exact or theirs)[k]) for k in wrong])
 
-        near, most = far(ours), far(theirs)
-        # What is further off than its own size is 0 to float32: noise on both sides.
-        near = np.where((most > 1) & np.isfinite(near), 0, near)
-        how = f"float64: {near.max():.1e} off, Paddle {most.max():.1e}"
-        if (near > ALIKE * most).any():
-            for other in others:
-                most = np.maximum(most, far(other))
-            how += f", its inputs moved {most.max():.1e}"
-        numbers = [k for k, bad in zip(numbers, near > ALIKE * most) if bad]
+    near, most = far(ours), far(theirs)
+    # What is further off than its own size is 0 to float32: noise on both sides.
+    near = np.where((most > 1) & np.isfinite(near), 0, near)
+    how = "float64" if exact else "no run in float64"
+    how += f": {near.max():.1e} off, Paddle {most.max():.1e}"
+    if (near > ALIKE * most).any():
+        for other in others:
+            most = np.maximum(most, far(other))
+        how += f", its inputs moved {most.max():.1e}"
+    numbers = [k for k, bad in zip(wrong, near > ALIKE * most) if bad]
     worst = max(wrong, key=lambda k: wrong[k])
     why = f"{len(wrong)} over {NEAR:g}, most input {worst}: {wrong[worst]:.1e}"
     verdict = "wrong" if numbers else "right"
