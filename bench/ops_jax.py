@@ -221,3 +221,17 @@ def mean_tokens(x: Any) -> Any:
 
 def squeeze(x: Any) -> Any:
     return x.mean((2, 3), keepdims=True)
+
+
+def sort(x: Any) -> Any:
+    return jnp.sort(x, axis=-1)
+
+
+def sort_places(x: Any) -> Any:
+    place = jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
+    value, place = jax.lax.sort((x, place), num_keys=1, is_stable=True)
+    return value + (place % 64).astype(x.dtype)
+
+
+def topk(x: Any, k: int) -> Any:
+    return jax.lax.top_k(x, k)[0]

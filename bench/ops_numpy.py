@@ -261,3 +261,16 @@ def hardsigmoid(x: Any) -> Any:
 
 def hardswish(x: Any) -> Any:
     return x * hardsigmoid(x)
+
+
+def sort(x: Any) -> Any:
+    return np.sort(x, axis=-1)
+
+
+def sort_places(x: Any) -> Any:
+    place = np.argsort(x, axis=-1, kind="stable")
+    return np.take_along_axis(x, place, axis=-1) + place % 64
+
+
+def topk(x: Any, k: int) -> Any:
+    return -np.sort(-x, axis=-1)[..., :k]

@@ -195,3 +195,16 @@ def mean_tokens(x: Any) -> Any:
 
 def squeeze(x: Any) -> Any:
     return paddle.nn.functional.adaptive_avg_pool2d(x, 1)
+
+
+def sort(x: Any) -> Any:
+    return paddle.sort(x, axis=-1)
+
+
+def sort_places(x: Any) -> Any:
+    place = paddle.argsort(x, axis=-1, stable=True)
+    return paddle.sort(x, axis=-1) + (place % 64).astype(x.dtype)
+
+
+def topk(x: Any, k: int) -> Any:
+    return paddle.topk(x, k, axis=-1)[0]

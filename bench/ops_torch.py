@@ -189,3 +189,16 @@ def mean_tokens(x: Any) -> Any:
 
 def squeeze(x: Any) -> Any:
     return torch.nn.functional.adaptive_avg_pool2d(x, 1)
+
+
+def sort(x: Any) -> Any:
+    return torch.sort(x, dim=-1).values
+
+
+def sort_places(x: Any) -> Any:
+    value, place = torch.sort(x, dim=-1, stable=True)
+    return value + place % 64
+
+
+def topk(x: Any, k: int) -> Any:
+    return torch.topk(x, k, dim=-1).values

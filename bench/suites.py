@@ -1,4 +1,4 @@
-"""Suites of workloads beside the nine: complex numbers, GPUs, networks, pooling."""
+"""Suites of workloads beside the nine: complex numbers, GPUs, networks, sorts .."""
 
 from __future__ import annotations
 
@@ -59,8 +59,20 @@ POOLING = VALUES + tuple(
     if w.name in MORE
 )
 
-# 256 MB each, but for four: one of calls with little else to time, and three that are
-# mostly matrix products.
+ROWS = (4096, 1024)
+SORTING: tuple[Workload, ...] = (
+    Workload("sort", ROWS, ("sort",)),
+    Workload("sort_places", ROWS, ("sort_places",)),
+    Workload("sort_short", (1 << 18, 32), ("sort",)),
+    Workload("sort_long", (128, 1 << 16), ("sort",)),
+    Workload("sort_line", (1, 1 << 20), ("sort",)),
+    Workload("sort_f64", ROWS, ("sort",), "float64"),
+    Workload("topk", ROWS, ("topk:8",)),
+    Workload("topk_words", (64, 1 << 17), ("topk:50",)),
+)
+
+# 256 MB each, but for sorts and for four: one of calls with little else to time, and
+# three that are mostly matrix products.
 TALL, LONG, SQUARE = (1 << 16, 1024), (1 << 15, 1024), (8192, 8192)
 GPU: tuple[Workload, ...] = (
     Workload("pointwise", TALL, ("scale", "mul")),
@@ -85,6 +97,7 @@ GPU: tuple[Workload, ...] = (
     Workload("fno_block", (64, 64, 4096), ("spectral", "gelu", "spectral", "gelu")),
     _pool("pool_k3_s2", (80, 64, 112, 112), 3, 2, 1),
     _pool("pool_k3_d2", (80, 64, 112, 112), 3, 1, 2),
+    *SORTING,
 )
 # The same of halves, those in memory 256 MB each as well.
 GPU += tuple(
@@ -98,7 +111,7 @@ GPU += tuple(
     if w.name
     in (
         *("pointwise", "bias_gelu", "softmax", "layer_norm", "transpose_add"),
-        *("mlp", "encoder_layer"),
+        *("mlp", "encoder_layer", "sort"),
     )
 )
 # ResNet-18's convolutions of images of 112 x 112, and some in groups: channels, side,
@@ -130,4 +143,5 @@ SUITES = {
     "gpu": GPU,
     "models": MODELS,
     "pooling": POOLING,
+    "sorting": SORTING,
 }

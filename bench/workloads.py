@@ -72,6 +72,7 @@ RESULTS: dict[str, Callable[..., Shape]] = {
     "mean_space": lambda s: s[:2],
     "mean_tokens": lambda s: (s[0], s[2]),
     "squeeze": lambda s: (*s[:2], 1, 1),
+    "topk": lambda s, k: (*s[:-1], k),
 }
 ASIDE = {"join": "add", "gate": "mul"}  # what takes back a value that `keep` set aside
 

@@ -25,11 +25,12 @@ from pirol.compiler.runtime import (
     connect,
     generate,
     native_module,
+    sorts_of,
     sources_of,
     threads,
 )
 from pirol.compiler.stored import Ready
-from pirol.kernels import cublas, cudnn, cufft, nvrtc
+from pirol.kernels import cublas, cudnn, cufft, nvrtc, sorting
 from pirol.kernels.cuda_build import build_cubin, image_of, name_of
 from pirol.kernels.render import CUDA
 from pirol.passes.plan import Plan
@@ -177,7 +178,7 @@ def on_cuda(
     arch = native.cuda_arch(device)
 
     def codes(plan: Plan) -> tuple[Code, ...]:
-        return compile_cuda(generate(plan, CUDA), arch, cubins)
+        return compile_cuda(generate(plan, CUDA), arch, cubins, sorts_of(plan))
 
     kind = target_on(graph, device, arch)
     if nvrtc.available():
@@ -190,12 +191,18 @@ def on_cuda(
         if not cubins:
             raise
         ready = _ready(graph, f"cuda:{arch} {maker}", ".cubin", codes)
-    key = ready.codes[0].key if ready.codes else build_cubin({}, arch, cubins)
+    sorts = sorts_of(ready.plan)
+    if ready.codes:
+        key = ready.codes[0].key
+    else:
+        key = build_cubin(sources_of((), sorts), arch, cubins)
     module = native.Module(image_of(key), device)
+    sorters = {n: tuple(map(module.function, sorting.names(n))) for n in sorts}
     kernels = [(code, module.function(code.name)) for code in ready.codes]
     copies = (module.function(f"pirol_copy_{size}") for size in (1, 2, 4, 8))
     home = {"arrays": True, "cuda": (device, *copies), "keep": module}
-    return connect(ready.plan, graph, refuse, kernels, home | {"graphs": graphs})
+    home = home | {"graphs": graphs}
+    return connect(ready.plan, graph, refuse, kernels, home, sorters)
 
 
 def target_on(graph: Graph, device: int, arch: str = "") -> str:
@@ -246,7 +253,8 @@ def cubins_for(graph: Graph, targets: Sequence[str]) -> dict[str, bytes]:
     for arch in (t.partition(":")[2] for t in targets if t.startswith("cuda:")):
         for kind in ("cuda", "+".join(("cuda", *_wanted(graph, arch)))):
             lowered = lower(graph, {}, level="calls", target=kind)
-            sources = sources_of(generate(lowered.plan, CUDA))
+            plan = lowered.plan
+            sources = sources_of(generate(plan, CUDA), sorts_of(plan))
             found[name_of(sources, arch)] = image_of(build_cubin(sources, arch))
     return found
 

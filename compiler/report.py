@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pirol.compiler.costs import PRODUCT, roofline
-from pirol.compiler.dims import Dim, add, known, mul, product, to_text
+from pirol.compiler.dims import Dim, add, equal, known, mul, product, to_text
 from pirol.compiler.ir import BITS, Graph, Op, Value
 from pirol.compiler.pipeline import Lowered
 from pirol.compiler.runtime import Built
@@ -70,6 +70,7 @@ class Report:
     groups: list[GroupInfo] = field(default_factory=list)
     kernels: dict[str, str] = field(default_factory=dict)
     library: list[str] = field(default_factory=list)
+    sorts: list[str] = field(default_factory=list)
     refusals: list[Refused] = field(default_factory=list)
     fallbacks: list[Fallback] = field(default_factory=list)
     compiles: int = 0
@@ -106,6 +107,7 @@ class Report:
             self.stages = lowered.stages
         self.refusals += lowered.refused
         self.library += [op.title for op in fused.ops if _by_library(op)]
+        self.sorts += [_sort(op) for op in fused.ops if op.name == "sort"]
         for op in opaque:
             self.fall_back(op.title, str(op.attrs.get("why", "")), op.line)
         for built in kernels:
@@ -140,6 +142,7 @@ class Report:
             lines.append(f"kept for backward: {_share(*self.kept)}")
         lines += _section("groups", self.groups)
         lines += _section("library steps", self.library)
+        lines += _section("sorts", self.sorts)
         lines += _section("edges not fused", self.refusals)
         lines += _section("run by Paddle", self.fallbacks)
         return "\n".join(lines)
@@ -149,6 +152,14 @@ def _by_library(op: Op) -> bool:
     """Whether a library runs it: a claimed call, or a primitive without kernels."""
     prim = PRIMS.get(op.name)
     return op.name == "call" or (prim is not None and prim.kind == "library")
+
+
+def _sort(op: Op) -> str:
+    x, count = op.operands[0].type, op.attrs["count"]
+    few = equal(count, x.shape[-1]) is not True
+    part = f", the first {to_text(count)}" if few else ""
+    way = "down" if op.attrs["descending"] else "up"
+    return f"{x} {way}{part} {op.line}".rstrip()
 
 
 def _share(ours: int, paddles: int | None) -> str:

@@ -20,7 +20,7 @@ from pirol.compiler.dims import Dim, FloorDiv, Mod
 from pirol.compiler.donate import SHARED
 from pirol.compiler.errors import BuildError, Unsupported
 from pirol.compiler.ir import BITS, Graph, Guard, Op, structure
-from pirol.kernels import cpu, cuda
+from pirol.kernels import cpu, cuda, sorting
 from pirol.kernels.build import build, cache_folder, load
 from pirol.kernels.cuda_build import build_cubin
 from pirol.kernels.kernel import Kernel
@@ -40,6 +40,7 @@ from pirol.passes.plan import (
     Plan,
     Product,
     Read,
+    Sort,
     Step,
     Transform,
     Write,
@@ -151,17 +152,27 @@ def _code(k: Kernel, key: str) -> Code:
     return Code(k.name, key, k.params, k.rows, k.grain, k.scratch)
 
 
-def sources_of(kernels: Sequence[Built]) -> dict[str, str]:
-    """The kernels' texts by name."""
-    return {b.kernel.name: b.source for b in kernels}
+def sources_of(kernels: Sequence[Built], sorts: Sequence[int] = ()) -> dict[str, str]:
+    """The kernels' texts by name; `sorts`: the sizes of items that are sorted, too."""
+    found = {b.kernel.name: b.source for b in kernels}
+    return found | ({"pirol_sort": sorting.text(sorts)} if sorts else {})
+
+
+def sorts_of(plan: Plan) -> list[int]:
+    """The sizes, in bytes, of the items that a plan sorts."""
+    steps = (s for s in plan.steps if isinstance(s, Sort))
+    return sorted({BITS[s.op.operands[0].dtype] // 8 for s in steps})
 
 
 def compile_cuda(
-    kernels: Sequence[Built], arch: str, given: Mapping[str, bytes]
+    kernels: Sequence[Built],
+    arch: str,
+    given: Mapping[str, bytes],
+    sorts: Sequence[int] = (),
 ) -> tuple[Code, ...]:
-    """The kernels as one cubin on disk, which each Code's key names; one of `given`,
-    where it is among them."""
-    key = build_cubin(sources_of(kernels), arch, given)
+    """The kernels, and those of sorts, as one cubin on disk, which each Code's key
+    names; one of `given`, where it is among them."""
+    key = build_cubin(sources_of(kernels, sorts), arch, given)
     return tuple(_cuda_code(b.kernel, key) for b in kernels)
 
 
@@ -216,10 +227,12 @@ def connect(
     caller: Caller,
     kernels: list[tuple[Code, int]],
     home: Mapping[str, Any],
+    sorters: Mapping[int, tuple[int, ...]] | None = None,
 ) -> Compiled:
     """The native form of a plan whose launches' kernels have these addresses; `home`
-    is what else it must know of where tensors live."""
-    made = _Assembler(plan, original, caller)
+    is what else it must know of where tensors live; `sorters`: the addresses of CUDA's
+    kernels of sorts, by the size of an item."""
+    made = _Assembler(plan, original, caller, sorters or {})
     spec = made.spec(kernels) | dict(home)
     native = native_module().Plan(spec)
 
@@ -299,6 +312,7 @@ class _Assembler:
     plan: Plan
     original: Graph
     caller: Caller
+    sorters: Mapping[int, tuple[int, ...]]
     slots: dict[Dim, int] = field(default_factory=dict)
     stages: dict[str, int] = field(default_factory=dict)
     segments: list[list[tuple[int, int, int, int]]] = field(default_factory=list)
@@ -363,6 +377,13 @@ class _Assembler:
                 kind = TRANSFORMS[op.attrs["kind"], op.attrs["forward"]]
                 sizes = [self.encode(d) for d in (lines, size)]
                 return ("transform", inputs[0], output, kind, sizes)
+            case Sort(op, inputs, outputs):
+                x = op.operands[0].type
+                lines, *row = dims.product(x.shape[:-1]), x.shape[-1], op.attrs["count"]
+                encoded = tuple(self.encode(d) for d in (lines, *row))
+                ways = self.sorters.get(BITS[x.dtype] // 8, (0, 0))
+                buffers = (*inputs, *outputs)
+                return ("sort", buffers, encoded, op.attrs["descending"], ways)
             case Attention(op, inputs, output):
                 return self.attention(op, inputs, output)
             case Opaque(op, inputs, outputs):

@@ -1,10 +1,10 @@
 """Schedules for CUDA: Nest -> Kernel.
 
 In the order in which they are tried: what goes to places that data name (cuda_put.py,
-scatter.py), tiles of contractions (cuda_contract.py), transposes through shared memory
-(cuda_turn.py); 16 bytes at a time pointwise work (cuda_vector.py), rows in registers
-(cuda_held.py) and sums across memory (cuda_lanes.py); what takes elements one by one
-(cuda_rows.py).
+cuda_sums.py, scatter.py), tiles of contractions (cuda_contract.py), transposes through
+shared memory (cuda_turn.py); 16 bytes at a time pointwise work (cuda_vector.py), rows
+in registers (cuda_held.py) and sums across memory (cuda_lanes.py); what takes elements
+one by one (cuda_rows.py).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pirol.kernels.cuda_held import held
 from pirol.kernels.cuda_lanes import has_room, lanes
 from pirol.kernels.cuda_put import put_by_blocks
 from pirol.kernels.cuda_rows import BLOCK, LANES, Lanes, Rows
+from pirol.kernels.cuda_sums import sums_by_warps
 from pirol.kernels.cuda_turn import turned
 from pirol.kernels.cuda_vector import vectors
 from pirol.kernels.kernel import Kernel
@@ -34,7 +35,8 @@ def schedule(nest: Nest) -> Kernel:
 
 
 def _schedule(nest: Nest) -> Kernel:
-    placed = put_by_blocks(nest) or scatter_by_threads(nest, BLOCK)
+    placed = put_by_blocks(nest) or sums_by_warps(nest)
+    placed = placed or scatter_by_threads(nest, BLOCK)
     if placed is not None:
         return placed
     tiled = tiles(nest)

@@ -265,6 +265,18 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class AddInTurn:
+    """The lanes of a warp, in order, each add their variable `term` to sums[at + to],
+    where `to` is not below 0; the lane `to` % 32 does it (CUDA)."""
+
+    sums: str
+    at: Affine
+    to: str
+    term: str
+    dtype: str
+
+
+@dataclass(frozen=True)
 class Inverse:
     """A float32 constant from which Over divides by `by` (CUDA)."""
 
@@ -291,7 +303,7 @@ class Barrier:
 
 Stmt: TypeAlias = (
     "Let | Var | Set | Array | Put | Move | Fetch | Loop | If | Turn | Dot | Pairs"
-    " | Along | Outer | WarpReduce | Claim | Inverse | Over | Barrier"
+    " | Along | Outer | WarpReduce | Claim | AddInTurn | Inverse | Over | Barrier"
 )
 
 

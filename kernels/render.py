@@ -28,6 +28,7 @@ from pirol.compiler.ir import (
 )
 from pirol.kernels.affine import ZERO, Affine, Data, Quotient, Remainder
 from pirol.kernels.kernel import (
+    AddInTurn,
     Along,
     Apply,
     Array,
@@ -226,6 +227,9 @@ class _Renderer:
             case Claim(array, index, number):
                 where = f"{array} + {self.operand(index)}"
                 return [f"{pad}atomicMax({where}, {self.index(number)});"]
+            case AddInTurn(sums, at, to, term, dtype):
+                where = f"{sums} + {self.operand(at)}"
+                return [f"{pad}pr_add_in_turn_{SHORT[dtype]}({where}, {to}, {term});"]
             case Inverse(name, by):
                 return [f"{pad}const float {name} = pr_inverse({self.expr(by)});"]
             case Over(name, value, by, inverse, far):

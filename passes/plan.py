@@ -74,6 +74,15 @@ class Transform:
     output: int
 
 
+@dataclass(frozen=True)
+class Sort:
+    """Sort the rows of an input: values and places; -1: not wanted."""
+
+    op: Op
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
 LIBRARY: dict[str, type[Product | Convolution | Attention | Transform]] = {
     "product": Product,
     "convolution": Convolution,
@@ -140,7 +149,7 @@ class Strip:
 
 
 Library = Product | Convolution | Attention | Transform
-Step = Launch | Library | Opaque | Bind | Write | Check
+Step = Launch | Library | Sort | Opaque | Bind | Write | Check
 
 
 @dataclass(frozen=True)
@@ -220,6 +229,8 @@ class _Planner:
         elif op.name in LIBRARY:
             inputs = tuple(self.ids[v] for v in op.operands)
             self.steps.append(LIBRARY[op.name](op, inputs, self.made(op.result)))
+        elif op.name == "sort":
+            self.sort(op)
         elif op.name == "check":
             step = Check(self.ids[op.operands[0]], op.attrs["message"])
             self.steps.append(step)
@@ -246,6 +257,11 @@ class _Planner:
             return
         inputs = tuple(self.ids[v] for v in op.operands)
         self.steps.append(Launch(op, inputs, tuple(map(self.made, op.results))))
+
+    def sort(self, op: Op) -> None:
+        inputs = tuple(self.ids[v] for v in op.operands)
+        outputs = tuple(self.made(r) if self.is_needed(r) else -1 for r in op.results)
+        self.steps.append(Sort(op, inputs, outputs))
 
     def made(self, value: Value) -> int:
         """A buffer for what a step makes in memory of ours."""
@@ -369,7 +385,11 @@ def _end(buffers: Sequence[Buffer], last: list[int], number: int) -> int:
 
 def touched(step: Step) -> tuple[int, ...]:
     match step:
-        case Launch(_, inputs, outputs) | Opaque(_, inputs, outputs):
+        case (
+            Launch(_, inputs, outputs)
+            | Opaque(_, inputs, outputs)
+            | Sort(_, inputs, outputs)
+        ):
             return (*inputs, *(n for n in outputs if n >= 0))
         case Product() | Convolution() | Attention() | Transform():
             return (*step.inputs, step.output)

@@ -8,6 +8,7 @@ from pirol.prim import (
     indexing,
     movement,
     reduce,
+    sorting,
     window,
 )
 from pirol.prim.builder import Builder, Facts, Unify
@@ -26,5 +27,6 @@ __all__ = [
     "indexing",
     "movement",
     "reduce",
+    "sorting",
     "window",
 ]

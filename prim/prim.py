@@ -43,7 +43,7 @@ class Prim:
 
 PRIMS: dict[str, Prim] = {}
 
-STEPS = ("effect", "library")  # kinds that are steps of their own
+STEPS = ("effect", "library", "sort")  # kinds that are steps of their own
 ELEMENTWISE = ("elementwise", "compare", "select", "cast", "complex")
 WIDE = "float32"  # what halves are computed in
 PAIRED = "bfloat16"  # the half that products take as it is, in pairs of terms

@@ -19,7 +19,7 @@ import pytest
 from cuda_simulator_build import build_kernels, build_runtime, load_runtime, wrap
 
 from pirol.compiler import _native, loaded
-from pirol.kernels import cublas, cudnn, cufft, nvrtc
+from pirol.kernels import cublas, cudnn, cufft, nvrtc, sorting
 from pirol.kernels.build import cache_folder
 
 FOLDER = Path(__file__).parent / "cusim"
@@ -27,6 +27,7 @@ SOURCES = [FOLDER / f"driver{name}" for name in (".c", "_graphs.c", ".h")]
 FLAGS = ("-O1", "-Wall", "-shared", "-fPIC", "-pthread")
 NAMES = re.compile(r"__launch_bounds__\([\d, ]+\)\s+(\w+)\(")
 COPIES = tuple(f"pirol_copy_{size}" for size in (1, 2, 4, 8))
+SORTS = re.compile(r"^PR_SORT\((\d),", re.MULTILINE)
 
 
 @functools.cache
@@ -185,7 +186,9 @@ class Device:
         log = COMPILE(source, arch=arch).log if nvrtc.available() else ""
         runtime = build_runtime()
         load_runtime(runtime)
-        text = wrap(source, [*NAMES.findall(source), *COPIES])
+        sizes = map(int, SORTS.findall(source))
+        sorts = [name for size in sizes for name in sorting.names(size)]
+        text = wrap(source, [*NAMES.findall(source), *COPIES, *sorts])
         image = f"CUSIM:{build_kernels(text, runtime, checked=True)}".encode()
         return nvrtc.Cubin(image, log, arch)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import sort_cases
 import transform_cases
 from attention_cases import CASES, Case, near
 from cuda_gpu import Gpu, has_gpu
@@ -20,6 +21,7 @@ from half_data import (
     rows_over_their_largest,
     shares,
 )
+from test_scatter import SUMS, summed
 
 from pirol.compiler.interpreter import interpret
 from pirol.compiler.ir import DTYPES, HALVES
@@ -100,3 +102,21 @@ def test_transforms(
     for seed in range(3):
         x = case.data(seed)
         case.check(x, run(x))
+
+
+@pytest.mark.parametrize("case", [*sort_cases.CASES, *sort_cases.LARGE], ids=str)
+def test_sorts(case: sort_cases.Sort) -> None:
+    run = Loaded(case.archive(), 0)
+    for seed in range(2):
+        x = case.data(seed)
+        case.check(x, run(x))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32"])
+@pytest.mark.parametrize("sizes", SUMS)
+def test_sums_at_places_are_in_order(sizes: tuple[int, int, int], dtype: str) -> None:
+    graph, arrays = summed(*sizes, dtype)
+    (wanted,) = interpret(graph, arrays)
+    for blocks in (1, 7):
+        (found,) = Program([graph], device=Gpu).cuda(0, arrays, blocks)
+        assert same_bits(found, wanted)

@@ -14,7 +14,7 @@ from graph_meaning import dtype_of
 from graph_runs import cuda_text, launch_cuda, run_c, run_cuda, steps_of
 
 from pirol.compiler.ir import Graph, TensorType
-from pirol.kernels.cuda_rows import BLOCK
+from pirol.kernels.cuda_rows import BLOCK, LANES
 from pirol.kernels.lower import build_nest
 from pirol.kernels.nest import Nest, interpret_nest
 from pirol.kernels.show import show
@@ -23,6 +23,8 @@ from pirol.prim import PRIMS, Builder
 pytestmark = pytest.mark.skipif(not has_compiler(), reason="no C compiler")
 DTYPES = ("float32", "float64", "int32", "int64", "uint8", "int8")
 MOVED = (*DTYPES, "bool", "float16", "bfloat16")
+SUMS = ((3, 700, 5), (2, 100, 1), (1, 1500, 130), (40, 70, 64), (2, 33, 3000))
+REST = "rest &= ~(1u << 31 >> __clz((int)rest))"  # the last one done
 
 
 def places(rng: random.Random) -> tuple[tuple[int, ...], tuple[int, ...], list[int]]:
@@ -154,6 +156,60 @@ def test_faults_of_putting_are_found(old: str, new: str, found: str) -> None:
         made = Simulator(source, [step.cuda.name])
         (got,) = launch_cuda(made, step.cuda, given, {}, 2)
         assert (got == wanted).all(), "are wrong"
+
+
+def summed(
+    rows: int, terms: int, places: int, dtype: str = "float32"
+) -> tuple[Graph, list[Any]]:
+    """Many terms for each place, of sizes for which their order tells."""
+    b, data = Builder(), np.random.default_rng(places)
+    x = b.input(TensorType((rows, terms), dtype))
+    at = b.input(TensorType((rows, terms), "int64"))
+    y = b.scatter_add(b.neg(x), at, shape=(rows, places), dims=(0, -1))
+    values = data.standard_normal((rows, terms)) * 10.0 ** data.integers(-3, 4)
+    indices = data.integers(-1, places + 1, (rows, terms))  # some are clamped
+    return b.graph("f", [y]), [values.astype(dtype), indices]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "uint8"])
+@pytest.mark.parametrize("sizes", SUMS)
+def test_warps_add_in_order(sizes: tuple[int, int, int], dtype: str) -> None:
+    """To the last bit as on the CPU, where one thread adds term by term."""
+    graph, arrays = summed(*sizes, dtype)
+    (step,) = steps_of(graph)
+    assert step.cuda.team == LANES and step.cuda.rows >= sizes[0]
+    (wanted,) = run_c(graph, arrays)
+    for blocks in (1, 5):
+        (got,) = run_cuda(graph, arrays, blocks)
+        assert got.tobytes() == wanted.tobytes()
+
+
+def test_so_many_rows_are_a_thread_each() -> None:
+    (step,) = steps_of(summed(1 << 14, 3, 5)[0])
+    assert step.cuda.team == 1
+
+
+@pytest.mark.parametrize(
+    "old, new, found",
+    [
+        (r"__ffs\(\(int\)rest\) - 1", "31 - __clz((int)rest)", "are wrong"),
+        (r"if \(at % 32 == threadIdx.x % 32\)", "", "race|are wrong"),
+        (r"sums\[[^]]*\] = 0.0f;", ";", "uninit|never written|are wrong"),
+        (r"p < \(128\)", "p < (127)", "never written|are wrong"),
+    ],
+    ids=["from the last", "by all lanes", "what was there", "a place left out"],
+)
+def test_faults_of_adding_are_found(old: str, new: str, found: str) -> None:
+    graph, arrays = summed(2, 300, 128)
+    (step,) = steps_of(graph)
+    (wanted,) = run_c(graph, arrays)
+    source = planted.text(old, new)(cuda_text([step.cuda]))
+    source = source.replace("rest &= rest - 1", REST) if "clz" in new else source
+    given = [arrays[graph.inputs.index(v)] for v in step.inputs]
+    with pytest.raises((AssertionError, SimulatorError), match=found):
+        made = Simulator(source, [step.cuda.name])
+        (got,) = launch_cuda(made, step.cuda, given, {}, 2)
+        assert got.tobytes() == wanted.tobytes(), "are wrong"
 
 
 @pytest.mark.parametrize("seed", range(8))

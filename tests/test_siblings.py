@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import paddle
+import planted
 import pytest
+from cuda_simulator import Simulator, SimulatorError, has_compiler
+from graph_meaning import same_bits
+from graph_runs import Step, cuda_text, launch_cuda, steps_of
 
 import pirol
 from pirol.compiler.dims import symbol
@@ -21,6 +26,8 @@ from pirol.passes import siblings as module
 from pirol.passes.fuse import fuse
 from pirol.passes.siblings import siblings
 from pirol.prim import Builder
+
+needs_simulator = pytest.mark.skipif(not has_compiler(), reason="the simulator: g++")
 
 
 def updates(count: int = 6, size: Any = 8, rounds: int = 1) -> Graph:
@@ -138,6 +145,42 @@ def test_a_whole_steps_updates_are_joined_and_in_place() -> None:
         np.testing.assert_allclose(got.numpy(), wanted.numpy(), 1e-5, 1e-6)
     report = pirol.explain(fast)
     assert not report.fallbacks and len(report.groups) < 45  # of 12 parameters
+
+
+def joined(size: int) -> list[Step]:
+    """The kernels of the groups that were joined."""
+    made = siblings(fuse(updates(size=size), fusible)[0], fusible)
+    bodies = [op.body for op in made.ops if len(op.results) >= 6 and op.body]
+    assert bodies
+    steps = (steps_of(body, f"k{k}_", whole=True) for k, body in enumerate(bodies))
+    return [step for (step,) in steps]
+
+
+def run_joined(steps: Sequence[Step], edit: Any = str) -> None:
+    """Each by itself on the simulator: as the interpreter has it, to the last bit."""
+    names = [s.cuda.name for s in steps]
+    made = Simulator(edit(cuda_text([s.cuda for s in steps])), names)
+    rng = np.random.default_rng(0)
+    for step in steps:
+        given = [rng.random(v.shape, "float32") for v in step.body.inputs]
+        for blocks in (1, 3):
+            found = launch_cuda(made, step.cuda, given, {}, blocks)
+            for one, other in zip(found, interpret(step.body, given), strict=True):
+                assert same_bits(one, other)
+
+
+@needs_simulator
+@pytest.mark.parametrize("size", [1, 8, 37, 1000])
+def test_joined_kernels_on_the_simulator(size: int) -> None:
+    run_joined(joined(size))
+
+
+@needs_simulator
+def test_a_joined_kernel_that_stores_elsewhere_is_found() -> None:
+    """A result in the place of another, or one that is left out."""
+    for old, new in ((r"\bout1\[", "out2["), (r"out1\[[^;]*;", ";")):
+        with pytest.raises((AssertionError, SimulatorError)):
+            run_joined(joined(37), planted.text(old, new))
 
 
 @pytest.mark.parametrize("target", ["cpu", "cuda"])

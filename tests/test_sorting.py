@@ -1,148 +1,134 @@
-"""Sorts and top-k of exported programs: by counting, on the CPU and on CUDA."""
+"""The primitive sort: its meaning, on the CPU, on the stand-in device."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import paddle
 import planted
 import pytest
-from cuda_simulator import Simulator
 from cuda_simulator_build import has_compiler
 from cuda_stand_in import Device, device, tidy
-from graph_meaning import same_bits
-from graph_runs import cuda_text, launch_cuda, run_c, steps_of
+from hypothesis import given
+from hypothesis import strategies as st
+from sort_cases import CASES, LARGE, Sort
 
-import pirol
-from pirol.compiler.errors import PirolError
-from pirol.compiler.ir import Graph, TensorType
+from pirol.compiler import _native, dims
+from pirol.compiler.dims import symbol
+from pirol.compiler.errors import ShapeError
+from pirol.compiler.interpreter import interpret
+from pirol.compiler.ir import DTYPES, TensorType
+from pirol.compiler.loaded import Program
+from pirol.kernels import sorting
 from pirol.prim import Builder
-from pirol.prim.decomp.sorting import MOST, places
 
 __all__ = ["device", "tidy"]  # fixtures
 needs_simulator = pytest.mark.skipif(not has_compiler(), reason="the simulator: g++")
-SPECIAL = [np.nan, np.inf, -np.inf, 0.0, -0.0, np.nan, 1.0, 1.0, -np.inf, 1e-45]
-Array = Any
+KINDS = [k for k in DTYPES if not k.startswith("complex")]
 
 
-def ordered(x: Any) -> Any:
-    return paddle.sort(x, axis=-1), paddle.argsort(x, axis=-1, descending=True)
+@st.composite
+def sorts(draw: Any) -> Sort:
+    lead = draw(st.lists(st.integers(0, 4), max_size=2))
+    size = draw(st.sampled_from([0, 1, 2, 31, 33, 64, 257, 600]))
+    count = draw(st.sampled_from([-1, 0, 1, size // 9, size // 2]))
+    kind, down = draw(st.sampled_from(KINDS)), draw(st.booleans())
+    return Sort((*lead, size), kind, down, min(count, size))
 
 
-def columns(x: Any) -> Any:
-    return paddle.sort(x * 2, axis=0, descending=True) + 1, paddle.argsort(x, axis=0)
+@given(sorts(), st.integers(0, 1000))
+def test_meaning(case: Sort, seed: int) -> None:
+    x = case.data(seed)
+    case.check(x, interpret(case.graph(), [x]))
 
 
-def tops(x: Any) -> Any:
-    return paddle.topk(x, 3, axis=1), paddle.topk(x, 1, axis=0, largest=False)
+@given(sorts(), st.integers(0, 1000))
+def test_on_the_cpu(case: Sort, seed: int) -> None:
+    x = case.data(seed)
+    case.check(x, Program(case.archive())(x))
 
 
-def data(shape: tuple[int, ...], dtype: str) -> Array:
-    """Each number once, so that there is one order."""
-    rng = np.random.default_rng(3)
-    size = int(np.prod(shape))
-    return (rng.permutation(size).reshape(shape) - size // 2).astype(dtype)
-
-
-def ties(shape: tuple[int, ...]) -> Array:
-    """Few numbers, and special ones."""
-    found = np.random.default_rng(4).integers(-2, 3, shape).astype("float32")
-    found.reshape(-1)[: len(SPECIAL)] = SPECIAL
-    return found
-
-
-def flat(found: Any) -> list[Array]:
-    if not isinstance(found, (list, tuple)):
-        return [np.asarray(found)]
-    return [leaf for part in found for leaf in flat(part)]
-
-
-def exported(function: Any, x: Array, path: Path) -> list[Array]:
-    """The file of a function that was called for this; what the call gave."""
-    with pytest.warns(UserWarning, match="Paddle"):
-        made = pirol.to_static(function)
-        expected = flat([np.asarray(v) for v in flat(made(paddle.to_tensor(x)))])
-    pirol.export(made, path)
-    return expected
-
-
-def agree(found: Any, expected: list[Array]) -> None:
-    results = flat(found)
-    assert len(results) == len(expected)
-    for one, other in zip(results, expected):
-        assert one.dtype == other.dtype and same_bits(one, other)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64", "int64", "int32"])
-@pytest.mark.parametrize("function", [ordered, columns, tops])
-def test_exported_on_the_cpu(function: Any, dtype: str, tmp_path: Path) -> None:
-    x = data((13, 37), dtype)
-    expected = exported(function, x, tmp_path / "f")
-    agree(pirol.load(tmp_path / "f")(x), expected)
+@pytest.mark.parametrize("case", [*CASES, *LARGE], ids=str)
+def test_any_number_of_threads(case: Sort) -> None:
+    run, before = Program(case.archive()), _native.get_threads()
+    try:
+        for threads in (1, 2, 3, 8):
+            _native.set_threads(threads)
+            x = case.data(threads)
+            case.check(x, run(x))
+    finally:
+        _native.set_threads(before)
 
 
 @needs_simulator
-@pytest.mark.full
-@pytest.mark.parametrize("function", [ordered, columns, tops])
-def test_exported_on_a_device(function: Any, device: Device, tmp_path: Path) -> None:
-    x, before = data((13, 37), "float32"), device.launches
-    expected = exported(function, x, tmp_path / "f")
-    agree(pirol.load(tmp_path / "f", device="cuda")(x), expected)
-    assert device.launches > before
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_on_a_device(case: Sort, device: Device) -> None:
+    run, before = Program(case.archive(), 0), device.launches
+    for seed in range(2):
+        x = case.data(seed)
+        case.check(x, run(x))
+    empty = 0 in (*case.shape, case.count)
+    runs = max(1, -(-case.shape[-1] // 2048))
+    passes = 0 if empty else 1 + (runs - 1).bit_length()
+    assert device.launches - before == 2 * passes
 
 
-@pytest.mark.parametrize("descending", [False, True])
-def test_equal_numbers_stay_in_order_and_nan_are_largest(
-    descending: bool, tmp_path: Path
+FAULTS = {
+    "the second run is left out": (r"which \+ 1 < runs \? run : 0", "0"),
+    "a merge that begins too late": (r"int i = left \+ low", "int i = left + low + 1"),
+    "no barrier": (
+        r"(pr_put_own\(memory, own, thread\); +\\\n) +__syncthreads\(\);", r"\1",
+    ),
+    "two zeros": (r"if \(!size\) bits = 0;", ""),
+    "NaN by their sign": (r"if \(size > infinity\)", "if (false)"),
+    "places by chance": (r"key << 32 \| \(unsigned long long\)place", "key << 32"),
+}  # fmt: skip
+
+
+@needs_simulator
+@pytest.mark.parametrize("name", FAULTS)
+def test_faults_are_found(
+    name: str, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def both(x: Any) -> Any:
-        return (
-            paddle.sort(x, descending=descending, stable=True),
-            paddle.argsort(x, descending=descending, stable=True),
-        )
-
-    x = ties((5, 40))
-    expected = exported(both, x, tmp_path / "f")
-    agree(pirol.load(tmp_path / "f")(x), expected)
-
-
-def places_of(width: int, descending: bool = False) -> Graph:
-    b = Builder()
-    x = b.input(TensorType((4, width), "float32"))
-    return b.graph("f", [places(b, x, descending)])
-
-
-def test_comparisons_are_kept_nowhere() -> None:
-    (step,) = steps_of(places_of(100))
-    assert step.cuda.team >= 32 and not step.cuda.scratch
+    changed = planted.text(*FAULTS[name])(sorting.TEXT)
+    monkeypatch.setattr(sorting, "TEXT", changed)
+    case = Sort((2, 4500))
+    x = case.data(0)
+    with pytest.raises((AssertionError, RuntimeError)):
+        case.check(x, Program(case.archive(), 0)(x))
 
 
 @needs_simulator
-@pytest.mark.parametrize(
-    "old, new",
-    [(r"\(v\d+ < v\d+\)", "(true)"), (r"\(v(\d+) == v\1\)", "(true)")],
-    ids=["equal ones", "NaN"],
-)
-def test_faults_are_found(old: str, new: str) -> None:
-    graph, x = places_of(40), ties((4, 40))
-    (step,) = steps_of(graph)
-    (wanted,) = run_c(graph, [x])
-    assert (np.sort(wanted) == np.arange(40)).all()
-
-    def run(source: str) -> Array:
-        made = Simulator(source, [step.cuda.name])
-        return launch_cuda(made, step.cuda, [x], {}, 2)[0]
-
-    source = cuda_text([step.cuda])
-    assert same_bits(run(source), wanted)
-    assert not same_bits(run(planted.text(old, new)(source)), wanted)
+@pytest.mark.parametrize("device_number", [-1, 0])
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_result_that_nobody_wants(
+    which: int, device_number: int, device: Device
+) -> None:
+    case = Sort((2, 3000))
+    graph, x = case.graph(), case.data(1)
+    alone = replace(graph, outputs=graph.outputs[which : which + 1])
+    archive = replace(case.archive(), graph=alone, form=["output", 0])
+    found = np.asarray(Program(archive, device_number)(x))
+    assert found.tobytes() == case.expected(x)[which].tobytes()
 
 
-def test_a_row_that_is_too_long_is_refused(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="argsort"):
-        made = pirol.to_static(ordered)
-        made(paddle.ones([2, MOST + 1]))
-    with pytest.raises(PirolError, match="only Paddle runs: pd_op.argsort"):
-        pirol.export(made, tmp_path / "f")
+def test_rows_whose_number_is_not_known() -> None:
+    case = Sort((symbol("n"), symbol("m")))
+    run = Program(case.archive())
+    for shape in ((3, 50), (1, 40_000), (0, 3), (2, 0)):
+        one = Sort(shape)
+        x = one.data(2)
+        one.check(x, run(x))
+
+
+def test_more_than_a_row_has() -> None:
+    b, n = Builder(), symbol("n")
+    x = b.input(TensorType((2, n), "float32"))
+    with pytest.raises(ShapeError, match="no more than a row has"):
+        b.sort(x, descending=False, count=dims.add(n, 1))
+    graph = b.graph("sort", list(b.sort(x, descending=False, count=5)))
+    run = Program(replace(Sort((2, 5)).archive(), graph=graph))
+    assert np.asarray(run(np.ones((2, 5), "float32"))[1]).shape == (2, 5)
+    with pytest.raises(RuntimeError, match="another number of items"):
+        run(np.ones((2, 4), "float32"))

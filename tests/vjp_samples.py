@@ -428,3 +428,20 @@ def put_over() -> Iterator[Sample]:
 SAMPLES["put"] = list(put_over())
 SAMPLES["gather"] = list(looked_up("gather"))
 SAMPLES["scatter_add"] = list(looked_up("scatter_add"))
+
+
+def ordered() -> Iterator[Sample]:
+    """Rows of numbers that are all different; where they were has no gradient."""
+    sizes = (((5,), 5), ((3, 4), 4), ((2, 3, 6), 2), ((3, 0), 0), ((1,), 1))
+    for shape, count in sizes:
+        for down in (False, True):
+            yield Sample(
+                lambda b, x, down=down, count=count: b.sort(
+                    x, descending=down, count=count
+                ),
+                (f64(*shape),),
+                "apart",
+            )
+
+
+SAMPLES["sort"] = list(ordered())

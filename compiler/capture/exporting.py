@@ -17,7 +17,7 @@ from pirol.compiler.ir import DTYPES, HALVES, Graph, Guard, Op, Value, rename
 from pirol.compiler.pipeline import lower
 from pirol.prim import Facts
 
-NATIVE = ("group", "check", "bind")
+NATIVE = ("group", "sort", "check", "bind")
 NEXT = "export a part of the program without them"
 
 

@@ -366,6 +366,7 @@ static int check_step(Check *check, Step *step) {
         case CONVOLUTION: return check_convolution(check, &step->convolution);
         case ATTENTION: return check_attention(check, &step->attention);
         case TRANSFORM: return check_transform(check, &step->transform);
+        case SORT: return check_sort(check, &step->sort);
         default: return check_check(check, &step->check);
     }
 }

@@ -21,5 +21,6 @@ int check_product(Check *check, ProductStep *step);
 int check_convolution(Check *check, const ConvolutionStep *step);
 int check_attention(Check *check, AttentionStep *step);
 int check_transform(Check *check, TransformStep *step);
+int check_sort(Check *check, SortStep *step);
 
 #endif

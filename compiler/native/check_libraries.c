@@ -1,5 +1,6 @@
-/* Do the steps that libraries run fit the plan? */
+/* Do the steps that are no launches, those of libraries and sorts, fit the plan? */
 #include "check.h"
+#include "sort.h"
 
 static int check_factor(Check *check, int *id, const TensorSpec *type) {
     BufferSpec *buffer = &check->plan->buffers[*id];
@@ -86,4 +87,21 @@ int check_transform(Check *check, TransformStep *step) {
                    check_factor(check, &step->out, &out->type)
                ? -1
                : 0;
+}
+
+int check_sort(Check *check, SortStep *step) {
+    const TensorSpec *type = &check->plan->buffers[step->x].type;
+    const TensorSpec places = {.code = DL_INT, .bits = 64};
+    const Dim sizes[] = {step->lines, step->length, step->count};
+    Keys keys;
+    bool kernels = step->kernels[0] && step->kernels[1];
+    if (!keys_of(type, step->descending, &keys))
+        return check_fail("steps[%d]: nothing sorts these", check->step);
+    if (on_cuda(&check->plan->home) && !kernels)
+        return check_fail("steps[%d]: a sort without kernels", check->step);
+    for (int i = 0; i < 3; i++)
+        if (need_dim(check, sizes[i], "steps", check->step)) return -1;
+    if (step->values >= 0 && check_factor(check, &step->values, type)) return -1;
+    if (step->indices >= 0 && check_factor(check, &step->indices, &places)) return -1;
+    return check_factor(check, &step->x, type);
 }

@@ -194,16 +194,39 @@ static int read_transform(Plan *plan, Where where, PyObject *object,
     return read_dim(plan, where, sizes[1], &step->length);
 }
 
+static int read_sort(Plan *plan, Where where, PyObject *object, SortStep *step) {
+    int *const buffers[] = {&step->x, &step->values, &step->indices};
+    Dim *const dims[] = {&step->lines, &step->length, &step->count};
+    PyObject **items = read_tuple(where, object, 5), **given;
+    if (!items || !(given = read_tuple(where, items[1], 3))) return -1;
+    for (int i = 0; i < 3; i++)
+        if (read_int(where, given[i], "buffer", i ? -1 : 0, plan->n_buffers,
+                     buffers[i]))
+            return -1;
+    if (!(given = read_tuple(where, items[2], 3))) return -1;
+    for (int i = 0; i < 3; i++)
+        if (read_dim(plan, where, given[i], dims[i])) return -1;
+    if (!PyBool_Check(items[3])) return read_fail_object(where, "a bool", items[3]);
+    step->descending = items[3] == Py_True;
+    if (!(given = read_tuple(where, items[4], 2))) return -1;
+    for (int i = 0; i < 2; i++) {
+        step->kernels[i] = PyLong_AsVoidPtr(given[i]);
+        if (PyErr_Occurred()) return -1;
+    }
+    return 0;
+}
+
 int read_step(Plan *plan, Where where, PyObject *object) {
     static const char *const names[] = {"launch",  "opaque",      "bind",
                                         "write",   "check",       "product",
-                                        "convolution", "attention",   "transform"};
+                                        "convolution", "attention",   "transform",
+                                        "sort"};
     Step *step = &plan->steps[where.index];
     int count, kind;
     PyObject **items = read_items(where, object, &count);
     if (!items) return -1;
     if (!count) return read_fail(where, "an empty step");
-    if (read_kind(where, items[0], names, 9, &kind)) return -1;
+    if (read_kind(where, items[0], names, 10, &kind)) return -1;
     step->kind = (StepKind)kind;
     switch (step->kind) {
         case LAUNCH: return read_launch(plan, where, object, &step->launch);
@@ -215,6 +238,7 @@ int read_step(Plan *plan, Where where, PyObject *object) {
             return read_convolution(plan, where, object, &step->convolution);
         case ATTENTION: return read_attention(plan, where, object, &step->attention);
         case TRANSFORM: return read_transform(plan, where, object, &step->transform);
+        case SORT: return read_sort(plan, where, object, &step->sort);
         default: return read_check(plan, where, object, &step->check);
     }
 }

@@ -41,7 +41,8 @@ typedef enum {
     PRODUCT,
     CONVOLUTION,
     ATTENTION,
-    TRANSFORM
+    TRANSFORM,
+    SORT
 } StepKind;
 
 /* On CUDA the kernel is a CUfunction, `grain` the threads of a block and `scratch` the
@@ -136,6 +137,14 @@ typedef struct {
     Dim lines, length;
 } TransformStep;
 
+/* The first `count` of each row, in order, and where they were. */
+typedef struct {
+    int x, values, indices; /* after checking: the roots; -1: not wanted */
+    bool descending;
+    Dim lines, length, count;
+    const void *kernels[2]; /* of CUDA */
+} SortStep;
+
 typedef struct {
     StepKind kind;
     union {
@@ -148,6 +157,7 @@ typedef struct {
         ConvolutionStep convolution;
         AttentionStep attention;
         TransformStep transform;
+        SortStep sort;
     };
 } Step;
 

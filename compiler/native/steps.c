@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "libraries.h"
+#include "sort.h"
 
 typedef enum {
     DONE,
@@ -12,7 +13,8 @@ typedef enum {
     CUDA_FAILED,
     BLAS_FAILED,
     DNN_FAILED,
-    FFT_FAILED
+    FFT_FAILED,
+    TOO_LONG
 } Status;
 
 static Status cuda_done(Call *call, int code) {
@@ -227,6 +229,32 @@ static Status run_transform(Call *call, const TransformStep *step) {
     return call->code ? FFT_FAILED : DONE;
 }
 
+static void *data_of(const Call *call, int buffer) {
+    return buffer < 0 ? NULL : call->buffers[buffer].data;
+}
+
+static Status run_sort(Call *call, const SortStep *step) {
+    const int64_t *slots = call->slots;
+    const TensorSpec *type = &call->plan->buffers[step->x].type;
+    Sort of = {
+        .item = type->bits / 8,
+        .lines = dim_value(step->lines, slots),
+        .length = dim_value(step->length, slots),
+        .count = dim_value(step->count, slots),
+        .x = call->buffers[step->x].data,
+        .values = data_of(call, step->values),
+        .indices = data_of(call, step->indices),
+    };
+    keys_of(type, step->descending, &of.keys);
+    if (!of.lines || !of.count) return DONE;
+    if (of.count > of.length) return SIZES_DIFFER;
+    call->code = on_cuda(&call->home) ? sort_on_device(&of, step->kernels, call)
+                                      : sort_rows(&of, call);
+    if (call->code == SORT_NO_MEMORY) return NO_MEMORY;
+    if (call->code == SORT_TOO_LONG) return TOO_LONG;
+    return cuda_done(call, call->code);
+}
+
 static int raise(const Call *call, Status status, int step) {
     if (status == DONE) return 0;
     if (status == CUDA_FAILED)
@@ -239,11 +267,14 @@ static int raise(const Call *call, Status status, int step) {
         fft_raise(call->code);
     else if (status == NO_MEMORY)
         PyErr_NoMemory();
+    else if (status == TOO_LONG)
+        PyErr_Format(PyExc_ValueError, "step %d sorts rows of 2**32 elements or more",
+                     step);
     else if (status == FALSE_CHECK)
         PyErr_SetObject(PyExc_RuntimeError,
                         call->plan->steps[step].check.message);
     else
-        PyErr_Format(PyExc_RuntimeError, "step %d writes another number of items",
+        PyErr_Format(PyExc_RuntimeError, "step %d: another number of items than it is for",
                      step);
     return -1;
 }
@@ -281,6 +312,7 @@ static Status run_step(Call *call, const Step *step) {
         case CONVOLUTION: return run_convolution(call, &step->convolution);
         case ATTENTION: return run_attention(call, &step->attention);
         case TRANSFORM: return run_transform(call, &step->transform);
+        case SORT: return run_sort(call, &step->sort);
         default: return run_write(call, &step->write);
     }
 }

@@ -117,6 +117,26 @@ PR_BITS(long long, double, i64)
 PR_OUTER(float, f32, fmaf)
 PR_OUTER(double, f64, fma)
 
+// The lanes of a warp, in order, add their terms to the sums of their places; those below
+// 0 have none. A place is the lane's of its number, so that no two lanes share a sum.
+#define PR_ADD_IN_TURN(T, U, t)                                                \
+  PR_DEVICE void pr_add_in_turn_##t(T *sums, long long to, T term) {           \
+    unsigned rest = __ballot_sync(0xffffffffu, to >= 0);                       \
+    for (; rest; rest &= rest - 1) {                                           \
+      const int lane = __ffs((int)rest) - 1;                                   \
+      const int at = __shfl_sync(0xffffffffu, (int)to, lane);                  \
+      const T other = (T)__shfl_sync(0xffffffffu, term, lane);                 \
+      if (at % 32 == threadIdx.x % 32) sums[at] = (T)((U)sums[at] + (U)other); \
+    }                                                                          \
+  }
+PR_ADD_IN_TURN(float, float, f32)
+PR_ADD_IN_TURN(double, double, f64)
+PR_ADD_IN_TURN(signed char, unsigned, i8)
+PR_ADD_IN_TURN(unsigned char, unsigned, u8)
+PR_ADD_IN_TURN(short, unsigned, i16)
+PR_ADD_IN_TURN(int, unsigned, i32)
+PR_ADD_IN_TURN(long long, unsigned long long, i64)
+
 // a / b as a division rounds it, from r = pr_inverse(b): the quotient by r is one unit
 // off at most, and its remainder, which is exact, sets it right (all numbers that come
 // near enough to the middle of two were tried). far is set where that may not hold: at

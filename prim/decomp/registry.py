@@ -74,8 +74,8 @@ def decomposes(
 
     compute_in: the dtype in which float16 and bfloat16 operands are computed;
     keywords: attributes to pass besides those that the function names; operands: their
-    names by Paddle, where the function has others; alone: only for programs that run
-    without Paddle, whose library is faster.
+    names by Paddle, where the function has others; alone: for programs that run
+    without Paddle, in the place of another one, if there is one.
     """
     table = ALONE if alone else DECOMPOSITIONS
 

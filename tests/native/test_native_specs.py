@@ -32,6 +32,10 @@ def convolution(buffers=(0, 0, 0), strides=(1,), padding=(0,), groups=1):
     return [("convolution", buffers, strides, padding, (1,), groups)]
 
 
+def sort(buffers=(0, 0, -1), sizes=(1, 4, 4), down=True, kernels=(0, 0)):
+    return [("sort", buffers, sizes, down, kernels)]
+
+
 LINE = dict(buffers=[("arena", 0, *F32, [4, 4, 4])]) | CUDA
 
 
@@ -100,6 +104,14 @@ BAD_SPECS = {
     "slot 1 is read before": MIXED
     | CUDA
     | dict(slots=2, steps=product(right=(True, slot(1), 0))),
+    "nothing sorts these": dict(buffers=[("arena", 0, 5, 64, [4])], steps=sort()),
+    "a sort without kernels": CUDA | dict(buffers=ARENA, steps=sort(kernels=(1, 0))),
+    "buffer 0 is of another type": dict(buffers=ARENA, steps=sort((0, 0, 0))),
+    r"buffer -2 is not in \[-1, 1": dict(buffers=ARENA, steps=sort((0, 0, -2))),
+    r"buffer -1 is not in \[0, 1": dict(buffers=ARENA, steps=sort((-1, 0, 0))),
+    "expected 3 items, got 2": dict(buffers=ARENA, steps=sort(sizes=(1, 4))),
+    "expected a bool, got a float": dict(buffers=ARENA, steps=sort(down=1.0)),
+    "expected 2 items, got 1": dict(buffers=ARENA, steps=sort(kernels=(1,))),
     "no library convolves these": dict(buffers=ARENA, steps=convolution()),
     "buffer 0 is not of the window's rank": dict(buffers=ARENA, steps=convolution())
     | CUDA,
