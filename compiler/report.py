@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pirol.compiler.costs import PRODUCT, roofline
 from pirol.compiler.dims import Dim, add, equal, known, mul, product, to_text
 from pirol.compiler.ir import BITS, Graph, Op, Value
 from pirol.compiler.pipeline import Lowered
-from pirol.compiler.runtime import Built
+from pirol.compiler.runtime import Built, Compiled
 from pirol.compiler.traffic import VIEWS, moved, size_of, traffic
 from pirol.kernels.nest import Nest, Reduce
 from pirol.passes.fuse import Refused
+from pirol.passes.plan import Launch
 from pirol.prim import PRIMS
 
 
@@ -34,7 +35,8 @@ class GroupInfo:
     """One fused group: its kernel, its primitives, the user's line.
 
     rows, read and written (bytes a call) are numbers, or formulas of the sizes;
-    predicted: seconds of the first call's sizes on one thread, by `costs.roofline`.
+    predicted: seconds of the first call's sizes on one thread, by `costs.roofline`;
+    measured: seconds in the last call that was measured, if one was.
     """
 
     kernel: str
@@ -44,10 +46,13 @@ class GroupInfo:
     read: str = ""
     written: str = ""
     predicted: float = 0.0
+    measured: float | None = None
 
     def __str__(self) -> str:
-        head = f"{self.kernel} [{self.rows} rows, {1e6 * self.predicted:.3g} us]"
-        return f"{head} {' '.join(self.ops)}"
+        times = f"{1e6 * self.predicted:.3g} us"
+        if self.measured is not None:
+            times += f", measured {1e6 * self.measured:.3g} us"
+        return f"{self.kernel} [{self.rows} rows, {times}] {' '.join(self.ops)}"
 
 
 @dataclass
@@ -80,17 +85,40 @@ class Report:
     kept: tuple[int, int | None] | None = None
     stages: dict[str, Graph] = field(default_factory=dict)
     unseen: list[Callable[[], None]] = field(default_factory=list)
+    plans: list[tuple[Compiled, int]] = field(default_factory=list)  # and first group
+    measuring: bool = False
 
     def settled(self) -> Report:
-        """The report with the plans that came from disk looked into."""
+        """The report with the plans that came from disk looked into, and the times of
+        the last call."""
         while self.unseen:
             self.unseen.pop(0)()
+        for made, first in self.plans if self.measuring else ():
+            steps = enumerate(made.plan.steps)
+            launches = [number for number, step in steps if isinstance(step, Launch)]
+            for number, begin, end in made.times():
+                if number in launches:
+                    at = first + launches.index(number)
+                    seconds = (end - begin) / 1e6
+                    self.groups[at] = replace(self.groups[at], measured=seconds)
         return self
+
+    def measure(self) -> None:
+        """From here on, calls (one at a time) note when their kernels run."""
+        self.measuring = True
+        for made, _ in self.settled().plans:
+            made.watch(True)
+
+    def begun(self, made: Compiled) -> None:
+        """Take note of a new plan, before its first call."""
+        if self.measuring:
+            made.watch(True)
 
     def add(
         self,
         lowered: Lowered,
         kernels: Sequence[Built],
+        made: Compiled,
         sizes: Mapping[str, int],
         whole: bool = True,
     ) -> None:
@@ -110,6 +138,7 @@ class Report:
         self.sorts += [_sort(op) for op in fused.ops if op.name == "sort"]
         for op in opaque:
             self.fall_back(op.title, str(op.attrs.get("why", "")), op.line)
+        self.plans.append((made, len(self.groups)))
         for built in kernels:
             self.kernels[built.kernel.name] = built.source
             self.groups.append(_group(built, sizes))

@@ -228,12 +228,14 @@ def cache_clear() -> int:
     return cache.clear()
 
 
-def explain(compiled: Any) -> Report:
+def explain(compiled: Any, measure: bool = False) -> Report:
     """What became of a compiled function or Layer so far; call it at least once first.
 
     Args:
         compiled: what `to_static`, `load_inference_model` or, after `install`,
             `paddle.jit.to_static` returned.
+        measure: from here on its calls, one at a time, are measured: the next report
+            has each group's seconds in the last of them beside those predicted.
 
     Returns:
         The report; printed, it is a summary.
@@ -241,7 +243,10 @@ def explain(compiled: Any) -> Report:
     Raises:
         PirolError: `compiled` is something else.
     """
-    return _options("explain", compiled).report.settled()  # type: ignore[no-any-return]
+    report: Report = _options("explain", compiled).report
+    if measure:
+        report.measure()
+    return report.settled()
 
 
 def export(

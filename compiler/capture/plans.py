@@ -198,7 +198,7 @@ class Plans:
         if ready is not None:
             with contextlib.suppress(OSError):  # it was trimmed just now
                 made = self.assembled(ready, program, program.graph)
-                self.options.report.unseen.append(lambda: self.look_into(hints))
+                self.options.report.unseen.append(lambda: self.look_into(hints, made))
                 return made
         return self.newly(program, hints, key)
 
@@ -220,7 +220,7 @@ class Plans:
         ready, made = built(prepared, lambda r: self.assembled(r, program, original))
         if key:
             stored.keep(key, ready)
-        options.report.add(lowered, prepared.kernels, hints, self.whole)
+        options.report.add(lowered, prepared.kernels, made, hints, self.whole)
         return made
 
     def prepared(self, program: Program, hints: dict[str, int]) -> Any:
@@ -247,13 +247,13 @@ class Plans:
         )
         return Prepared(lowered, generate(lowered.plan))
 
-    def look_into(self, hints: dict[str, int]) -> None:
+    def look_into(self, hints: dict[str, int], made: Compiled) -> None:
         """Tell the report of a plan that came from disk."""
         assert self.program is not None
         with LOCK:
             lowered = lower(self.program.graph, hints)
             kernels = generate(lowered.plan)
-            self.options.report.add(lowered, kernels, hints, self.whole)
+            self.options.report.add(lowered, kernels, made, hints, self.whole)
 
     def accept(self, plan: Plan, facts: tuple[Guard, ...]) -> tuple[Any, ...]:
         """What a new plan is for, and its opaque ops made known; raises where there
@@ -278,6 +278,7 @@ class Plans:
         native.start()
         call = caller(program, functools.partial(self.branch, program))
         made = assemble(ready.plan, original, call, ready.codes)
+        self.options.report.begun(made)
         with contextlib.suppress(OSError):
             cache.used({c.key for c in ready.codes})
         return made

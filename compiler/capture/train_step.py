@@ -292,7 +292,7 @@ class StepPlans(Plans):
         ready, made = built(Prepared(lowered, kernels), use)
         if key and made.native:  # else other graphs than the program's are needed
             stored.keep(key, replace(ready, donated=taken))
-        self.options.report.add(lowered, kernels, hints)
+        self.options.report.add(lowered, kernels, made, hints)
         return made
 
     def lowered(
@@ -308,12 +308,13 @@ class StepPlans(Plans):
         plan, taken = donate(lowered.plan)
         return replace(lowered, plan=plan), graph, taken
 
-    def look_into(self, hints: dict[str, int]) -> None:
+    def look_into(self, hints: dict[str, int], made: Compiled) -> None:
         """Tell the report of a plan that came from disk."""
         assert self.program is not None
         with LOCK:
             lowered, _, _ = self.lowered(self.program, hints)
-            self.options.report.add(lowered, generate(lowered.plan), hints)
+            kernels = generate(lowered.plan)
+            self.options.report.add(lowered, kernels, made, hints)
 
 
 def _type(tensor: Any) -> TensorType:

@@ -110,8 +110,9 @@ class _Maker:
         prepared = self.ready.pop(name)
         program = replace(self.program, graph=graph)
         _, made = built(prepared, lambda r: self.plans.connected(r, program, original))
+        lowered, kernels = prepared.lowered, prepared.kernels
         report = self.plans.options.report
-        report.add(prepared.lowered, prepared.kernels, self.hints, whole=not name)
+        report.add(lowered, kernels, made, self.hints, whole=not name)
         return made
 
 

@@ -54,11 +54,15 @@ void watch_finish(Call *call) {
     }
 }
 
+/* Once it is on for the first time, all times are unknown. */
 int watch_set(Plan *plan, bool on) {
     size_t count = 2 * (size_t)plan->n_steps + 1;
-    if (on && !plan->times) plan->times = plan_alloc(plan, count, sizeof(double));
-    if (on && !plan->marks) plan->marks = plan_alloc(plan, count, sizeof(void *));
-    if (on && !(plan->times && plan->marks)) return -1;
+    if (on && !plan->marks) {
+        plan->marks = plan_alloc(plan, count, sizeof(void *));
+        plan->times = plan_alloc(plan, count, sizeof(double));
+        if (!plan->marks || !plan->times) return -1;
+        for (size_t i = 0; i < count; i++) plan->times[i] = NAN;
+    }
     plan->watched = on;
     return 0;
 }
