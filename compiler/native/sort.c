@@ -5,10 +5,10 @@
 
 #include <string.h>
 
-enum { FEW = 48, BLOCK = 512 };
-enum { LONG = 1 << 15 };  /* entries of a row that are worth several threads */
+enum { FEW = 48 };               /* entries that are sorted by insertion */
+enum { LONG = 1 << 15 };         /* entries of a row that are worth several threads */
 enum { SCARCE = 8, MOST = 512 }; /* one in so many, and no more, are chosen */
-enum { WORTH = 1 << 13 }; /* entries that are worth a thread */
+enum { WORTH = 1 << 13 };        /* entries that are worth a thread */
 
 typedef struct {
     const Sort *of;
@@ -30,6 +30,7 @@ typedef struct {
 #define BYTES 4
 #define NAME(x) packed_##x
 #define BEFORE(a, b) ((a) < (b))
+#define KEY(e) ((e) >> 32)
 #define DIGIT(e, k) ((e) >> (32 + 8 * (k)) & 255)
 #define MAKE(key, place) ((key) << 32 | (uint64_t)(place))
 #define PLACE(e) ((e) & UINT32_MAX)
@@ -39,6 +40,7 @@ typedef struct {
 #undef BYTES
 #undef NAME
 #undef BEFORE
+#undef KEY
 #undef DIGIT
 #undef MAKE
 #undef PLACE
@@ -48,6 +50,7 @@ typedef struct {
 #define NAME(x) wide_##x
 #define BEFORE(a, b) \
     ((a).key < (b).key || ((a).key == (b).key && (a).place < (b).place))
+#define KEY(e) ((e).key)
 #define DIGIT(e, k) ((e).key >> (8 * (k)) & 255)
 #define MAKE(k, p) ((Wide){(k), (uint64_t)(p)})
 #define PLACE(e) ((e).place)

@@ -1,6 +1,6 @@
 /* Sorting entries: keys with the places that they had, all different. sort.c includes
    this twice; ENTRY is the type, NAME(x) the name of x for it, BEFORE(a, b) their order,
-   DIGIT(e, k) byte k of the key, of BYTES; COUNT holds how many there may be. */
+   KEY(e) the key, DIGIT(e, k) byte k of it, of BYTES; COUNT holds how many there may be. */
 
 /* Of few. */
 static void NAME(insert)(ENTRY *entries, int64_t count) {
@@ -97,19 +97,28 @@ static void NAME(sink)(ENTRY *heap, int64_t count, int64_t at) {
     heap[at] = entry;
 }
 
+/* What is behind with an equal key comes later, so that keys tell. */
 static void NAME(choose)(const Sort *of, int64_t line, ENTRY *heap) {
-    int64_t count = of->count;
-    ENTRY next[BLOCK];
+    int64_t count = of->count, length = of->length, first = line * length;
+    const Keys keys = of->keys;
     NAME(fill)(heap, of, line, 0, count);
     for (int64_t at = count / 2; at-- > 0;) NAME(sink)(heap, count, at);
-    for (int64_t begin = count; begin < of->length; begin += BLOCK) {
-        int64_t end = begin + BLOCK < of->length ? begin + BLOCK : of->length;
-        NAME(fill)(next, of, line, begin, end);
-        for (int64_t i = 0; i < end - begin; i++) {
-            if (!BEFORE(next[i], heap[0])) continue;
-            heap[0] = next[i];
-            NAME(sink)(heap, count, 0);
-        }
+    uint64_t limit = KEY(heap[0]);
+    switch (of->item) {
+#define CHOOSE(T)                                                  \
+    for (int64_t i = count; i < length; i++) {                     \
+        uint64_t key = key_of(((const T *)of->x + first)[i], &keys); \
+        if (key >= limit) continue;                                \
+        heap[0] = MAKE(key, i);                                    \
+        NAME(sink)(heap, count, 0);                                \
+        limit = KEY(heap[0]);                                      \
+    }                                                              \
+    break;
+        case 1: CHOOSE(uint8_t)
+        case 2: CHOOSE(uint16_t)
+        case 4: CHOOSE(uint32_t)
+        default: CHOOSE(uint64_t)
+#undef CHOOSE
     }
     for (int64_t last = count - 1; last > 0; last--) {
         ENTRY entry = heap[0];
