@@ -20,6 +20,7 @@ from paddle.base import core
 
 from pirol.compiler.capture import marks
 from pirol.compiler.capture.attributes import attributes
+from pirol.compiler.capture.memory import Memory
 from pirol.compiler.dims import symbol
 from pirol.compiler.errors import Unsupported
 from pirol.compiler.ir import DTYPES, Graph, Op, TensorType, Value
@@ -100,6 +101,7 @@ class _Shared:
     stops: bool
     sites: list[Any] = field(default_factory=list)
     symbols: int = 0
+    memory: Memory = field(default_factory=Memory)
 
 
 @dataclass
@@ -229,7 +231,14 @@ class _Reader:
             self.stop(op, results)
         for result, operand in aliases.items():
             if op.result(result).initialized():
-                self.env[op.operands()[operand].source()] = self.env[op.result(result)]
+                old, new = op.operands()[operand].source(), op.result(result)
+                self.shared.memory.take(new, old)
+                self.overwrite(old, self.env[new])
+
+    def overwrite(self, value: Any, new: Value) -> None:
+        """Another value is in a PIR value's memory, by all its names."""
+        for name in self.shared.memory.names(value):
+            self.env[name] = new
 
     def marked(self, op: Any) -> None:
         """An end of a span that stands for one op of ours (marks.py)."""
@@ -381,8 +390,24 @@ def control(outer: _Reader, op: Any) -> None:
     )
     outer.append(new, op)
     outer.define(op.results(), list(values))
+    _overwrite_by_results(outer, op, blocks)
     for value, result in zip(written, values[len(values) - len(written) :]):
-        outer.env[value] = result
+        outer.overwrite(value, result)
+
+
+def _overwrite_by_results(outer: _Reader, op: Any, blocks: Sequence[Any]) -> None:
+    """Results of `if` and `while` that are in an older value's memory."""
+    memory, ends = outer.shared.memory, [_sources(b.ops[-1]) for b in blocks]
+    if op.name() == "pd_op.if":
+        for result, *found in zip(op.results(), *ends):
+            if memory.same(found):
+                memory.take(result, found[0])
+        return
+    (body,), (_, *last), (_, *first) = blocks, ends[0], _sources(op)
+    for result, arg, end, old in zip(op.results(), body.args(), last, first):
+        if memory.same([arg, end]) and not arg.is_same(end):
+            memory.take(result, old)
+            outer.overwrite(old, outer.env[result])
 
 
 def _two_blocks(op: Any) -> list[Any]:

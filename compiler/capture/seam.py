@@ -18,7 +18,14 @@ import paddle
 from paddle.jit.dy2static import pir_partial_program as partial
 from paddle.jit.dy2static.utils import RETURN_NO_VALUE_MAGIC_NUM as NO_VALUE
 
-from pirol.compiler.capture import arguments, autocast, native, overwritten
+from pirol.compiler.capture import (
+    arguments,
+    autocast,
+    in_place,
+    native,
+    operators,
+    overwritten,
+)
 from pirol.compiler.capture.attributes import attributes
 from pirol.compiler.capture.autocast import asked, refused
 from pirol.compiler.capture.kept import kept_by_paddle
@@ -195,6 +202,8 @@ def connect() -> str:
     follow()
     autocast.follow()
     overwritten.follow()
+    in_place.follow()
+    operators.follow()
     return ""
 
 

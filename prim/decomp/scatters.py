@@ -13,6 +13,7 @@ from pirol.compiler.dims import Shape, product
 from pirol.compiler.ir import Value
 from pirol.prim.builder import Builder
 from pirol.prim.decomp.bounds import cut, dropped
+from pirol.prim.decomp.creation import typed
 from pirol.prim.decomp.indexing import along, column, looked_up, places
 from pirol.prim.decomp.registry import axis_in, decomposes, ints, need
 from pirol.prim.decomp.shape import expanded, sized
@@ -144,6 +145,25 @@ def unpool(
     place = places(b, index, product(out), "unpool", negative=False)
     none = b.const(value=0, shape=(*lead, product(out)), dtype=x.dtype)
     return b.reshape(b.put(none, x, place, dims=(0, 1, -1)), shape=(*lead, *out))
+
+
+@decomposes("pd_op.fill_diagonal", composite=False)
+def fill_diagonal(
+    b: Builder, x: Value, *, value: float, offset: int, wrap: bool
+) -> Any:
+    """x with a number at (k, k + offset), or (k, k, .. k + offset); of a matrix to
+    `wrap`, the rows are counted anew below each square and a row."""
+    rank = x.type.rank
+    need(rank >= 2, f"fill_diagonal of {x.type}")
+    shape = x.shape
+    *rows, column = (b.iota(axis=k, shape=shape, dtype="int64") for k in range(rank))
+    if rank == 2 and wrap:
+        rows = [b.rem(rows[0], b.dim(dims.add(shape[-1], 1)))]
+    aim, on = b.sub(column, offset), b.const(value=True, shape=shape, dtype="bool")
+    for row in rows:
+        on = b.and_(on, b.eq(row, aim))
+    number = b.const(value=typed(value, x.dtype), shape=(), dtype=x.dtype)
+    return b.select(on, number, x)
 
 
 @decomposes("pd_op.fill_diagonal_tensor", composite=False)
