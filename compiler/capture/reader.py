@@ -23,9 +23,10 @@ from pirol.compiler.capture.attributes import attributes
 from pirol.compiler.capture.memory import Memory
 from pirol.compiler.dims import symbol
 from pirol.compiler.errors import Unsupported
-from pirol.compiler.ir import DTYPES, Graph, Op, TensorType, Value
+from pirol.compiler.ir import DTYPES, INTS, Graph, Op, TensorType, Value
 from pirol.prim.contents import small
 from pirol.prim.decomp import DECOMPOSITIONS
+from pirol.prim.decomp.pointwise import TAKE_INTS
 
 # In-place ops: result number -> the operand number whose memory it is.
 INPLACE = {
@@ -52,12 +53,13 @@ SOMETIMES: dict[str, Callable[[Mapping[str, Any]], bool]] = {
     "pd_op.fractional_max_pool3d": lambda attrs: attrs["random_u"] == 0,
 }
 # Results whose dtype Paddle declares otherwise than its kernel gives it: the dtype,
-# that of the first operand, or what the attribute `dtype` says.
-FIRST, SAID = "first", "said"
+# that of the first operand (of integers float32), or what the attribute `dtype` says.
+FIRST, FLOAT, SAID = "first", "float", "said"
 MISTAKEN = {
     "pd_op.generate_proposals": {2: "int32"},
     "pd_op.matrix_rank": {0: "int64"},
     "pd_op.unique": {0: FIRST, 1: SAID, 2: SAID, 3: SAID},
+    **{f"pd_op.{name}": {0: FLOAT} for name in TAKE_INTS},
     **dict.fromkeys(("pd_op.any", "pd_op.all", "pd_op.equal_all"), {0: "bool"}),
 }
 SKIPPED_ATTRS = ("op_callstack", "struct_name", "stop_gradient", "place")
@@ -217,7 +219,9 @@ class _Reader:
             operands, attrs["layout"] = [], ()
         results = [r for r in op.results() if r.initialized()]
         types = [t for r in results for t in self.types(r)]
-        known = {FIRST: operands[0].dtype if operands else "", SAID: attrs.get("dtype")}
+        first = operands[0].dtype if operands else ""
+        real = "float32" if first in INTS else first
+        known = {FIRST: first, FLOAT: real, SAID: attrs.get("dtype")}
         for number, dtype in MISTAKEN.get(name, {}).items():
             if number < len(types):
                 right = str(known.get(dtype, dtype))
@@ -350,9 +354,9 @@ def _acts(name: str, attrs: Mapping[str, Any]) -> bool:
 
 
 def _differentiable(op: Any) -> bool:
-    """Whether we or Paddle might have a gradient; those of `foo_grad` are ours."""
-    name = str(op.name())
-    ours = name in DECOMPOSITIONS or "_grad" in name
+    """Whether Paddle has a gradient of it, in eager mode at least; those of `foo_grad`
+    are ours."""
+    ours = op.name() == "pd_op.memcpy" or "_grad" in op.name()
     return ours or any(op.blocks()) or bool(core.has_vjp(op))
 
 

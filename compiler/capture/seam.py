@@ -95,7 +95,9 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
         """The plans for such calls; the outputs, or why Paddle must run the call."""
         given = [*tensors, *self._params]
         mixed = self.mixed = asked()
-        plans = self._state(self._wanted(given), mixed)
+        asks = self.training or bool(_needing(tensors))
+        wanted = _needing(given) if asks and paddle.is_grad_enabled() else ()
+        plans = self._state(wanted, mixed)
         why = refused(mixed)
         if why:
             plans.options.fall_back("the call", why)
@@ -103,12 +105,6 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
             return plans, Left.REFUSED
         with paddle.no_grad(), native.library_threads():
             return plans, plans.run(given)
-
-    def _wanted(self, tensors: Sequence[Any]) -> tuple[int, ...]:
-        """The numbers of the tensors that need gradients in this call."""
-        if not (self.training and paddle.is_grad_enabled()):
-            return ()
-        return _needing(tensors)
 
     def _state(self, wanted: tuple[int, ...] = (), mixed: Mixed | None = None) -> Plans:
         """The plans for calls in which these tensors need gradients, under such an

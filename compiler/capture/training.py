@@ -18,11 +18,13 @@ import paddle
 
 from pirol.compiler.autodiff import (
     branch_gradient,
+    dependent,
     drawn,
     drawn_apart,
     joint,
     lifted,
     loop_level,
+    reaching,
     vjp,
     without_stops,
 )
@@ -112,8 +114,11 @@ class Trained:
         name: str = "",
     ) -> None:
         self.make, self.flat, self.name = make, flat, name
-        both = joint(flat, wrt)
-        self.active, self.wrt = both.active, both.wrt
+        whole = flat if name else original
+        wrt = depended(flat, whole, wrt)
+        both = joint(flat, wrt, unused=True)
+        self.active = tuple(sorted({*both.active, *dependent(whole, wrt)}))
+        self.wrt = both.wrt
         self.alone, places = lifted(flat)
         at = drawn(both.graph)
         parts = partition(
@@ -188,6 +193,19 @@ class Trained:
         if not self.wrt:
             return outputs
         return _Call(self, list(tensors), kept).joined(outputs)
+
+
+def depended(flat: Graph, whole: Graph, wrt: Sequence[int]) -> list[int]:
+    """Those of the inputs that have a gradient: zeros where the whole program depends
+    on one that its primitives do not read (softmax of no dims)."""
+    every = range(len(flat.outputs))
+    reached, needed, users = reaching(flat, every), reaching(whole, every), flat.users()
+    return [
+        k
+        for k in wrt
+        if flat.inputs[k] in reached
+        or (whole.inputs[k] in needed and not users[flat.inputs[k]])
+    ]
 
 
 def _run(plan: Compiled, tensors: Sequence[Any]) -> list[Any] | None:
@@ -361,10 +379,11 @@ def _take(call: _Call, k: int, tokens: int, ct: Any) -> Any:
 
 
 def _view(tensor: Any) -> Any:
-    """The tensor behind a node of its own; Paddle has no views of nothing."""
+    """The tensor behind a node of its own; Paddle has no views of nothing, and of the
+    nodes instead concat's gives a gradient of the tensor's shape."""
     shape = tensor.shape
     if 0 in shape:
-        return paddle._C_ops.scale(tensor, 1.0, 0.0, True)
+        return paddle._C_ops.concat([tensor], 0)
     return paddle._C_ops.view_shape(tensor, shape)
 
 

@@ -5,6 +5,7 @@ Where two are put at one place the last one in order stays, and it alone has a g
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -151,19 +152,22 @@ def unpool(
 def fill_diagonal(
     b: Builder, x: Value, *, value: float, offset: int, wrap: bool
 ) -> Any:
-    """x with a number at (k, k + offset), or (k, k, .. k + offset); of a matrix to
-    `wrap`, the rows are counted anew below each square and a row."""
-    rank = x.type.rank
-    need(rank >= 2, f"fill_diagonal of {x.type}")
-    shape = x.shape
-    *rows, column = (b.iota(axis=k, shape=shape, dtype="int64") for k in range(rank))
-    if rank == 2 and wrap:
-        rows = [b.rem(rows[0], b.dim(dims.add(shape[-1], 1)))]
-    aim, on = b.sub(column, offset), b.const(value=True, shape=shape, dtype="bool")
-    for row in rows:
-        on = b.and_(on, b.eq(row, aim))
+    """x with a number `offset` beside each element of the diagonal, in its own line;
+    of a matrix, the elements below the square only to `wrap`."""
+    need(x.type.rank >= 2, f"fill_diagonal of {x.type}")
+    step, size, width = sum_of(dims.strides(x.shape)), x.type.size, x.shape[1]
+    place = b.sub(b.iota(axis=0, shape=(size,), dtype="int64"), offset)
+    column = b.add(b.rem(place, b.dim(width)), offset)
+    on = b.and_(b.ge(place, 0), b.eq(b.rem(place, b.dim(step)), 0))
+    on = b.and_(on, b.and_(b.ge(column, 0), b.lt(column, b.dim(width))))
+    if not wrap:
+        on = b.and_(on, b.lt(place, b.dim(dims.mul(width, width))))
     number = b.const(value=typed(value, x.dtype), shape=(), dtype=x.dtype)
-    return b.select(on, number, x)
+    return b.select(b.reshape(on, shape=x.shape), number, x)
+
+
+def sum_of(sizes: Sequence[Any]) -> Any:
+    return functools.reduce(dims.add, sizes)
 
 
 @decomposes("pd_op.fill_diagonal_tensor", composite=False)

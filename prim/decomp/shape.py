@@ -27,6 +27,13 @@ def share_data(b: Builder, x: Value) -> Any:
     return b.stop_gradient(x)
 
 
+@decomposes("pd_op.memcpy", composite=False)
+def memcpy(b: Builder, x: Value, *, dst_place_type: int) -> Any:
+    """x.cpu() of what is there, with its gradient."""
+    need(dst_place_type == 0, "a copy to another device")
+    return x
+
+
 @decomposes("pd_op.reshape", composite=False)
 def reshape(b: Builder, x: Value, shape: Any) -> Any:
     """x in another shape; 0 copies a dim of x, one -1 is inferred."""
