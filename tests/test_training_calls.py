@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
 import paddle
 import pytest
 from paddle.jit.dy2static.program_translator import ASTStaticFunction
+from paddle.static import InputSpec
 
 import pirol
 from pirol.compiler.capture import training
@@ -147,3 +149,19 @@ def test_gradients_of_inputs_in_eval_mode() -> None:
     run = pirol.to_static(Net())
     run.eval()
     assert run(paddle.ones([2, 4])).stop_gradient
+
+
+def test_a_grouped_convolution_of_any_batch() -> None:
+    """The kernel of its weight's gradient is told the sizes that it goes along."""
+    eager = paddle.nn.Conv2D(4, 4, 3, groups=4)
+    kind = InputSpec([None, 4, 8, 8], stop_gradient=False)
+    fast = pirol.to_static(copy.deepcopy(eager), input_spec=[kind], strict=True)
+    for count in (3, 7):
+        x = np.random.default_rng(count).normal(size=(count, 4, 8, 8)).astype("float32")
+        found = []
+        for layer in (fast, eager):
+            layer.clear_gradients()
+            layer(paddle.to_tensor(x, stop_gradient=False)).square().mean().backward()
+            found.append([p.grad.numpy() for p in layer.parameters()])
+        for ours, theirs in zip(*found):
+            np.testing.assert_allclose(ours, theirs, 1e-4, 1e-5)

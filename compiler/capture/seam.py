@@ -25,6 +25,7 @@ from pirol.compiler.capture import (
     native,
     operators,
     overwritten,
+    unrolled,
 )
 from pirol.compiler.capture.attributes import attributes
 from pirol.compiler.capture.autocast import asked, refused
@@ -200,6 +201,7 @@ def connect() -> str:
     overwritten.follow()
     in_place.follow()
     operators.follow()
+    unrolled.follow()
     return ""
 
 
