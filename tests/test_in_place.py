@@ -16,6 +16,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
+from paddle.static import InputSpec
 
 import pirol
 from pirol.compiler.capture import in_place
@@ -163,10 +164,10 @@ def flat(found: Any) -> Iterator[Any]:
         yield value.dtype, value.numpy()
 
 
-def compare(fn: Callable[..., Any], n: int) -> None:
+def compare(fn: Callable[..., Any], n: int, spec: Any = None) -> None:
     """Results and inputs, compiled and eagerly."""
     ours, theirs = paddle.to_tensor(DATA), paddle.to_tensor(DATA)
-    fast, count = pirol.to_static(fn, strict=True), paddle.to_tensor(n)
+    fast, count = pirol.to_static(fn, input_spec=spec, strict=True), paddle.to_tensor(n)
     found = [*flat(fast(ours, count)), *flat(ours)]
     wanted = [*flat(fn(theirs, count)), *flat(theirs)]
     for (dtype, got), (expected, value) in zip(found, wanted, strict=True):
@@ -178,6 +179,21 @@ def compare(fn: Callable[..., Any], n: int) -> None:
 @pytest.mark.parametrize("fn", [*INSIDE, *INPUTS], ids=lambda f: f.__name__)
 def test_what_is_written_is_as_in_eager(fn: Callable[..., Any], n: int) -> None:
     compare(fn, n)
+
+
+def methods(x: Any, n: Any) -> Any:
+    y, z, w = x * 2, x * 1, x * 3
+    y.fill_(3.0)
+    z.zero_()
+    z.copy_(y * 2)
+    w.fill_diagonal_(5.0)
+    return y + z, w.exp_()
+
+
+def test_sizes_need_not_be_known() -> None:
+    spec = [InputSpec([None, None]), InputSpec([], "int64")]
+    for fn in (methods, input_twice, in_branch):
+        compare(fn, 2, spec)
 
 
 @pytest.mark.parametrize("fn", DIFFERENTIABLE, ids=lambda f: f.__name__)

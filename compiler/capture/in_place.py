@@ -40,7 +40,7 @@ def follow() -> None:
     value: Any = paddle.pir.Value
     for name, function in MISSING.items():
         if not hasattr(value, name):
-            setattr(value, name, function)
+            setattr(value, name, paddle.jit.not_to_static(function))
 
 
 def _warn(text: str) -> None:
