@@ -277,9 +277,9 @@ def dependent(graph: Graph, inputs: Iterable[int]) -> set[int]:
     return {k for k, v in enumerate(graph.outputs) if v in found}
 
 
-def reaching(graph: Graph, output: int) -> set[Value]:
-    """The values that an output depends on through floats and complex alone."""
-    found = {graph.outputs[output]}
+def reaching(graph: Graph, outputs: Iterable[int]) -> set[Value]:
+    """The values that outputs depend on through floats and complex alone."""
+    found = {v for k in outputs if (v := graph.outputs[k]).dtype in INEXACT}
     for op in reversed(graph.ops):
         if op.name != STOP and not found.isdisjoint(op.results):
             found.update(v for v in op.operands if v.dtype in INEXACT)

@@ -370,5 +370,8 @@ def _dims(node: Any) -> Iterator[Dim]:
         for item in node:
             yield from _dims(item)
     elif hasattr(node, "__dataclass_fields__"):
+        if isinstance(node, Along):
+            extents = (node.rows, node.lines, node.length)
+            yield from (d for d in extents if not isinstance(d, int))
         for entry in fields(node):
             yield from _dims(getattr(node, entry.name))

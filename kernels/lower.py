@@ -215,9 +215,13 @@ class _Lowering:
         place = affine.linear(at, value.shape)
         if value.dtype not in PART:
             return [Store(output, place, self.at(value, at))]
-        if maker is None or maker.name != "complex":
+        if maker is not None and maker.name == "const":
+            number, kind = complex(maker.attrs["value"]), PART[value.dtype]
+            parts = [self.node(Const(v, kind)) for v in (number.real, number.imag)]
+        elif maker is not None and maker.name == "complex":
+            parts = [self.at(v, at) for v in maker.operands]
+        else:
             raise _No("no kernel", f"{value.type} that is not made of its parts")
-        parts = (self.at(v, at) for v in maker.operands)
         return [Store(output, part(place, k), node) for k, node in enumerate(parts)]
 
     def stored_at(self, value: Value) -> tuple[Affine, ...]:

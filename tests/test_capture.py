@@ -64,6 +64,22 @@ def test_other_dtype_or_rank_is_still_served() -> None:
         close(fast(x, x), plus(x, x))
 
 
+def squeezed(x: Any) -> Any:
+    return (x * 2.0).sum(-1, keepdim=True).squeeze() + 1.0
+
+
+def test_a_size_that_is_squeezed_only_if_it_is_one() -> None:
+    """Paddle declares that it stays: a call in which it goes is Paddle's."""
+    fast = pirol.to_static(squeezed, input_spec=spec([None, 4]))
+    for n in (7, 5, 2):
+        x = paddle.randn([n, 4])
+        close(fast(x), squeezed(x))
+    assert pirol.explain(fast).compiles == 1 and not pirol.explain(fast).fallbacks
+    for n in (1, 0, 3):
+        x = paddle.randn([n, 4])
+        close(fast(x), squeezed(x))
+
+
 def picked(x: Any) -> Any:
     places = paddle.nonzero(x > 0)
     return places, (places.astype("float32") * 2.0).sum(axis=0) + x.sum()

@@ -338,3 +338,14 @@ def test_export(tmp_path: Path) -> None:
         pirol.export(fast, tmp_path / "net.pirol")
     loaded = pirol.load(tmp_path / "net.pirol")
     np.testing.assert_allclose(np.asarray(loaded(x)), wanted, rtol=1e-6)
+
+
+def constants(z: Any) -> Any:
+    return paddle.zeros_like(z), paddle.full_like(z, 2.5), paddle.to_tensor([1 + 2j])
+
+
+def test_constants_are_returned() -> None:
+    z = paddle.to_tensor([1j, 2.0])
+    found = pirol.to_static(constants, strict=True)(z)
+    assert [v.tolist() for v in found] == [[0, 0], [2.5, 2.5], [1 + 2j]]
+    assert [v.dtype for v in found[:2]] == [z.dtype] * 2

@@ -12,6 +12,8 @@ from decomposition_runs import SEEN, SHAPES, data
 from paddle.static import InputSpec
 from test_decompositions_pointwise import agree, open_specs, plain
 
+import pirol
+
 
 def logarithms(x: Any) -> Any:
     return (
@@ -29,7 +31,7 @@ def shrinks(x: Any) -> Any:
     return (
         F.hardshrink(x), F.hardshrink(x, 1.25), F.softshrink(x), F.softshrink(x, 0.0),
         F.tanhshrink(x), F.thresholded_relu(x), F.thresholded_relu(x, -0.5, 2.0),
-        paddle.stanh(x), paddle.stanh(x, 1.5, -0.5),
+        paddle.stanh(x), paddle.stanh(x, 1.5, -0.5), x.cpu(),
     )  # fmt: skip
 
 
@@ -43,6 +45,7 @@ def places(x: Any) -> Any:
         paddle.argmax(x), paddle.argmin(x), paddle.argmax(x, axis=0),
         paddle.argmin(x, axis=-1), paddle.argmax(x, axis=1, keepdim=True),
         paddle.argmin(x, axis=0, dtype="int32"), paddle.argmax(x, dtype="int32"),
+        paddle.argmin(x, keepdim=True),
     )  # fmt: skip
 
 
@@ -64,6 +67,36 @@ def whole(x: Any, y: Any) -> Any:
         paddle.fmax(x, y), paddle.fmin(x, y), paddle.heaviside(x, y), paddle.dot(x, y),
         *places(x),
     )  # fmt: skip
+
+
+def of_whole(x: Any) -> Any:
+    return (
+        paddle.exp(x), paddle.expm1(x), paddle.log(x), paddle.log2(x), paddle.log10(x),
+        paddle.log1p(x),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64"])
+def test_logarithms_of_integers_are_float32(dtype: str) -> None:
+    """Though Paddle's program says that they are integers."""
+    x = np.arange(1, 30, dtype=dtype)
+    found = pirol.to_static(of_whole, strict=True)(paddle.to_tensor(x))
+    names = ("exp", "expm1", "log", "log2", "log10", "log1p")
+    for name, got in zip(names, found, strict=True):
+        wanted = getattr(np, name)(x.astype("float64"))
+        assert got.dtype == paddle.float32
+        np.testing.assert_allclose(got.numpy(), wanted, 1e-6)
+
+
+def test_a_copy_to_the_cpu_has_a_gradient() -> None:
+    x = paddle.ones([3])
+    x.stop_gradient = False
+
+    def run(x: Any) -> Any:
+        return x.cpu() * 2
+
+    pirol.to_static(run, strict=True)(x).sum().backward()
+    assert x.grad.tolist() == [2, 2, 2]
 
 
 FLOATS = ("float32", "float64")
@@ -149,8 +182,8 @@ def test_products_and_sums(dtype: str) -> None:
 
 LISTED = (
     "acos acosh addmm allclose argmax argmin asin asinh atan atan2 atanh baddbmm cosh "
-    "dot fmax fmin hardshrink heaviside isclose lerp log10 log2 logit sinh softshrink "
-    "stanh tan tanh_shrink thresholded_relu"
+    "dot fmax fmin hardshrink heaviside isclose lerp log10 log2 logit memcpy sinh "
+    "softshrink stanh tan tanh_shrink thresholded_relu"
 )
 OPS = frozenset(LISTED.split())
 

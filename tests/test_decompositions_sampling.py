@@ -244,5 +244,21 @@ def loss(x: Any, label: Any) -> Any:
     return F.nll_loss(x, label)
 
 
+def test_bilinear_of_any_batch() -> None:
+    """Of the two first sizes the call tells that they are one."""
+    x, y, w = CASES["bilinear"][1]
+    specs = [InputSpec([None, a.shape[1]], "float64") for a in (x, y)]
+    weight = paddle.to_tensor(w)
+
+    def run(x: Any, y: Any) -> Any:
+        return F.bilinear(x, y, weight)
+
+    fast = pirol.to_static(run, input_spec=specs, strict=True)
+    for count in (5, 2):
+        found = fast(*map(paddle.to_tensor, (x[:count], y[:count]))).numpy()
+        wanted = np.einsum("ni,oij,nj->no", x[:count], w, y[:count])
+        np.testing.assert_allclose(found, wanted, 1e-12, 1e-12)
+
+
 def test_the_ops_listed_were_run() -> None:
     assert not OPS - SEEN

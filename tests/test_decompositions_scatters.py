@@ -17,8 +17,8 @@ import pirol
 
 SEEN: set[str] = set()
 LISTED = (
-    "fill_diagonal_tensor fractional_max_pool2d fractional_max_pool3d index_put "
-    "put_along_axis scatter unpool unpool3d"
+    "fill_diagonal fill_diagonal_tensor fractional_max_pool2d fractional_max_pool3d "
+    "index_put put_along_axis scatter unpool unpool3d"
 )
 OPS = frozenset(LISTED.split())
 
@@ -337,6 +337,35 @@ def test_masks_of_any_count() -> None:
     x, m, u = tensors([ROWS, np.arange(5) < 3, floats(2, 6)], "float32")
     with pytest.raises(ValueError, match="Expected"):
         fast(x, m, u)
+
+
+@pytest.mark.parametrize("wrap", [False, True])
+@pytest.mark.parametrize("shape", [(3, 3), (9, 2), (3, 7), (1, 3), (4, 4, 4)])
+def test_a_filled_diagonal(shape: tuple[int, ...], wrap: bool) -> None:
+    """By hand, and as eager: each of a step's elements that stays in its line."""
+    offsets = (0, 1, -1)
+
+    def each(x: Any) -> Any:
+        return [run_one(x, offset) for offset in offsets]
+
+    def run_one(x: Any, offset: int) -> Any:
+        return (x * 1.0).fill_diagonal_(3.5, offset, wrap)
+
+    x = np.random.default_rng(0).normal(size=shape).astype("float32")
+    fast = pirol.to_static(each, strict=True)
+    for offset, found in zip(offsets, fast(paddle.to_tensor(x))):
+        wanted, width = x.copy(), shape[1]
+        step = sum(x.strides) // 4
+        last = x.size if wrap or len(shape) > 2 else width * width
+        for at in range(0, min(x.size, last), step):
+            if 0 <= at % width + offset < width:
+                wanted.reshape(-1)[at + offset] = 3.5
+        np.testing.assert_array_equal(found.numpy(), wanted)
+        np.testing.assert_array_equal(run_one(paddle.to_tensor(x), offset), wanted)
+    SEEN.update(
+        op.name.removeprefix("pd_op.")
+        for op in pirol.explain(fast).stages["capture"].ops
+    )
 
 
 def test_nan_in_fractional_windows() -> None:

@@ -62,6 +62,7 @@ CASES: dict[str, Function] = {
     "solve of one": lambda x, y: paddle.linalg.solve(spread(x), spread(x)[:, :2]),
     "one operand twice": lambda x, y: paddle.dist(spread(x), spread(x) + y.sum(), 2),
     "singular values": lambda x, y: paddle.linalg.svd(spread(x))[1].log() * y,
+    "eigenvalues": lambda x, y: paddle.linalg.eig(spread(x))[0].abs().sum() * y,
     "many operands": lambda x, y: paddle.linalg.multi_dot([x, y.t(), x * 1.5]).tanh(),
     "cumprod": lambda x, y: paddle.cumprod(x, -1) * y,
     "logcumsumexp": lambda x, y: paddle.logcumsumexp(x * y, -1),

@@ -18,6 +18,7 @@ import pirol
 from pirol.compiler.capture import orders, overwritten
 
 MASK = [True, False, True, False, True]
+POINTS = [[k in (0, 6, 7, 17) for k in range(n, n + 4)] for n in range(0, 20, 4)]
 
 
 def at_int(y: Any, v: Any) -> None:
@@ -46,6 +47,18 @@ def at_one_place(y: Any, v: Any) -> None:
 
 def at_mask(y: Any, v: Any) -> None:
     y[paddle.to_tensor(MASK)] = v
+
+
+def row_at_mask(y: Any, v: Any) -> None:
+    y[paddle.to_tensor(MASK)] = v[0]
+
+
+def column_at_mask(y: Any, v: Any) -> None:
+    y[paddle.to_tensor(MASK)] = v[:, :1]
+
+
+def at_points(y: Any, v: Any) -> None:
+    y[paddle.to_tensor(POINTS)] = v[1]
 
 
 def one_at_mask(y: Any, v: Any) -> None:
@@ -85,6 +98,22 @@ def all_at_mask(y: Any, v: Any) -> Any:
     return y * (1 - inside) + inside * v[0, 0]
 
 
+def rows_at_mask(y: Any, v: Any) -> Any:
+    return puts(0, 2, 4)(y, paddle.broadcast_to(v[:1], v.shape))
+
+
+def columns_at_mask(y: Any, v: Any) -> Any:
+    return puts(0, 2, 4)(y, paddle.broadcast_to(v[:, :1], v.shape))
+
+
+def row_at_points(y: Any, v: Any) -> Any:
+    places, order = np.zeros((20, 4)), [0, 6, 7, 17]
+    places[order, range(4)] = 1
+    kept = paddle.to_tensor(1 - np.array(POINTS, "float64"))
+    put = paddle.matmul(paddle.to_tensor(places), v[1, :, None]).reshape([5, 4])
+    return y * kept + put
+
+
 def some_numbers(y: Any, v: Any) -> Any:
     inside = paddle.to_tensor([[0.0], [1], [1], [0], [0]], dtype="float64")
     return y * (1 - inside) + inside * paddle.to_tensor(0.1, "float64")
@@ -104,6 +133,9 @@ WRITES: dict[str, tuple[Any, Callable[[Any, Any], Any]]] = {
     "list": (at_list, puts(3, 0, 4)),
     "list with one twice": (at_one_place, puts(-1, 1, 3)),
     "mask": (at_mask, puts(0, 2, 4)),
+    "row at a mask": (row_at_mask, rows_at_mask),
+    "column at a mask": (column_at_mask, columns_at_mask),
+    "points": (at_points, row_at_points),
     "one at a mask": (one_at_mask, all_at_mask),
     "numbers": (numbers, some_numbers),
     "numbers first": (numbers_first, lambda y, v: puts(0)(some_numbers(y, v), v)),
@@ -171,7 +203,7 @@ def test_first_order(name: str, hidden: bool) -> None:
     compare(name, 1, hidden)
 
 
-@pytest.mark.parametrize("name", [n for n in WRITES if n != "mask"])
+@pytest.mark.parametrize("name", WRITES)
 def test_second_order(name: str) -> None:
     """By Paddle neither in eager mode nor in a program."""
     compare(name, 2)
@@ -217,6 +249,7 @@ def test_paddles_own_programs_are_left_alone(monkeypatch: pytest.MonkeyPatch) ->
 FAULTS: dict[str, tuple[Any, str, Any, tuple[str, int]]] = {
     "no names": (overwritten, "tell_apart", lambda block: None, ("slice", 1)),
     "not told": (overwritten, "_reads", lambda value, users: (), ("slice", 1)),
+    "not in order": (orders, "_at_mask", lambda ct, at, like: ct[:3], ("mask", 2)),
     "no share": (orders, "_summed", lambda v, like: like * 0, ("slice", 2)),
 }
 

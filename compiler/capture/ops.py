@@ -24,7 +24,7 @@ from pirol.compiler.capture.direct import direct
 from pirol.compiler.capture.library import library
 from pirol.compiler.capture.reader import Program, flat_operands, is_fixed
 from pirol.compiler.errors import Unsupported, message
-from pirol.compiler.ir import Graph, Op
+from pirol.compiler.ir import FLOATS, Graph, Op
 from pirol.compiler.loops import loop, loop_gradient
 from pirol.prim import PRIMS
 
@@ -77,7 +77,16 @@ def _gradient(op: Op, site: Any) -> Callable[..., Any]:
                 f"gradient of {site.name()}", got=got, expected=expected, line=op.line
             )
         ) from error
-    return made
+    if not any(r.dtype in FLOATS for r in op.results):
+        return made
+    real = [r.dtype in FLOATS for r in op.results]
+
+    def run(*tensors: Any) -> list[Any]:
+        """Real gradients of real operands: eig's are complex, by Paddle's program."""
+        pairs = zip(made(*tensors), real, strict=True)
+        return [g.real() if part and g.is_complex() else g for g, part in pairs]
+
+    return run
 
 
 def _control(op: Op, branch: Compile) -> Callable[..., Any]:

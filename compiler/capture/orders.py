@@ -126,14 +126,13 @@ def _numbers(value: Any) -> list[int] | None:
 
 def _index_put(op: Any, inputs: Lists, ct: Any) -> Lists | None:
     """The same, at places that tensors tell; of several at one place, the last has the
-    gradient, which stayed. None of several at places that a mask tells."""
+    gradient, which stayed."""
     (_,), places, (part,) = inputs
     more, zero = attributes(op)["accumulate"], paddle.zeros([1], ct.dtype)
     rest = paddle.index_put(ct, tuple(places), zero)
     if any(p.dtype == paddle.bool for p in places):
-        if any(size != 1 for size in part.shape):
-            return None
-        return [[ct if more else rest], [_summed(ct - rest, part)]]
+        share = _at_mask(ct - rest, places, part)
+        return None if share is None else [[ct if more else rest], [share]]
     if -1 in ct.shape or any(-1 in p.shape for p in places):
         return None
     ends = zip(places, ct.shape)
@@ -147,6 +146,23 @@ def _index_put(op: Any, inputs: Lists, ct: Any) -> Lists | None:
     last = (paddle.gather_nd(stayed, where) == numbers).astype(ct.dtype)
     last = last.reshape([*last.shape, *[1] * (len(taken.shape) - len(last.shape))])
     return [[rest], [_summed(taken * last, part)]]
+
+
+def _at_mask(ct: Any, places: list[Any], part: Any) -> Any:
+    """The cotangent, which is 0 elsewhere, of what was put where a mask says: in order,
+    or one everywhere. None of sizes, or by masks and others, that are not handled."""
+    (mask, *others), rank = places, len(places[0].shape)
+    rest = [*ct.shape[rank:]]
+    if others or -1 in (*ct.shape, *mask.shape, *part.shape):
+        return None
+    if len(part.shape) <= len(rest) or part.shape[0] == 1:
+        return _summed(ct.reshape([-1, *rest]), part)
+    count, flat = part.shape[0], mask.reshape([-1])
+    number = paddle.cumsum(flat.astype("int64")) - 1
+    to = paddle.where(flat, number, paddle.full_like(number, count))
+    taken = paddle.zeros([count + 1, *rest], ct.dtype)
+    taken = paddle.index_put(taken, (to,), ct.reshape([-1, *rest]))
+    return _summed(taken[:count], part)
 
 
 def _summed(value: Any, like: Any) -> Any:

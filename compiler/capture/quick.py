@@ -34,9 +34,11 @@ class QuickFunction(ASTStaticFunction):  # type: ignore[misc]
         # Only a Layer has the mode; of another class Paddle says what is wrong.
         training = getattr(self.class_instance, "training", self._training)
         tracer = global_var._dygraph_tracer_
-        gradients = training and tracer is not None and tracer._has_grad
+        gradients = tracer is not None and tracer._has_grad
         tensors, form = _flat(args)
-        key = (training, form) if not gradients else _stops(tensors, form)
+        stops = _stops(tensors) if gradients else ()
+        gradients = gradients and (training or False in stops)
+        key = (training, form, stops) if gradients else (training, form)
         layers = known.get(key)
         if layers and not kwargs and self._program_trans.enable_to_static:
             for layer in layers if tracer is not None else ():
@@ -72,12 +74,12 @@ def _flat(arguments: Sequence[Any]) -> tuple[Sequence[Any], Any]:
     return found, tuple(map(form, arguments))
 
 
-def _stops(tensors: Sequence[Any], form: Any) -> tuple[Any, ...] | None:
-    """A key that tells which of them stop gradients; None where one is no tensor."""
+def _stops(tensors: Sequence[Any]) -> tuple[Any, ...]:
+    """Which of them stop gradients; (None,) where one is no tensor."""
     try:
-        return (None, form, *[t.stop_gradient for t in tensors])
+        return (*[t.stop_gradient for t in tensors],)
     except AttributeError:
-        return None
+        return (None,)
 
 
 def quicken(function: Any) -> None:

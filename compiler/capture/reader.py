@@ -20,11 +20,13 @@ from paddle.base import core
 
 from pirol.compiler.capture import marks
 from pirol.compiler.capture.attributes import attributes
+from pirol.compiler.capture.memory import Memory
 from pirol.compiler.dims import symbol
 from pirol.compiler.errors import Unsupported
-from pirol.compiler.ir import DTYPES, Graph, Op, TensorType, Value
+from pirol.compiler.ir import DTYPES, INTS, Graph, Op, TensorType, Value
 from pirol.prim.contents import small
 from pirol.prim.decomp import DECOMPOSITIONS
+from pirol.prim.decomp.pointwise import TAKE_INTS
 
 # In-place ops: result number -> the operand number whose memory it is.
 INPLACE = {
@@ -51,12 +53,13 @@ SOMETIMES: dict[str, Callable[[Mapping[str, Any]], bool]] = {
     "pd_op.fractional_max_pool3d": lambda attrs: attrs["random_u"] == 0,
 }
 # Results whose dtype Paddle declares otherwise than its kernel gives it: the dtype,
-# that of the first operand, or what the attribute `dtype` says.
-FIRST, SAID = "first", "said"
+# that of the first operand (of integers float32), or what the attribute `dtype` says.
+FIRST, FLOAT, SAID = "first", "float", "said"
 MISTAKEN = {
     "pd_op.generate_proposals": {2: "int32"},
     "pd_op.matrix_rank": {0: "int64"},
     "pd_op.unique": {0: FIRST, 1: SAID, 2: SAID, 3: SAID},
+    **{f"pd_op.{name}": {0: FLOAT} for name in TAKE_INTS},
     **dict.fromkeys(("pd_op.any", "pd_op.all", "pd_op.equal_all"), {0: "bool"}),
 }
 SKIPPED_ATTRS = ("op_callstack", "struct_name", "stop_gradient", "place")
@@ -100,6 +103,7 @@ class _Shared:
     stops: bool
     sites: list[Any] = field(default_factory=list)
     symbols: int = 0
+    memory: Memory = field(default_factory=Memory)
 
 
 @dataclass
@@ -215,7 +219,9 @@ class _Reader:
             operands, attrs["layout"] = [], ()
         results = [r for r in op.results() if r.initialized()]
         types = [t for r in results for t in self.types(r)]
-        known = {FIRST: operands[0].dtype if operands else "", SAID: attrs.get("dtype")}
+        first = operands[0].dtype if operands else ""
+        real = "float32" if first in INTS else first
+        known = {FIRST: first, FLOAT: real, SAID: attrs.get("dtype")}
         for number, dtype in MISTAKEN.get(name, {}).items():
             if number < len(types):
                 right = str(known.get(dtype, dtype))
@@ -229,7 +235,14 @@ class _Reader:
             self.stop(op, results)
         for result, operand in aliases.items():
             if op.result(result).initialized():
-                self.env[op.operands()[operand].source()] = self.env[op.result(result)]
+                old, new = op.operands()[operand].source(), op.result(result)
+                self.shared.memory.take(new, old)
+                self.overwrite(old, self.env[new])
+
+    def overwrite(self, value: Any, new: Value) -> None:
+        """Another value is in a PIR value's memory, by all its names."""
+        for name in self.shared.memory.names(value):
+            self.env[name] = new
 
     def marked(self, op: Any) -> None:
         """An end of a span that stands for one op of ours (marks.py)."""
@@ -341,9 +354,9 @@ def _acts(name: str, attrs: Mapping[str, Any]) -> bool:
 
 
 def _differentiable(op: Any) -> bool:
-    """Whether we or Paddle might have a gradient; those of `foo_grad` are ours."""
-    name = str(op.name())
-    ours = name in DECOMPOSITIONS or "_grad" in name
+    """Whether Paddle has a gradient of it, in eager mode at least; those of `foo_grad`
+    are ours."""
+    ours = op.name() == "pd_op.memcpy" or "_grad" in op.name()
     return ours or any(op.blocks()) or bool(core.has_vjp(op))
 
 
@@ -381,8 +394,24 @@ def control(outer: _Reader, op: Any) -> None:
     )
     outer.append(new, op)
     outer.define(op.results(), list(values))
+    _overwrite_by_results(outer, op, blocks)
     for value, result in zip(written, values[len(values) - len(written) :]):
-        outer.env[value] = result
+        outer.overwrite(value, result)
+
+
+def _overwrite_by_results(outer: _Reader, op: Any, blocks: Sequence[Any]) -> None:
+    """Results of `if` and `while` that are in an older value's memory."""
+    memory, ends = outer.shared.memory, [_sources(b.ops[-1]) for b in blocks]
+    if op.name() == "pd_op.if":
+        for result, *found in zip(op.results(), *ends):
+            if memory.same(found):
+                memory.take(result, found[0])
+        return
+    (body,), (_, *last), (_, *first) = blocks, ends[0], _sources(op)
+    for result, arg, end, old in zip(op.results(), body.args(), last, first):
+        if memory.same([arg, end]) and not arg.is_same(end):
+            memory.take(result, old)
+            outer.overwrite(old, outer.env[result])
 
 
 def _two_blocks(op: Any) -> list[Any]:

@@ -18,7 +18,15 @@ import paddle
 from paddle.jit.dy2static import pir_partial_program as partial
 from paddle.jit.dy2static.utils import RETURN_NO_VALUE_MAGIC_NUM as NO_VALUE
 
-from pirol.compiler.capture import arguments, autocast, native, overwritten
+from pirol.compiler.capture import (
+    arguments,
+    autocast,
+    in_place,
+    native,
+    operators,
+    overwritten,
+    unrolled,
+)
 from pirol.compiler.capture.attributes import attributes
 from pirol.compiler.capture.autocast import asked, refused
 from pirol.compiler.capture.kept import kept_by_paddle
@@ -88,7 +96,9 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
         """The plans for such calls; the outputs, or why Paddle must run the call."""
         given = [*tensors, *self._params]
         mixed = self.mixed = asked()
-        plans = self._state(self._wanted(given), mixed)
+        asks = self.training or bool(_needing(tensors))
+        wanted = _needing(given) if asks and paddle.is_grad_enabled() else ()
+        plans = self._state(wanted, mixed)
         why = refused(mixed)
         if why:
             plans.options.fall_back("the call", why)
@@ -96,12 +106,6 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
             return plans, Left.REFUSED
         with paddle.no_grad(), native.library_threads():
             return plans, plans.run(given)
-
-    def _wanted(self, tensors: Sequence[Any]) -> tuple[int, ...]:
-        """The numbers of the tensors that need gradients in this call."""
-        if not (self.training and paddle.is_grad_enabled()):
-            return ()
-        return _needing(tensors)
 
     def _state(self, wanted: tuple[int, ...] = (), mixed: Mixed | None = None) -> Plans:
         """The plans for calls in which these tensors need gradients, under such an
@@ -195,6 +199,9 @@ def connect() -> str:
     follow()
     autocast.follow()
     overwritten.follow()
+    in_place.follow()
+    operators.follow()
+    unrolled.follow()
     return ""
 
 

@@ -208,7 +208,7 @@ class _Step:
         places = {p.name: k for k, p in enumerate(layer._params)}
         count = len(layer.origin_runnable_program.x_values)
         numbers = {n: k for k, n in enumerate(program.inputs)}
-        found, reached = [], reaching(program.graph, 0)
+        found, reached = [], reaching(program.graph, [0])
         for name, update in trained:
             at = numbers.get(count + places.get(name, -1 - count))
             if at is not None and program.graph.inputs[at] in reached:

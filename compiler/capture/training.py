@@ -18,11 +18,13 @@ import paddle
 
 from pirol.compiler.autodiff import (
     branch_gradient,
+    dependent,
     drawn,
     drawn_apart,
     joint,
     lifted,
     loop_level,
+    reaching,
     vjp,
     without_stops,
 )
@@ -72,7 +74,7 @@ class TrainingPlans(Plans):
         run = Run(self.options.progress, self.options.passes)
         flat = drawn_apart(flatten(program.graph, Facts(hints), run))
         wrt = [at for at, k in enumerate(program.inputs) if k in self.wrt]
-        cut = Cut(flat, wrt, hints, self.options.recompute)
+        cut = Cut(flat, program.graph, wrt, hints, self.options.recompute)
         make = _Maker(self, program, hints, run)
         make.prepare(cut.forward, "")
         try_branches(cut.gradients, hints)
@@ -131,14 +133,22 @@ class _Prepared:
 
 
 class Cut:
-    """A flat graph and its gradient with respect to the inputs `wrt`, as two graphs."""
+    """A flat graph, of the `whole` program, and its gradient with respect to the inputs
+    `wrt`, as two graphs."""
 
     def __init__(
-        self, flat: Graph, wrt: Sequence[int], hints: dict[str, int], recompute: str
+        self,
+        flat: Graph,
+        whole: Graph,
+        wrt: Sequence[int],
+        hints: dict[str, int],
+        recompute: str,
     ) -> None:
         self.flat = flat
-        both = joint(flat, wrt)
-        self.active, self.wrt = both.active, both.wrt
+        wrt = depended(flat, whole, wrt)
+        both = joint(flat, wrt, unused=True)
+        self.active = tuple(sorted({*both.active, *dependent(whole, wrt)}))
+        self.wrt = both.wrt
         self.alone, places = lifted(flat)
         at = drawn(both.graph)
         parts = partition(
@@ -214,7 +224,7 @@ class Trained:
                 graph = vjp(alone, wrt=[self.wrt[k] for k in some])
                 wrt = [*self.wrt, *range(len(alone.inputs), len(graph.inputs))]
                 make, name = self.make, f"{self.name}gradient-"
-                cut = Cut(graph, wrt, make.hints, make.plans.options.recompute)
+                cut = Cut(graph, graph, wrt, make.hints, make.plans.options.recompute)
                 self.agains[some] = Trained(make, cut, as_given(graph), name)
             return self.agains[some]
 
@@ -229,6 +239,19 @@ class Trained:
         if not self.wrt:
             return outputs
         return _Call(self, list(tensors), kept).joined(outputs)
+
+
+def depended(flat: Graph, whole: Graph, wrt: Sequence[int]) -> list[int]:
+    """Those of the inputs that have a gradient: zeros where the whole program depends
+    on one that its primitives do not read (softmax of no dims)."""
+    every = range(len(flat.outputs))
+    reached, needed, users = reaching(flat, every), reaching(whole, every), flat.users()
+    return [
+        k
+        for k in wrt
+        if flat.inputs[k] in reached
+        or (whole.inputs[k] in needed and not users[flat.inputs[k]])
+    ]
 
 
 def _run(plan: Compiled, tensors: Sequence[Any]) -> list[Any] | None:
@@ -402,10 +425,11 @@ def _take(call: _Call, k: int, tokens: int, ct: Any) -> Any:
 
 
 def _view(tensor: Any) -> Any:
-    """The tensor behind a node of its own; Paddle has no views of nothing."""
+    """The tensor behind a node of its own; Paddle has no views of nothing, and of the
+    nodes instead concat's gives a gradient of the tensor's shape."""
     shape = tensor.shape
     if 0 in shape:
-        return paddle._C_ops.scale(tensor, 1.0, 0.0, True)
+        return paddle._C_ops.concat([tensor], 0)
     return paddle._C_ops.view_shape(tensor, shape)
 
 

@@ -68,10 +68,14 @@ def not_equal(b: Builder, x: Value, y: Value) -> Any:
 def _unary(name: str) -> None:
     @decomposes(f"pd_op.{name}", compute_in="float32")
     def run(b: Builder, x: Value) -> Any:
+        if x.dtype in OF_INTS and name in TAKE_INTS:
+            x = b.cast(x, dtype="float32")
         need(x.dtype in INEXACT, f"{name} of {x.dtype}")
         return getattr(b, name)(x)
 
 
+OF_INTS = ("int32", "int64")  # for which Paddle has kernels that give float32
+TAKE_INTS = ("exp", "expm1", "log", "log2", "log10", "log1p")
 for _name in ("exp", "log", "sqrt", "rsqrt", "tanh", "erf", "sin", "cos"):
     _unary(_name)
 for _name in ("log1p", "expm1", "log2", "log10", "tan", "asin", "acos", "atan"):

@@ -43,6 +43,7 @@ def kron(b: Builder, x: Value, y: Value) -> Any:
 def bilinear(b: Builder, x: Value, y: Value, weight: Value, bias: Value | None) -> Any:
     """x [N, I], weight [O, I, J] and y [N, J] to [N, O]."""
     need(x.dtype == y.dtype == weight.dtype, "bilinear of several dtypes")
+    b.require_equal(y.shape[0], x.shape[0], "bilinear")
     half = b.dot_general(x, weight, x_batch=(), y_batch=(), x_sum=(1,), y_sum=(1,))
     wide = b.broadcast(y, shape=half.shape, dims=(0, 2))
     found = b.reduce_sum(b.mul(half, wide), axes=(2,))

@@ -115,7 +115,7 @@ def _place(name: str, prim: str, sign: str, which: str) -> None:
         b: Builder, x: Value, axis: Value, *, flatten: bool, keepdims: bool, dtype: str
     ) -> Any:
         need(x.dtype in NUMBERS, f"{name} of {x.dtype}")
-        need(not (flatten and keepdims), f"{name} over all axes that are kept")
+        kept = (1,) * x.type.rank
         if flatten:
             x = b.reshape(x, shape=(x.type.size,))
         at = 0 if flatten else axis_in(number(b, axis, "axis"), x.type.rank, name)
@@ -129,7 +129,11 @@ def _place(name: str, prim: str, sign: str, which: str) -> None:
         none = b.const(value=2**63 - 1, shape=x.shape, dtype="int64")
         found = b.reduce_min(b.select(hit, places, none), axes=(at,))
         result = b.select(b.eq(found, 2**63 - 1), b.mul(found, 0), found)
-        result = _kept(b, result, x, (at,)) if keepdims else result
+        if keepdims:
+            every = flatten or not kept
+            result = (
+                b.reshape(result, shape=kept) if every else _kept(b, result, x, (at,))
+            )
         return b.cast(result, dtype=dtype)
 
 

@@ -5,6 +5,7 @@ Where two are put at one place the last one in order stays, and it alone has a g
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from pirol.compiler.dims import Shape, product
 from pirol.compiler.ir import Value
 from pirol.prim.builder import Builder
 from pirol.prim.decomp.bounds import cut, dropped
+from pirol.prim.decomp.creation import typed
 from pirol.prim.decomp.indexing import along, column, looked_up, places
 from pirol.prim.decomp.registry import axis_in, decomposes, ints, need
 from pirol.prim.decomp.shape import expanded, sized
@@ -144,6 +146,28 @@ def unpool(
     place = places(b, index, product(out), "unpool", negative=False)
     none = b.const(value=0, shape=(*lead, product(out)), dtype=x.dtype)
     return b.reshape(b.put(none, x, place, dims=(0, 1, -1)), shape=(*lead, *out))
+
+
+@decomposes("pd_op.fill_diagonal", composite=False)
+def fill_diagonal(
+    b: Builder, x: Value, *, value: float, offset: int, wrap: bool
+) -> Any:
+    """x with a number `offset` beside each element of the diagonal, in its own line;
+    of a matrix, the elements below the square only to `wrap`."""
+    need(x.type.rank >= 2, f"fill_diagonal of {x.type}")
+    step, size, width = sum_of(dims.strides(x.shape)), x.type.size, x.shape[1]
+    place = b.sub(b.iota(axis=0, shape=(size,), dtype="int64"), offset)
+    column = b.add(b.rem(place, b.dim(width)), offset)
+    on = b.and_(b.ge(place, 0), b.eq(b.rem(place, b.dim(step)), 0))
+    on = b.and_(on, b.and_(b.ge(column, 0), b.lt(column, b.dim(width))))
+    if not wrap:
+        on = b.and_(on, b.lt(place, b.dim(dims.mul(width, width))))
+    number = b.const(value=typed(value, x.dtype), shape=(), dtype=x.dtype)
+    return b.select(b.reshape(on, shape=x.shape), number, x)
+
+
+def sum_of(sizes: Sequence[Any]) -> Any:
+    return functools.reduce(dims.add, sizes)
 
 
 @decomposes("pd_op.fill_diagonal_tensor", composite=False)

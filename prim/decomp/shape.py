@@ -27,6 +27,13 @@ def share_data(b: Builder, x: Value) -> Any:
     return b.stop_gradient(x)
 
 
+@decomposes("pd_op.memcpy", composite=False)
+def memcpy(b: Builder, x: Value, *, dst_place_type: int) -> Any:
+    """x.cpu() of what is there, with its gradient."""
+    need(dst_place_type == 0, "a copy to another device")
+    return x
+
+
 @decomposes("pd_op.reshape", composite=False)
 def reshape(b: Builder, x: Value, shape: Any) -> Any:
     """x in another shape; 0 copies a dim of x, one -1 is inferred."""
@@ -66,9 +73,12 @@ def flatten(b: Builder, x: Value, *, start_axis: int, stop_axis: int) -> Any:
 
 @decomposes("pd_op.squeeze", composite=False)
 def squeeze(b: Builder, x: Value, axis: Any) -> Any:
-    """Without the named dims of size 1 (all such, where none is named)."""
+    """Without the named dims of size 1 (all such, where none is named: an unknown one
+    stays, as Paddle declares, in calls in which it is not 1)."""
     named = {axis_in(a, x.type.rank, "squeeze") for a in ints(b, axis, "axis")}
-    need(bool(named) or _static(x.shape), "squeeze of all dims, some unknown")
+    if not named:
+        for size in x.shape:
+            _is_not_one(b, size)
     unsure = {k for k in named if dims.equal(x.shape[k], 1) is None}
     shape = tuple(1 if k in unsure else d for k, d in enumerate(x.shape))
     x = sized(b, "squeeze", x, shape)
@@ -76,8 +86,13 @@ def squeeze(b: Builder, x: Value, axis: Any) -> Any:
     return dropped(b, x, ones & named if named else ones)
 
 
-def _static(shape: Shape) -> bool:
-    return all(isinstance(d, int) for d in shape)
+def _is_not_one(b: Builder, size: Any) -> None:
+    if dims.equal(size, 1) is not None:
+        return
+    if b.facts.value(size) == 0:
+        b.require_equal(size, 0, "squeeze")
+    else:
+        b.require_at_least(size, 2, "squeeze of all dims")
 
 
 @decomposes("pd_op.unsqueeze", composite=False)

@@ -1,0 +1,44 @@
+"""Operators between a static value and what is no value, as eager has them.
+
+x + array: Paddle ends the process. array + x: NumPy makes an array of values.
+x * 2j of a float32 x: complex128, where eager has complex64.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import paddle
+
+from pirol.compiler.capture.overwritten import capturing
+
+_SIDED = "add sub mul truediv div floordiv mod pow matmul and or xor"
+NAMES = [f"__{side}{name}__" for name in _SIDED.split() for side in ("", "r")]
+NAMES += [f"__{name}__" for name in ("eq", "ne", "lt", "le", "gt", "ge")]
+WIDE = (paddle.float64, paddle.complex128)
+
+
+@functools.cache
+def follow() -> None:
+    """Put ours around the operators of Paddle's static values, once."""
+    value: Any = paddle.pir.Value
+    for name in NAMES:
+        if hasattr(value, name):
+            setattr(value, name, _with_values(getattr(value, name)))
+    value.__array_ufunc__ = None  # NumPy leaves its operators to ours
+
+
+def _with_values(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def run(self: Any, other: Any) -> Any:
+        if isinstance(other, np.ndarray):
+            other = paddle.to_tensor(other)
+        elif isinstance(other, complex) and capturing.depth:
+            kind = "complex128" if self.dtype in WIDE else "complex64"
+            self, other = self.astype(kind), paddle.full([], other, kind)
+        return method(self, other)
+
+    return run
