@@ -60,8 +60,7 @@ def _of_parts(run: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _product(run: Callable[..., Any], right: str) -> Callable[..., Any]:
-    """A function that is linear in its `x` and in another argument, and may add a
-    bias."""
+    """A function that is linear in its `x` and in another argument."""
     signature = inspect.signature(run)
 
     @functools.wraps(run)
@@ -69,7 +68,6 @@ def _product(run: Callable[..., Any], right: str) -> Callable[..., Any]:
         given = signature.bind(*args, **named).arguments
         if not any(map(_is_complex, given.values())):
             return run(*args, **named)
-        bias = given.pop("bias", None)
         (a, b), (c, d) = _parts(given["x"]), _parts(given[right])
 
         def times(x: Any, weight: Any) -> Any:
@@ -80,13 +78,47 @@ def _product(run: Callable[..., Any], right: str) -> Callable[..., Any]:
         real, imag = times(a, c), _sum(times(a, d), times(b, c))
         both = times(b, d)
         real = real if both is None else real - both
-        found = real if imag is None else whole(real, imag)
+        return real if imag is None else whole(real, imag)
+
+    return call
+
+
+def _convolution(
+    run: Callable[..., Any], transposed: bool = False
+) -> Callable[..., Any]:
+    """A convolution: of complex numbers one of real ones, whose channels are both parts
+    one behind the other, so that each is read once."""
+    signature, apart = inspect.signature(run), _product(run, "weight")
+
+    @functools.wraps(run)
+    def call(*args: Any, **named: Any) -> Any:
+        given = signature.bind(*args, **named).arguments
+        if not any(map(_is_complex, given.values())):
+            return run(*args, **named)
+        x, weight, bias = (given.pop(name, None) for name in ("x", "weight", "bias"))
+        last = given.get("data_format", "NCL").endswith("C")
+        if _is_complex(x) and _is_complex(weight):
+            axis = x.ndim - 1 if last else 1
+            x = paddle.stack([x.real(), x.imag()], axis + 1).flatten(axis, axis + 1)
+            found = run(x, _matrices(weight, transposed), **given)
+            before = (slice(None),) * axis
+            found = whole(*(found[(*before, slice(k, None, 2))] for k in range(2)))
+        else:
+            found = apart(x, weight, **given)
         if bias is None:
             return found
-        last = given.get("data_format", "NCL").endswith("C")
         return found + (bias if last else bias.reshape([-1] + [1] * (found.ndim - 2)))
 
     return call
+
+
+def _matrices(weight: Any, transposed: bool) -> Any:
+    """[m, n, ..] complex -> [2 m, 2 n, ..]: a 2 x 2 matrix for each number, which turns
+    the parts of its factor into those of the product."""
+    real, imag = weight.real(), weight.imag()
+    imag = -imag if transposed else imag
+    rows = [paddle.stack(row, 2) for row in ((real, -imag), (imag, real))]
+    return paddle.stack(rows, 1).flatten(2, 3).flatten(0, 1)
 
 
 def _parts(x: Any) -> tuple[Any, Any]:
@@ -256,12 +288,12 @@ trapezoid = _of_parts(paddle.trapezoid)
 nan_to_num = _of_parts(paddle.nan_to_num)
 inner = _product(paddle.inner, "y")
 tensordot = _product(paddle.tensordot, "y")
-conv1d = _product(F.conv1d, "weight")
-conv2d = _product(F.conv2d, "weight")
-conv3d = _product(F.conv3d, "weight")
-conv1d_transpose = _product(F.conv1d_transpose, "weight")
-conv2d_transpose = _product(F.conv2d_transpose, "weight")
-conv3d_transpose = _product(F.conv3d_transpose, "weight")
+conv1d = _convolution(F.conv1d)
+conv2d = _convolution(F.conv2d)
+conv3d = _convolution(F.conv3d)
+conv1d_transpose = _convolution(F.conv1d_transpose, True)
+conv2d_transpose = _convolution(F.conv2d_transpose, True)
+conv3d_transpose = _convolution(F.conv3d_transpose, True)
 
 __all__ = [
     "addmm",

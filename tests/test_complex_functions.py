@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -252,6 +253,22 @@ def test_compiled(name: str, full_graph: bool, monkeypatch: pytest.MonkeyPatch) 
     assert report.compiles == 1 and not any(
         f.op in ("the program", "the call") for f in report.fallbacks
     ), report
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_convolutions_in_groups(transposed: bool) -> None:
+    """Of any batch: each group's is that of its channels alone."""
+    run = pc.conv2d_transpose if transposed else pc.conv2d
+    given = numbers((3, 4, 6, 5), 1), numbers((4, 2, 3, 2), 2)
+    shapes = [None, 4, 6, 5], given[1].shape
+    spec = [paddle.static.InputSpec(shape, "complex64") for shape in shapes]
+    grouped = functools.partial(run, groups=2, stride=2, padding=1)
+    fast = pirol.to_static(of_tensors(grouped, 2), input_spec=spec, strict=True)
+    whole = fast(*map(paddle.to_tensor, given)).numpy()
+    for k, part in enumerate(np.split(whole, 2, 1)):
+        own = given[0][:, 2 * k : 2 * k + 2], given[1][2 * k : 2 * k + 2]
+        alone = run(*map(paddle.to_tensor, own), stride=2, padding=1).numpy()
+        np.testing.assert_allclose(part, alone, rtol=1e-4, atol=1e-5)
 
 
 def test_gradients_of_a_convolution() -> None:
