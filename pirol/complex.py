@@ -101,8 +101,8 @@ def _convolution(
             axis = x.ndim - 1 if last else 1
             x = paddle.stack([x.real(), x.imag()], axis + 1).flatten(axis, axis + 1)
             found = run(x, _matrices(weight, transposed), **given)
-            before = (slice(None),) * axis
-            found = whole(*(found[(*before, slice(k, None, 2))] for k in range(2)))
+            every = (slice(None),) * axis
+            found = whole(*(found[every + (slice(k, None, 2),)] for k in range(2)))
         else:
             found = apart(x, weight, **given)
         if bias is None:
