@@ -238,6 +238,7 @@ def side(name: str, folder: Path, workload: Workload) -> tuple[Call, Call]:
         import jax
 
         jax.config.update("jax_default_matmul_precision", "highest")
+        jax.config.update("jax_enable_x64", workload.dtype == "float64")
         run = jax.jit(load_function(path, "jax"))
         return run, lambda tensors: list(map(jax.dlpack.from_dlpack, tensors))
     import torch
