@@ -1,7 +1,7 @@
 """Eager PyTorch's steps of two models of training.py, in a process of its own.
 
-Run as a file (`python training_torch.py THREADS`) by an interpreter that need not have
-Pirol; requests and answers are lines of JSON:
+Run as a file (`python -I training_torch.py THREADS`) by an interpreter that need not
+have Pirol; requests and answers are lines of JSON:
 
     {"do": "load", "name", "file"}  -> {"output": [file]}
     {"do": "step"}                  -> {"seconds"}
@@ -13,6 +13,7 @@ their gradients, by the same names.
 from __future__ import annotations
 
 import json
+import runpy
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -127,6 +128,7 @@ def names(arrays: Mapping[str, Any]) -> list[str]:
 def main() -> None:
     """Answer requests until there are no more."""
     torch.set_num_threads(int(sys.argv[1]))
+    worker = runpy.run_path(str(Path(__file__).with_name("worker.py")))
     print(json.dumps({"version": torch.__version__}), flush=True)
     step: Step | None = None
     for line in sys.stdin:
@@ -149,6 +151,7 @@ def main() -> None:
                 start = time.perf_counter()
                 step()
                 answer = {"seconds": time.perf_counter() - start}
+                worker["wait_until_quiet"]()
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), flush=True)
