@@ -94,13 +94,12 @@ class Report:
         while self.unseen:
             self.unseen.pop(0)()
         for made, first in self.plans if self.measuring else ():
+            took = {k: (end - begin) / 1e6 for k, begin, end in made.times()}
             steps = enumerate(made.plan.steps)
             launches = [number for number, step in steps if isinstance(step, Launch)]
-            for number, begin, end in made.times():
-                if number in launches:
-                    at = first + launches.index(number)
-                    seconds = (end - begin) / 1e6
-                    self.groups[at] = replace(self.groups[at], measured=seconds)
+            for at, number in enumerate(launches, first):
+                if number in took:
+                    self.groups[at] = replace(self.groups[at], measured=took[number])
         return self
 
     def measure(self) -> None:
