@@ -77,9 +77,9 @@ def _gradient(op: Op, site: Any) -> Callable[..., Any]:
                 f"gradient of {site.name()}", got=got, expected=expected, line=op.line
             )
         ) from error
-    if not any(r.dtype in FLOATS for r in op.results):
-        return made
     real = [r.dtype in FLOATS for r in op.results]
+    if not any(real):
+        return made
 
     def run(*tensors: Any) -> list[Any]:
         """Real gradients of real operands: eig's are complex, by Paddle's program."""
