@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
-import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +27,7 @@ from paddle import nn
 from paddle.base import core
 
 import pirol
-from pirol.bench.demo import medians, seconds
+from pirol.bench.demo import medians, medians_told, seconds
 from pirol.bench.graphnet import relative_l2
 from pirol.bench.peers import Worker, environment
 from pirol.compiler.runtime import threads
@@ -178,6 +177,11 @@ def by_torch(worker: Worker, name: str, layer: Any, batch: Sequence[Any]) -> Any
             return np.concatenate([found[key].ravel() for key in arrays])
 
 
+def by_itself(worker: Worker) -> float:
+    """Seconds of a step of PyTorch's, which waits for its threads to sleep then."""
+    return float(worker.ask(do="step")["seconds"])
+
+
 def step(layer: Any, model: Any, loss: Callable[[Any], Any], look: bool = False) -> Any:
     """One step; to look, all its gradients one behind the other."""
     loss(model).backward()
@@ -209,32 +213,27 @@ def row(name: str, small: bool, rounds: int, torch: Worker | None = None) -> str
     far = relative_l2(looks[0], looks[1])
     if not far <= TOLERANCE:
         raise SystemExit(f"{name}: gradients are {far:.1e} from eager's")
+    timers: list[Callable[[], float] | None] = [
+        partial(seconds, partial(step, each, model, loss))
+        for each, model in zip(layers, models)
+    ]
+    timers += [None] * (len(SIDES) - len(timers))
     if torch is not None and name in TORCH:
         found = by_torch(torch, name, layer, batch)
         if not relative_l2(found, looks[1]) <= TORCH_TOLERANCE:
             raise SystemExit(f"{name}: PyTorch's gradients are not eager's")
-    turns: dict[str, list[float]] = {}
-    for _ in range(rounds):
-        for side, each, model in zip(SIDES, layers, models):
-            taken = seconds(partial(step, each, model, loss))
-            turns.setdefault(side, []).append(1e3 * taken)
-        if torch is not None and name in TORCH:
-            taken = torch.ask(do="step")["seconds"]
-            turns.setdefault("torch", []).append(1e3 * taken)
-    times = {side: statistics.median(found) for side, found in turns.items()}
+        timers[-1] = partial(by_itself, torch)
+    ours, *others = medians_told(timers, rounds)
     return (
         f"{name:10}{first:9.2f}{far:11.1e}"
-        + "".join(f"{_shown(times.get(s), 1):>14}" for s in SIDES)
-        + "".join(
-            f"{_shown(s in times and times[s] / times['Pirol'], 2):>13}"
-            for s in SIDES[1:]
-        )
+        + "".join(f"{_shown(t, 1):>14}" for t in (ours, *others))
+        + "".join(f"{_shown(t and t / ours, 2):>13}" for t in others)
         + kept(name, fast)
     )
 
 
 def _shown(number: float | None, digits: int) -> str:
-    return "-" if not number else f"{number:.{digits}f}"
+    return "-" if number is None else f"{number:.{digits}f}"
 
 
 def kept(name: str, fast: Any) -> str:
