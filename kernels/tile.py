@@ -127,7 +127,7 @@ class Tile:
         return [*found, *self.reduced(reduces, emitter, body)]
 
     def in_lines(self, k: int) -> bool:
-        """Whether it is a load of lines along the lanes, each at a place that data name:
+        """Whether it is a load of lines along the lanes, at places that data name:
         compilers see that they are lines in a loop over the lanes alone."""
         index = index_of(self.nest.nodes[k])
         named = {a for node in index.data() for a in axes_of(self.nest, node)}
