@@ -200,7 +200,8 @@ def _largest_of(
     """The first largest value of bins of the dims `axes`, which lie side by side, and
     its place in them (int32): of each line along the first, then of those along the
     next."""
-    best, place = b.stop_gradient(x), None
+    best: Value = b.stop_gradient(x)
+    place: Value | None = None
     for axis, (start, end, taps) in zip(axes, bins):
         extent, rank = b.cast(b.dim(x.shape[axis]), dtype="int32"), x.type.rank
         at, inside = _taps(b, best.shape, axis, start, end, taps)
@@ -214,6 +215,7 @@ def _largest_of(
         same = b.eq(found, b.broadcast(best, shape=at.shape, dims=tuple(range(rank))))
         first = b.and_(inside, b.or_(same, b.ne(found, found)))
         place = b.reduce_min(b.select(first, flat, PLACES - 1), axes=(rank,))
+    assert place is not None
     picked, line = _in_line(b, b.cast(place, dtype="int64"), axes), _in_line(b, x, axes)
     order = tuple(-1 if k == axes[0] else k for k in range(line.type.rank))
     value = b.gather(line, picked, shape=picked.shape, dims=order)
@@ -320,7 +322,10 @@ def _mean_bins(
     if all(map(_even, (x.shape[k] for k in axes), size)):
         total = _sum_of_even(b, x, axes, size)
         count = dims.product(dims.floordiv(x.shape[k], o) for k, o in zip(axes, size))
-        return b.div(total, b.const(value=count, shape=total.shape, dtype=x.dtype))
+        mean: Value = b.div(
+            total, b.const(value=count, shape=total.shape, dtype=x.dtype)
+        )
+        return mean
     total, counts = x, []
     for axis, o in zip(axes, size):
         start, end, taps = _bins(b, x.shape[axis], o)
