@@ -23,6 +23,7 @@ from pirol.compiler.capture import (
     autocast,
     in_place,
     native,
+    numbers,
     operators,
     overwritten,
     unrolled,
@@ -201,6 +202,7 @@ def connect() -> str:
     overwritten.follow()
     in_place.follow()
     operators.follow()
+    numbers.follow()
     unrolled.follow()
     return ""
 
