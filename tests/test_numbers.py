@@ -76,6 +76,16 @@ def test_outside_a_capture_nothing_changes() -> None:
     assert "f64" not in str(pirol.explain(ours).stages["capture"])
 
 
+def test_a_complex_number_alone() -> None:
+    def run(x: Any) -> Any:
+        return paddle.to_tensor(0.1 + 2j) * x
+
+    x = paddle.to_tensor([2.0])
+    found, wanted = pirol.to_static(run, strict=True)(x), run(x)
+    assert found.dtype == wanted.dtype == paddle.complex64
+    np.testing.assert_array_equal(found.numpy(), wanted.numpy())
+
+
 @pytest.mark.parametrize("columns", [5, None])
 def test_statistics_of_complex_numbers(columns: int | None) -> None:
     def run(x: Any) -> Any:

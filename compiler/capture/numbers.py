@@ -46,13 +46,16 @@ def _while_capturing(
 
 
 def _to_tensor(plain: Callable[..., Any]) -> Callable[..., Any]:
-    """Paddle's for numbers, which makes them of the default dtype first."""
+    """Paddle's for numbers, which makes them of the default dtype first; a complex one
+    by itself is of the default's width."""
 
     @functools.wraps(plain)
     def run(data: Any, dtype: Any = None, *rest: Any, **kwargs: Any) -> Any:
+        default = paddle.get_default_dtype()
+        if capturing.depth and dtype is None and isinstance(data, complex):
+            dtype = "complex128" if default == "float64" else "complex64"
         if not capturing.depth or dtype is None or convert_dtype(dtype) not in NAMES:
             return plain(data, dtype, *rest, **kwargs)
-        default = paddle.get_default_dtype()
         paddle.set_default_dtype("float64")
         try:
             return plain(data, dtype, *rest, **kwargs)
