@@ -46,20 +46,29 @@ def windows(graph: Graph) -> Graph:
 
 
 def _largest(b: Builder, x: Value, attrs: Any) -> Value:
-    """The largest of each window, the first dim first, along whose lines are vectors,
-    and which leaves fewer for the next; a zero may have the sign of another zero."""
+    """The largest of each window, dim by dim; a zero may have another zero's sign.
+
+    Dims with strides come first, the first of them first: their windows are vectors
+    along lines, and leave fewer for the next. Else the last comes first: a line of it
+    is at hand.
+    """
     sizes = [tuple(attrs[name]) for name in NAMES]
     whole = [tuple(zip(*sizes))]
     if math.prod(attrs["window"]) > MANY:
         whole = [
             tuple(step if k == dim else ALONE for k in range(x.type.rank))
-            for dim, size in enumerate(whole[0])
+            for dim, size in sorted(enumerate(whole[0]), key=_turn)
             for step in (() if still(attrs, dim) else _steps(*size))
         ]
     for step in whole:
         given = dict(zip(NAMES, zip(*step)))
         x, _ = b.window_max(x, **given, plane=attrs["plane"])
     return x
+
+
+def _turn(dim_and_size: tuple[int, Any]) -> tuple[bool, int]:
+    dim, (_, stride, *_) = dim_and_size
+    return stride == 1, -dim if stride == 1 else dim
 
 
 Size = tuple[int, int, tuple[int, int], int]  # window, stride, padding, dilation
