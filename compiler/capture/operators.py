@@ -7,6 +7,7 @@ x * 2j of a float32 x: complex128, where eager has complex64.
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import paddle
 
 from pirol.compiler.capture.overwritten import capturing
+from pirol.compiler.capture.sizes import Unknown, note
 
 _SIDED = "add sub mul truediv div floordiv mod pow matmul and or xor"
 NAMES = [f"__{side}{name}__" for name in _SIDED.split() for side in ("", "r")]
@@ -39,6 +41,8 @@ def _with_values(method: Callable[..., Any]) -> Callable[..., Any]:
         elif isinstance(other, complex) and capturing.depth:
             kind = "complex128" if self.dtype in WIDE else "complex64"
             self, other = self.astype(kind), paddle.full([], other, kind)
+        elif isinstance(other, Unknown):
+            note(sys._getframe(1))
         return method(self, other)
 
     return run

@@ -25,6 +25,7 @@ from pirol.compiler.capture import (
     native,
     operators,
     overwritten,
+    sizes,
     unrolled,
 )
 from pirol.compiler.capture.attributes import attributes
@@ -201,6 +202,7 @@ def connect() -> str:
     overwritten.follow()
     in_place.follow()
     operators.follow()
+    sizes.follow()
     unrolled.follow()
     return ""
 
