@@ -93,6 +93,12 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
             return plans.paddles(super().sot_call, inputs, found)
         return self._outputs.quick_restore(found)
 
+    def _remove_no_value(self, found: Any) -> Any:
+        """As Paddle's; a named tuple from which nothing is missing stays what it is."""
+        rest = super()._remove_no_value(found)
+        named = type(rest) is tuple and hasattr(found, "_fields")
+        return found if named and len(rest) == len(found) else rest
+
     def _serve(self, tensors: list[Any]) -> tuple[Plans, list[Any] | Left]:
         """The plans for such calls; the outputs, or why Paddle must run the call."""
         given = [*tensors, *self._params]
