@@ -25,6 +25,7 @@ from pirol.prim.decomp import (
     shape,
     slicing,
     sorting,
+    special,
 )
 from pirol.prim.decomp.registry import (
     ALONE,
@@ -62,4 +63,5 @@ __all__ = [
     "shape",
     "slicing",
     "sorting",
+    "special",
 ]
