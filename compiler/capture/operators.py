@@ -15,6 +15,7 @@ import numpy as np
 import paddle
 
 from pirol.compiler.capture.overwritten import capturing
+from pirol.compiler.capture.scalars import stands_for_one, together
 from pirol.compiler.capture.sizes import Unknown, note
 
 _SIDED = "add sub mul truediv div floordiv mod pow matmul and or xor"
@@ -29,11 +30,11 @@ def follow() -> None:
     value: Any = paddle.pir.Value
     for name in NAMES:
         if hasattr(value, name):
-            setattr(value, name, _with_values(getattr(value, name)))
+            setattr(value, name, _with_values(name, getattr(value, name)))
     value.__array_ufunc__ = None  # NumPy leaves its operators to ours
 
 
-def _with_values(method: Callable[..., Any]) -> Callable[..., Any]:
+def _with_values(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def run(self: Any, other: Any) -> Any:
         if isinstance(other, np.ndarray):
@@ -43,6 +44,8 @@ def _with_values(method: Callable[..., Any]) -> Callable[..., Any]:
             self, other = self.astype(kind), paddle.full([], other, kind)
         elif isinstance(other, Unknown):
             note(sys._getframe(1))
+        elif capturing.depth and (stands_for_one(self) or stands_for_one(other)):
+            return together(method, name, self, other)
         return method(self, other)
 
     return run

@@ -25,6 +25,7 @@ from pirol.compiler.capture import (
     native,
     operators,
     overwritten,
+    scalars,
     sizes,
     unrolled,
 )
@@ -208,6 +209,7 @@ def connect() -> str:
     overwritten.follow()
     in_place.follow()
     operators.follow()
+    scalars.follow()
     sizes.follow()
     unrolled.follow()
     return ""
