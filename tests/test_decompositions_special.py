@@ -59,6 +59,8 @@ def i1e(x: Any) -> Any:
     return paddle.i1e(x)
 
 
+LISTED = "lgamma gammaln digamma polygamma erfinv i0 i0e i1 i1e"
+OPS = frozenset(LISTED.split())
 FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     lgamma: lambda x: mpmath.log(abs(mpmath.gamma(x))),
     gammaln: lambda x: mpmath.loggamma(x).real,

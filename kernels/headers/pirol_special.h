@@ -93,12 +93,17 @@ PR_DEVICE double pr_erfinv_f64(double x) {
 PR_DEVICE double pr_bessel(int order, int scaled, double x) {
   const double a = fabs(x), sign = order < 0 ? -1 : 1;
   const int n = order != 0;
-  double term = 1, sum = 1;
-  if (a < 20) {
+  double term = 1, sum = 1, slope = 0, lost = 0;
+  if (a < 20) { /* a small error of the square is many times that of the sum */
+    const double square = a * a, error = fma(a, a, -square);
     for (int k = 1; k < 64 && term > sum * 1e-17; ++k) {
-      term *= a * a / 4 / k / (k + n);
-      sum += term;
+      term *= square / (4 * k * (k + n));
+      const double next = sum + term;
+      lost += term < sum ? sum - next + term : term - next + sum;
+      slope += k * term;
+      sum = next;
     }
+    sum += lost + (square > 0 ? slope * (error / square) : 0);
     return sign * (n ? a / 2 : 1) * sum * (scaled ? exp(-a) : 1);
   }
   for (int k = 1; k < 40 && fabs(term) > 1e-17; ++k) {
