@@ -36,7 +36,7 @@ BINARY = {
     "bool": ("and", "or", "xor", "max", "min"),
 }
 NUMBERS_ONLY = ("reduce_sum", "reduce_prod", "window_max", "window_sum", "cumsum")
-NUMBERS_ONLY += ("cumprod",)
+NUMBERS_ONLY += ("cumprod", "cummax", "cummin")
 CASTS = ("cast", "bitcast")  # the bits of NaN are nobody's promise
 Pair = tuple[str, str]
 

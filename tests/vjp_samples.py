@@ -390,6 +390,11 @@ SAMPLES: dict[str, list[Sample]] = {
         *samples(lambda b, x: b.cumprod(x, axis=1), ((2, 7, 3),)),
         *samples(lambda b, x: b.cumprod(x, axis=1), ((4, 7),), draw="ties"),
     ],
+    "cummax": [
+        *samples(lambda b, x: b.cummax(x, axis=0), ((5,),), ((0,),), draw="apart"),
+        *samples(lambda b, x: b.cummax(x, axis=1), ((2, 7, 3),), draw="apart"),
+    ],
+    "cummin": samples(lambda b, x: b.cummin(x, axis=1), ((2, 7, 3),), draw="apart"),
     "dot_general": list(products()),
     "conv": list(convolutions("conv")),
     "conv_input_grad": list(convolutions("conv_input_grad")),
