@@ -139,6 +139,20 @@ def test_extremes_and_their_places(function: Any, dtype: str) -> None:
     SEEN.update(op.name.removeprefix("pd_op.") for op in ops)
 
 
+def after_two_reductions(x: Any) -> Any:
+    parts = x / x.min()
+    return paddle.cumsum(paddle.tan(parts / parts.min()), 0)
+
+
+def test_a_line_whose_elements_take_reductions() -> None:
+    """Of one row: its lanes are no columns."""
+    spec = [InputSpec([None], "float64")]
+    fast = pirol.to_static(after_two_reductions, input_spec=spec, strict=True)
+    x = paddle.to_tensor(np.random.default_rng(0).uniform(1, 2, 17))
+    expected = after_two_reductions(x).numpy()
+    np.testing.assert_allclose(fast(x).numpy(), expected, 1e-12)
+
+
 def curved(x: Any) -> Any:
     return paddle.cummax(x * x * x, 1)[0].sum()
 
