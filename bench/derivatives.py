@@ -92,6 +92,34 @@ def row(
     return [*times, *ratios]
 
 
+def memory(name: str, small: bool, side: str, python: str) -> float | None:
+    """The most MB that a side takes for a loss in a process of its own, beyond its
+    libraries and the inputs; Pirol's with the plan on disk."""
+    for _ in range(2 if side == "pirol" else 1):
+        count = threads()
+        command = [python, str(WORKER), side, str(count)]
+        worker = Worker(side, command, environment(count))
+        try:
+            if worker.absent:
+                return None
+            worker.ask(do="load", name=name, small=small)
+            found: float | None = worker.ask(do="memory")["mb"]
+        finally:
+            worker.close()
+    return found
+
+
+def show_memory(names: Sequence[str], small: bool, python: str) -> None:
+    """A table of the most MB of each side."""
+    sides = ("pirol", *SIDES)
+    print(f"{'loss':22}" + "".join(f"{f'{s} MB':>11}" for s in sides))
+    for name in names:
+        own = {s: sys.executable if s in ("pirol", "paddle") else python for s in sides}
+        found = [memory(name, small, s, own[s]) for s in sides]
+        cells = (f"{'-' if mb is None else f'{mb:.1f}':>11}" for mb in found)
+        print(f"{name:22}{''.join(cells)}", flush=True)
+
+
 @contextlib.contextmanager
 def narrowed() -> Iterator[None]:
     """This process on the CPUs that the workers narrow themselves to."""
@@ -145,11 +173,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--seconds", type=float, default=0.15, help="length of a round (%(default)s)")
     add("--small", action="store_true", help="small sizes, for a try")
     add("--names", help="names, with commas (all)")
+    add("--memory", action="store_true", help="the most memory of each side, no times")
     chosen = parser.parse_args(arguments)
     core.set_num_threads(threads())
     names = chosen.names.split(",") if chosen.names else list(LOSSES)
     if unknown := [n for n in names if n not in LOSSES]:
         parser.error(f"unknown {', '.join(unknown)}; known: {', '.join(LOSSES)}")
+    if chosen.memory:
+        show_memory(names, chosen.small, chosen.python)
+        return 0
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
     print(f"load of this machine before: {load:.1f}; threads: {threads()}")
     with narrowed(), started(chosen.python, SIDES[1:]) as workers:

@@ -1,10 +1,13 @@
-"""PyTorch or JAX in a process of its own, for derivatives.py.
+"""A side in a process of its own, for derivatives.py.
 
-Run as a file (`python derivatives_worker.py torch|jax THREADS`) by an interpreter that
-need not have Pirol; requests and answers are lines of JSON, as worker.py has them:
+Run as a file (`python derivatives_worker.py torch|jax|paddle|pirol THREADS`); the first
+two by an interpreter that need not have Pirol. Requests and answers are lines of JSON,
+as worker.py has them:
 
     {"do": "load", "name", "small"}  -> {"output": [loss, gradients' elements ..]}
     {"do": "round", "seconds"}       -> {"seconds"}, a step's
+    {"do": "memory"}                 -> {"mb"}, the most that was resident since the
+                                        load, beyond what was before it; else null
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +89,34 @@ def jax_step(name: str, drawn: Any) -> Step:
     return lambda: jax.block_until_ready(run(parameters, inputs))
 
 
-STEPS: dict[str, Callable[[str, Any], Step]] = {"torch": torch_step, "jax": jax_step}
+def paddle_step(name: str, drawn: Any, compiled: bool = False) -> Step:
+    """Eager Paddle, or Pirol."""
+    import pirol
+    from pirol.bench.derivatives_paddle import Loss, results, tensors
+
+    layer, inputs = Loss(name, drawn), tensors(drawn)
+    layer = pirol.to_static(layer, strict=True) if compiled else layer
+
+    def step() -> tuple[Any, Sequence[Any]]:
+        loss, *grads = results(layer, inputs)
+        return loss, grads
+
+    return step
+
+
+STEPS: dict[str, Callable[[str, Any], Step]] = {
+    "torch": torch_step,
+    "jax": jax_step,
+    "paddle": paddle_step,
+    "pirol": partial(paddle_step, compiled=True),
+}
+
+
+def resident(what: str) -> int:
+    """Bytes, by a line of /proc/self/status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith(f"{what}:"))
+    return int(line.split()[1]) << 10
 
 
 def version(peer: str, threads: int) -> str:
@@ -93,6 +124,8 @@ def version(peer: str, threads: int) -> str:
     found = importlib.import_module(peer)
     if peer == "torch":
         found.set_num_threads(threads)
+    if peer in ("paddle", "pirol"):
+        importlib.import_module("pirol.bench.derivatives_paddle")
     return str(found.__version__)
 
 
@@ -108,6 +141,7 @@ def main() -> None:
         print(json.dumps({"absent": str(error)}), flush=True)
         return
     step: Step | None = None
+    before = None
     worker = module("worker")
     for line in sys.stdin:
         request = json.loads(line)
@@ -116,8 +150,15 @@ def main() -> None:
             if request["do"] == "load":
                 name = request["name"]
                 drawn = module("derivatives_eager").draw(name, request["small"])
+                before = measured_from_here()
                 step = STEPS[peer](name, drawn)
                 answer = {"output": elements(*step())}
+            elif request["do"] == "memory":
+                assert step is not None, "memory before any load"
+                for _ in range(3):
+                    step()
+                more = None if before is None else resident("VmHWM") - before
+                answer = {"mb": None if more is None else more / 2**20}
             else:
                 assert step is not None, "a round before any load"
                 answer = worker.measure(step, request["seconds"])
@@ -125,6 +166,15 @@ def main() -> None:
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), flush=True)
+
+
+def measured_from_here() -> int | None:
+    """The bytes that are resident, from which on the most is counted anew."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+        return resident("VmRSS")
+    except OSError:
+        return None
 
 
 def elements(loss: Any, grads: Sequence[Any]) -> list[float]:

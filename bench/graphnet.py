@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import paddle
 from paddle.base import core
+from paddle.decomposition import decomp
 from paddle.jit.dy2static.pir_partial_program import PartialProgramLayer
 
 from pirol.compiler.capture.options import Options
@@ -64,6 +65,7 @@ class Sample(Graph):
 
     outputs: list[tuple[int, int]]
     serialised: dict[str, Any]
+    in_steps: bool = False  # softmax, which Paddle's own kernel clips
 
     def paddles(self) -> Run:
         """The program as Paddle's to_static runs it."""
@@ -84,7 +86,8 @@ class Sample(Graph):
         tensors = [
             t.astype("float64") if t.dtype == paddle.float32 else t for t in self.draw()
         ]
-        return replace(self, serialised=json.loads(text)).paddles(), tensors
+        double = replace(self, serialised=json.loads(text), in_steps=True)
+        return double.paddles(), tensors
 
     def _layer(self, kind: Any, options: Options | None) -> Any:
         program = self.program()
@@ -92,6 +95,8 @@ class Sample(Graph):
         data = {op.attrs()["name"]: op.result(0) for op in ops if _is_data(op)}
         inputs = [data[entry["name"]] for entry in self.inputs]
         outputs = [ops[at].results()[k] for at, k in self.outputs]
+        if self.in_steps:
+            outputs = _in_steps(program, outputs)
         extra = {} if options is None else {"build_strategy": options}
         layer = kind(program, inputs, [outputs], ([], []), **extra)
         layer.training = self.trained
@@ -107,6 +112,14 @@ class Sample(Graph):
         if self.trained:
             _let_gradients_through(program)
         return program
+
+
+def _in_steps(program: Any, outputs: list[Any]) -> list[Any]:
+    """The outputs, each softmax decomposed by Paddle: its kernel on a CPU takes no
+    element for more than 64 below its row's largest."""
+    with decomp.prim_guard():
+        clipped = frozenset({"pd_op.softmax", "pd_op.log_softmax"})
+        return list(decomp.decompose(program, outputs, whitelist=clipped))
 
 
 def _let_gradients_through(program: Any) -> None:

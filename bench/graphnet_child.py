@@ -222,6 +222,9 @@ def answer(request: Found, tell: Tell) -> Found:
         if request["alone"]:
             return first_call(sample, request["alone"], enter)
         if request["gradients"]:
+            work = coverage.gflop(sample.program())
+            if work > request["gflop"]:
+                return {"verdict": "no oracle", "why": f"{work:.0f} GFLOP"}
             return graphnet_gradients.measure(sample, enter)
         return measure(sample, request["gflop"], enter)
     except Exception as error:

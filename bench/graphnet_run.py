@@ -194,7 +194,7 @@ def summary(records: Sequence[Record]) -> list[str]:
 
 def gradients(records: Sequence[Record]) -> list[str]:
     """Of how many samples and inputs gradients were held, and who computed them."""
-    held = [r for r in records if "gradients" in r]
+    held = [r for r in records if r["verdict"] != "no oracle" and "gradients" in r]
     right = sum(r["verdict"] == "right" for r in held)
     whole = sum(
         not any(f.startswith("the program") for f in r["fallbacks"]) for r in held
@@ -262,7 +262,12 @@ def options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--limit", type=int, help="at most this many samples")
     add("--threads", type=int, default=cpus, help="threads of both (%(default)s)")
     add("--timeout", type=float, default=600, help="seconds a sample (%(default)g)")
-    add("--gflop", type=float, default=20, help="larger graphs run once (%(default)g)")
+    add(
+        "--gflop",
+        type=float,
+        default=20,
+        help="larger graphs run once, or not at all with --gradients (%(default)g)",
+    )
     warm = "time a first call on a filled cache, and measure memory, of each side alone"
     backward = "hold gradients of all float inputs against Paddle's; time nothing"
     add("--gradients", action="store_true", help=backward)

@@ -131,7 +131,18 @@ def _windows(x: Any, start: Any, join: Any, sizes: tuple[int, ...], rank: int) -
 
 
 def pool_mask(x: Any, *sizes: int) -> Any:
-    """Of pairs: jax.lax has no mask of its own."""
+    value, mask = _of_pairs(x, *sizes)
+    return value + mask % 64
+
+
+def pool_back(x: Any, *sizes: int) -> Any:
+    value, mask = (a.reshape(*x.shape[:2], -1) for a in _of_pairs(x, *sizes))
+    none = jnp.zeros((*x.shape[:2], math.prod(x.shape[2:])), x.dtype)
+    return jnp.put_along_axis(none, mask, value, -1, inplace=False).reshape(x.shape)
+
+
+def _of_pairs(x: Any, *sizes: int) -> Any:
+    """Values and mask: jax.lax has no mask of its own."""
     plane = jnp.arange(math.prod(x.shape[2:])).reshape(x.shape[2:])
 
     def larger(a: Any, b: Any) -> Any:
@@ -140,8 +151,7 @@ def pool_mask(x: Any, *sizes: int) -> Any:
 
     pairs = (x, jnp.broadcast_to(plane, x.shape))
     start = (-jnp.inf, jnp.iinfo(plane.dtype).max)
-    value, mask = _windows(pairs, start, larger, sizes, x.ndim - 2)
-    return value + mask % 64
+    return _windows(pairs, start, larger, sizes, x.ndim - 2)
 
 
 def pool_gradient(x: Any, *sizes: int) -> Any:

@@ -168,6 +168,14 @@ def pool_mask(x: Any, *sizes: int) -> Any:
     return pool(x, *sizes) + _places(x, *sizes) % 64
 
 
+def pool_back(x: Any, *sizes: int) -> Any:
+    """Zeros but for each window's largest, at its place."""
+    places = _places(x, *sizes).reshape(*x.shape[:2], -1)
+    found = np.zeros((*x.shape[:2], math.prod(x.shape[2:])), x.dtype)
+    np.put_along_axis(found, places, pool(x, *sizes).reshape(places.shape), -1)
+    return found.reshape(x.shape)
+
+
 def pool_gradient(x: Any, *sizes: int) -> Any:
     """The gradient of the sum of squares."""
     places = _places(x, *sizes).reshape(*x.shape[:2], -1)

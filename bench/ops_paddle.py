@@ -125,6 +125,12 @@ def pool_mask(x: Any, k: int, stride: int, pad: int, dilation: int) -> Any:
     return value + (mask % 64).astype(x.dtype)
 
 
+def pool_back(x: Any, k: int, stride: int, pad: int, dilation: int) -> Any:
+    value, mask = _pooled(x, k, stride, pad, dilation, True)
+    run = getattr(paddle.nn.functional, f"max_unpool{x.ndim - 2}d")
+    return run(value, mask, k, stride, pad, output_size=list(x.shape))
+
+
 def pool_gradient(x: Any, k: int, stride: int, pad: int, dilation: int) -> Any:
     with paddle.enable_grad():
         x = x.detach()

@@ -122,6 +122,13 @@ def pool_mask(x: Any, k: int, stride: int, pad: int, dilation: int) -> Any:
     return value + mask % 64
 
 
+def pool_back(x: Any, k: int, stride: int, pad: int, dilation: int) -> Any:
+    pooled = getattr(torch.nn.functional, f"max_pool{x.ndim - 2}d")
+    value, mask = pooled(x, k, stride, pad, dilation, return_indices=True)
+    run = getattr(torch.nn.functional, f"max_unpool{x.ndim - 2}d")
+    return run(value, mask, k, stride, pad, output_size=x.shape)
+
+
 def pool_gradient(x: Any, *sizes: int) -> Any:
     return torch.func.grad(lambda x: square(pool(x, *sizes)).sum())(x)
 

@@ -52,11 +52,12 @@ MORE = (
     *("plane_k3", "plane_k7", "plane_k3_d2", "plane_k3_s2", "plane_k2_s2"),
     *("small_k3_s2", "line_k7_d1", "volume_k3"),
 )
+BACK = ("plane_k3_s2", "plane_k2_s2", "small_k3_s2")
 POOLING = VALUES + tuple(
     replace(w, name=f"{w.name}_{op}", steps=(w.steps[0].replace("pool", f"pool_{op}"),))
-    for op in ("mask", "gradient")
+    for op, names in (("mask", MORE), ("gradient", MORE), ("back", BACK))
     for w in VALUES
-    if w.name in MORE
+    if w.name in names
 )
 
 ROWS = (4096, 1024)

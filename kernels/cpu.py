@@ -63,6 +63,7 @@ from pirol.kernels.window import windows
 from pirol.prim import PRIMS
 
 BLOCK = 1024  # elements added up in their own dtype before a wider total takes them
+LINES = 64  # lines of so many elements or fewer, and so many of them, are short
 FEW = 16  # a row of fewer elements is not worth lanes of its own
 
 
@@ -269,7 +270,8 @@ class _AlongColumns:
         self, reduces: Sequence[int], body: list[Stmt], puts: list[Stmt]
     ) -> list[Stmt]:
         """The loops over the columns, and the reductions' results as Lets."""
-        blocked = self.blocked(reduces)
+        turned = bool(reduces) and not puts and self.turned()
+        blocked = not turned and self.blocked(reduces)
         before, after, combine = [], [], []
         for k in reduces:
             node: Any = self.nest.nodes[k]
@@ -282,13 +284,16 @@ class _AlongColumns:
             before.append(Var(name, node.dtype, identity(node.kind, node.dtype)))
             if blocked:
                 after.append(self.total(k))
-        loop = self.lanes([*body, *puts], combine, blocked)
         names = [a.name for a in self.nest.columns[:-1]]
+        if turned:
+            body = [column_loops(self.nest, body, names)]
+        loop = self.lanes([*body, *puts], combine, blocked)
         if not blocked:
             results: list[Stmt] = [
                 self.result(k, f"part{k}", self.dtype(k)) for k in reduces
             ]
-            return [*before, column_loops(self.nest, [loop], names), *results]
+            around = loop if turned else column_loops(self.nest, [loop], names)
+            return [*before, around, *results]
         extent = constant(self.nest.columns[-1].extent)
         block = Loop("block", affine.ZERO, extent, (*before, loop, *after), step=BLOCK)
         totals: list[Stmt] = [
@@ -316,6 +321,15 @@ class _AlongColumns:
         extent, one = self.nest.columns[-1].extent, len(self.nest.columns) == 1
         short = one and isinstance(extent, int) and extent <= BLOCK
         return not short and any(self.wide(k) == "float64" for k in reduces)
+
+    def turned(self) -> bool:
+        """Whether the lanes are best the outermost loop: to join the lanes of a vector
+        once a row, and not once a short line."""
+        *outer, last = self.nest.columns
+        lines = product(a.extent for a in outer)
+        return bool(outer) and all(
+            isinstance(n, int) and 0 < n <= LINES for n in (lines, last.extent)
+        )
 
     def total(self, k: int) -> Stmt:
         wide = self.wide(k)

@@ -57,6 +57,7 @@ from pirol.kernels.kernel import (
     Turn,
     Var,
     WarpReduce,
+    statements_of,
 )
 from pirol.prim import PRIMS
 
@@ -120,7 +121,8 @@ class _Renderer:
     def text(self) -> str:
         lines = self.cuda_head() if self.target is CUDA else self.cpu_head()
         lines += self.block(self.kernel.body, 1)
-        return "\n".join([self.header(), *lines, "}", ""])
+        tail = self.cpu_tail() if self.by_data() else []
+        return "\n".join([self.header(), *lines, "}", *tail, ""])
 
     def header(self) -> str:
         halves = "_bf16" if "bfloat16" in self.kernel.dots else ""
@@ -131,19 +133,42 @@ class _Renderer:
             return self.target.head + "".join((HEADERS / n).read_text() for n in found)
         return self.target.head + "".join(f'#include "{name}"\n' for name in found)
 
+    def by_data(self) -> bool:
+        """Whether it is a CPU's kernel that stores at places named by data: compilers
+        take such a loop for vectors where they trust `restrict`, in parameters only."""
+        puts = (s for s in statements_of(self.kernel) if isinstance(s, Put))
+        return self.target is CPU and any(s.index.data() for s in puts)
+
     def cpu_head(self) -> list[str]:
-        lines = [
-            f"void {self.kernel.name}(void *const *buffers, const int64_t *dims,",
-            "    int64_t begin, int64_t end, void *scratch) {",
+        pointers = [
+            f"{const}{self.type(kind.dtype)} *{self.alone(name)}{name}"
+            for name, kind, const in self.buffers()
         ]
-        for k, (name, kind, const) in enumerate(self.buffers()):
-            pointer = f"{const}{self.type(kind.dtype)} *{self.alone(name)}"
-            lines.append(f"  {pointer}{name} = buffers[{k}];")
+        rest = "const int64_t *dims,\n    int64_t begin, int64_t end, void *scratch) {"
+        if self.by_data():
+            lines = [f"static void rows_of_{self.kernel.name}("]
+            lines += [f"    {pointer}," for pointer in pointers]
+            lines.append(f"    {rest}")
+        else:
+            lines = [f"void {self.kernel.name}(void *const *buffers, {rest}"]
+            lines += [f"  {p} = buffers[{k}];" for k, p in enumerate(pointers)]
         lines += [
             f"  const int64_t {p} = dims[{k}];"
             for k, p in enumerate(self.params.values())
         ]
         return [*lines, "  (void)dims, (void)scratch;"]
+
+    def cpu_tail(self) -> list[str]:
+        """The function that is called, which gives the buffers one by one."""
+        count = len(self.buffers())
+        return [
+            f"void {self.kernel.name}(void *const *buffers, const int64_t *dims,",
+            "    int64_t begin, int64_t end, void *scratch) {",
+            f"  rows_of_{self.kernel.name}(",
+            *(f"    buffers[{k}]," for k in range(count)),
+            "    dims, begin, end, scratch);",
+            "}",
+        ]
 
     def cuda_head(self) -> list[str]:
         given = [

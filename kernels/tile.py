@@ -14,6 +14,7 @@ from pirol.kernels.emit import (
     Passes,
     accumulator,
     argmax_update,
+    axes_of,
     cast,
     closure,
     column_loops,
@@ -116,13 +117,23 @@ class Tile:
         scans = [k for k in needed if isinstance(self.nest.nodes[k], Scan)]
         found = [stmt for k in (*reduces, *scans) for stmt in self.start(k)]
         body = emitter.lets(needed)
-        if stores or scans or any(self.reduce(k).kind == "argmax" for k in reduces):
+        argmax = any(self.reduce(k).kind == "argmax" for k in reduces)
+        if stores or scans or argmax or any(map(self.in_lines, needed)):
             for k in reduces:
                 body += self.update(k, emitter)
             body += [emitter.put(s) for s in stores]
             columns = [a.name for a in self.nest.columns]
             return [*found, column_loops(self.nest, [self.lanes(body)], columns)]
         return [*found, *self.reduced(reduces, emitter, body)]
+
+    def in_lines(self, k: int) -> bool:
+        """Whether it is a load of lines along the lanes, at places that data name:
+        compilers see that they are lines in a loop over the lanes alone."""
+        index = index_of(self.nest.nodes[k])
+        named = {a for node in index.data() for a in axes_of(self.nest, node)}
+        columns = {a.name for a in self.nest.columns}
+        lines = index.along(self.lane) and self.lane not in named
+        return lines and bool(named & columns)
 
     def reduced(
         self, reduces: Sequence[int], emitter: Emitter, body: list[Stmt]

@@ -111,6 +111,7 @@ def windows(nest: Nest) -> Windows | None:
 def _sides(nest: Nest, index: Affine) -> list[Side] | None:
     """Each tap axis with the row axis that it goes along, and the rows inside those."""
     found: dict[Axis, Side] = {}
+    index = _whole_numbers(index)
     for tap in nest.columns:
         sides = [s for row in nest.rows if (s := _side(index, row, tap))]
         if not sides:
@@ -128,6 +129,16 @@ def _sides(nest: Nest, index: Affine) -> list[Side] | None:
 def _whole(row: Axis) -> Side:
     """A row axis without a window."""
     return Side(row, Axis(f"no_{row.name}", 1, True), 1, 0)
+
+
+def _whole_numbers(index: Affine) -> Affine:
+    """The index with what its quotients are of in their place: the same places, where
+    it goes by rows and taps together."""
+    total = constant(index.const)
+    for atom, coefficient in index.terms:
+        of = atom.of if isinstance(atom, affine.Quotient) else Affine(((atom, 1),))
+        total = affine.add(total, affine.scale(of, coefficient))
+    return total
 
 
 def _side(index: Affine, row: Axis, tap: Axis) -> Side | None:
@@ -172,16 +183,22 @@ def _packed(nest: Nest, reduce: int, sides: Sequence[Side]) -> Windows | None:
 def _moved(index: Affine, sides: Sequence[Side]) -> Affine | None:
     """The index as a function of places, if it is one."""
     for s in sides:
-        if not (index.plain(s.row.name) and index.plain(s.tap.name)):
-            return None
-        step, reach = (index.coefficient(a.name) for a in (s.row, s.tap))
+        row, tap, place = s.row.name, s.tap.name, axis(s.place)
+        if not (index.plain(row) and index.plain(tap)):
+            if s.step > 1:
+                return None
+            taken = affine.add(place, affine.scale(axis(tap), -s.reach))
+            index = affine.substitute(index, {row: taken})
+            if tap in index.axes():
+                return None
+            continue
+        step, reach = (index.coefficient(name) for name in (row, tap))
         unit = dims.floordiv(step, s.step)
         exact = dims.equal(dims.mul(unit, s.step), step) is True
         if not exact or dims.equal(dims.mul(unit, s.reach), reach) is not True:
             return None
-        gone = {s.row.name: affine.ZERO, s.tap.name: affine.ZERO}
-        index = affine.substitute(index, gone)
-        index = affine.add(index, affine.scale(axis(s.place), unit))
+        index = affine.substitute(index, {row: affine.ZERO, tap: affine.ZERO})
+        index = affine.add(index, affine.scale(place, unit))
     return index
 
 

@@ -46,13 +46,14 @@ def windows(graph: Graph) -> Graph:
 
 
 def _largest(b: Builder, x: Value, attrs: Any) -> Value:
-    """The largest of each window, the last dim first: the first of equal ones too."""
+    """The largest of each window, the first dim first, along whose lines are vectors,
+    and which leaves fewer for the next; a zero may have the sign of another zero."""
     sizes = [tuple(attrs[name]) for name in NAMES]
     whole = [tuple(zip(*sizes))]
     if math.prod(attrs["window"]) > MANY:
         whole = [
             tuple(step if k == dim else ALONE for k in range(x.type.rank))
-            for dim, size in reversed([*enumerate(whole[0])])
+            for dim, size in enumerate(whole[0])
             for step in (() if still(attrs, dim) else _steps(*size))
         ]
     for step in whole:

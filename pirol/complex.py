@@ -203,8 +203,9 @@ def cov(x: Any, rowvar: bool = True, ddof: bool = True) -> Any:
         return paddle.linalg.cov(x, rowvar, ddof)
     x = x.reshape([1, -1]) if x.ndim < 2 else x if rowvar else x.t()
     apart = x - x.mean(1, keepdim=True)
-    found = paddle.matmul(apart, apart.conj().t()) / (x.shape[1] - int(ddof))
-    return found.squeeze()
+    found = paddle.matmul(apart, apart.conj().t())
+    count = paddle.shape(x)[1].astype(found.real().dtype)
+    return (found / (count - int(ddof))).squeeze()
 
 
 def rsqrt(x: Any) -> Any:
@@ -228,9 +229,9 @@ def var(x: Any, axis: Any = None, unbiased: bool = True, keepdim: bool = False) 
     if not unbiased:
         return found
     axes = range(x.ndim) if axis is None else [axis] if isinstance(axis, int) else axis
-    count = 1
+    count = paddle.ones([], found.dtype)
     for k in axes:
-        count = count * x.shape[k]
+        count = count * paddle.shape(x)[k].astype(found.dtype)
     return found * (count / (count - 1))
 
 

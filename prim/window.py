@@ -112,22 +112,6 @@ def _window_max_vjp(b: Any, op: Any, cts: Any) -> Sequence[Any]:
     return (b.reshape(found, shape=x.shape),)
 
 
-def _place(b: Any, part: Any, shape: Any, tap: Any, at: Attrs) -> Any:
-    """`part`, strided and shifted to where the tap reads, in the input's shape."""
-    low, keep, sizes = [], [], []
-    for k, size in enumerate(shape):
-        shift = tap[k] * at["dilation"][k] - at["padding"][k][0]
-        low.append(max(shift, 0))
-        keep.append(max(-shift, 0))
-        sizes.append(size)
-    high = tuple(add(size, back) for size, back in zip(sizes, keep))
-    inner = tuple(s - 1 for s in at["strides"])
-    wide = b.pad(part, low=tuple(low), high=high, interior=inner, value=0)
-    return b.slice(
-        wide, starts=tuple(keep), sizes=tuple(sizes), steps=(1,) * len(sizes)
-    )
-
-
 def _window_sum(
     x: Any, *, window: Any, strides: Any, padding: Any, dilation: Any
 ) -> Any:
@@ -141,13 +125,24 @@ def _window_sum(
 
 
 def _window_sum_vjp(b: Any, op: Any, cts: Any) -> Sequence[Any]:
-    """Each tap's share is the whole cotangent."""
+    """At each place the sum of the windows over it: those whose taps, walked backwards,
+    meet it among the cotangent's elements, spread by the strides."""
     x, at = op.operands[0], op.attrs
-    total = None
-    for tap in window_offsets(at["window"]):
-        placed = _place(b, cts[0], x.shape, tap, at)
-        total = placed if total is None else b.add(total, placed)
-    return (total,)
+    reaches = [d * (k - 1) for d, k in zip(at["dilation"], at["window"])]
+    before = [reach - low for reach, (low, _) in zip(reaches, at["padding"])]
+    starts = tuple(max(-k, 0) for k in before)
+    sizes = tuple(map(add, x.shape, reaches))
+    ones = (1,) * len(sizes)
+    wide = b.pad(
+        cts[0],
+        low=tuple(max(k, 0) for k in before),
+        high=tuple(map(add, sizes, starts)),
+        interior=tuple(s - 1 for s in at["strides"]),
+        value=0,
+    )
+    wide = b.slice(wide, starts=starts, sizes=sizes, steps=ones)
+    attrs = {"window": at["window"], "dilation": at["dilation"], "strides": ones}
+    return (b.window_sum(wide, **attrs, padding=((0, 0),) * len(ones)),)
 
 
 define(Prim("window_max", "window", _infer_window_max, _window_max, _window_max_vjp))

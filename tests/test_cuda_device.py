@@ -373,5 +373,18 @@ def _spills(log: str) -> list[str]:
     ]
 
 
+def binned(x: Any) -> Any:
+    pool = paddle.nn.functional
+    value, place = pool.adaptive_max_pool2d(x, [3, 4], return_mask=True)
+    part = pool.fractional_max_pool2d(x, [2, 3], random_u=0.4)
+    return value, place, pool.adaptive_avg_pool2d(x, [4, 3]), part
+
+
+def test_bins_of_uneven_extents(device: Device, tmp_path: Path) -> None:
+    x = np.round(2 * rng.normal(size=(2, 3, 7, 10))).astype("float32")
+    _, expected = exported(binned, tmp_path / "f", x)
+    close(pirol.load(tmp_path / "f", device="cuda")(x), expected)
+
+
 def test_the_stand_in_is_one_library(device: Device) -> None:
     assert driver() == driver() and device.depth == 0

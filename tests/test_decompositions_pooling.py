@@ -56,6 +56,10 @@ def places(x: Any) -> Any:
         *F.max_pool2d(x, 3, stride=2, padding=1, return_mask=True),
         *F.max_pool2d(x, 2, ceil_mode=True, return_mask=True),
         *F.max_pool1d(x[:, :, 0], 3, stride=2, return_mask=True),
+        *F.adaptive_max_pool2d(x, [5, 2], return_mask=True),
+        *F.adaptive_max_pool2d(x, 1, return_mask=True),
+        *F.adaptive_max_pool2d(x, [9, 41], return_mask=True),  # bins that overlap
+        *F.adaptive_max_pool1d(x[:, :, 0], 3, return_mask=True),
     )
 
 
@@ -76,6 +80,8 @@ def volumes(x: Any) -> Any:
         *F.max_pool3d(x, 2, return_mask=True), F.avg_pool3d(x, 3, stride=2, padding=1),
         F.avg_pool3d(x, 2, ceil_mode=True), F.adaptive_avg_pool3d(x, [1, 2, 3]),
         F.max_pool3d(x, 2, data_format="NDHWC"),
+        *F.adaptive_max_pool3d(x, [2, 3, 7], return_mask=True),
+        *F.adaptive_max_pool3d(x, [4, 4, 4], return_mask=True),
     )  # fmt: skip
 
 
@@ -159,6 +165,67 @@ def test_exclusive_and_reversed_sums() -> None:
     check(compiled(other_sums, [3, None]), other_sums, [normal(3, 11)])
 
 
+TIED = {
+    "even": lambda x: F.adaptive_max_pool2d(x, [3, 4]),
+    "uneven": lambda x: F.adaptive_max_pool2d(x, [5, 7]),
+    "whole planes": lambda x: F.adaptive_max_pool2d(x, 1),
+    "apart": lambda x: F.max_pool2d(x, 4, stride=5),
+    "wide": lambda x: F.max_pool2d(x, [12, 1], stride=12),
+    "fractional": lambda x: F.fractional_max_pool2d(x, [4, 5], random_u=0.4),
+}
+
+
+@pytest.mark.parametrize("shape", [[2, 3, 12, 16], [2, 3, None, None]])
+@pytest.mark.parametrize("name", TIED)
+def test_the_first_of_equal_ones_has_the_gradient(name: str, shape: list[Any]) -> None:
+    """As after a relu: whole windows of zeros."""
+    run = TIED[name]
+
+    def pooled(x: Any) -> Any:
+        return run(x)
+
+    fast = compiled(pooled, shape)
+    numbers = np.random.default_rng(1).integers(0, 3, (2, 3, 12, 16))
+    x = paddle.to_tensor(np.maximum(numbers - 1, 0).astype("float32"))
+    x.stop_gradient = False
+    found, expected = fast(x), pooled(x)
+    np.testing.assert_array_equal(found.numpy(), expected.numpy())
+    weights = paddle.to_tensor(normal(*found.shape))
+    grads = [paddle.grad((y * weights).sum(), x)[0] for y in (found, expected)]
+    np.testing.assert_allclose(*(g.numpy() for g in grads), rtol=1e-6)
+
+
+MEANS = {
+    "side by side": lambda x: F.avg_pool2d(x, 2, 2),
+    "apart": lambda x: F.avg_pool2d(x, 2, 3),
+    "overlapping": lambda x: F.avg_pool2d(x, 5, 2, 2),
+    "at a step of 1": lambda x: F.avg_pool2d(x, 7, 1, 3),
+    "rounded up": lambda x: F.avg_pool2d(x, 3, 2, 1, ceil_mode=True),
+    "padding too": lambda x: F.avg_pool2d(x, [3, 2], [2, 3], 1, exclusive=False),
+    "uneven bins": lambda x: F.adaptive_avg_pool2d(x, [5, 7]),
+}
+
+
+@pytest.mark.parametrize("size", [[13, 16], [None, None]])
+@pytest.mark.parametrize("name", MEANS)
+def test_gradients_of_means(name: str, size: list[Any]) -> None:
+    """To second order; Paddle's own divide by a count in float32."""
+    run = MEANS[name]
+
+    def pooled(x: Any) -> Any:
+        return run(x) ** 3
+
+    fast = compiled(pooled, [2, 3, *size], "float64")
+    x = paddle.to_tensor(normal(2, 3, 13, 16, dtype="float64"))
+    x.stop_gradient = False
+    found = []
+    for function in (fast, pooled):
+        first = paddle.grad(function(x).sum(), x, create_graph=True)[0]
+        found.append((first, paddle.grad((first**2).sum(), x)[0]))
+    for ours, theirs in zip(*found):
+        np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-6, atol=1e-8)
+
+
 def test_nan_and_inf() -> None:
     """A window with a NaN gives NaN, one of -inf alone -inf (eager: -3.4e38)."""
     x = np.full((1, 1, 6, 6), -np.inf, "float32")
@@ -171,6 +238,29 @@ def test_nan_and_inf() -> None:
     expected = np.full((3, 3), -np.inf)
     expected[2, 2] = np.nan
     np.testing.assert_array_equal(found, expected)
+
+
+def test_bins_with_nan_and_inf() -> None:
+    """The first NaN of a bin is its largest; of -inf alone the first place is."""
+    x = normal(1, 1, 7, 9)
+    x[0, 0, :3, :3] = -np.inf
+    x[0, 0, 5, 7:] = np.nan
+
+    def pooled(x: Any) -> Any:
+        return F.adaptive_max_pool2d(x, [3, 4], return_mask=True)
+
+    value, place = compiled(pooled, [1, 1, 7, 9])(paddle.to_tensor(x))
+    ends = [
+        [(i * n // o, -((i + 1) * -n // o)) for i in range(o)]
+        for n, o in ((7, 3), (9, 4))
+    ]
+    for i, (top, bottom) in enumerate(ends[0]):
+        for j, (left, right) in enumerate(ends[1]):
+            part = x[0, 0, top:bottom, left:right]
+            flat = np.isnan(part).argmax() if np.isnan(part).any() else part.argmax()
+            row, column = divmod(int(flat), right - left)
+            assert place.numpy()[0, 0, i, j] == (top + row) * 9 + left + column
+            np.testing.assert_array_equal(value.numpy()[0, 0, i, j], part[row, column])
 
 
 def test_the_ops_listed_were_run() -> None:

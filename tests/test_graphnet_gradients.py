@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,8 @@ TRUE = RNG.standard_normal(50)
 
 
 def verdict(ours: Any, theirs: Any, exact: list[Any], others: list[Any]) -> Any:
-    def runs() -> Iterator[list[Any]]:
-        for other in others:
-            yield [other]
-
-    return judged(apart([ours], [theirs]), [ours], [theirs], exact, runs())["verdict"]
+    moved = [[other] for other in others]
+    return judged(apart([ours], [theirs]), [ours], [theirs], exact, moved)["verdict"]
 
 
 @pytest.mark.parametrize("exact", [[TRUE], []])

@@ -23,6 +23,7 @@ from pirol.compiler.capture import (
     autocast,
     in_place,
     native,
+    numbers,
     operators,
     overwritten,
     scalars,
@@ -209,6 +210,7 @@ def connect() -> str:
     overwritten.follow()
     in_place.follow()
     operators.follow()
+    numbers.follow()
     scalars.follow()
     sizes.follow()
     unrolled.follow()

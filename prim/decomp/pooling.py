@@ -90,6 +90,8 @@ def lp_pool2d(
     need(not (kind["global_pooling"] or kind["adaptive"]), "an lp_pool2d of planes")
     if p == math.inf:
         return _pooled(b, x, size, _Kind(**kind | {"pooling_type": "max"}))
+    if p == 2:
+        return b.sqrt(_pooled(b, b.mul(x, x), size, _Kind(**kind)))
     powers = x if p == 1 else b.pow(x, p)
     total = _pooled(b, powers, size, _Kind(**kind))
     return total if p == 1 else b.pow(total, 1 / p)
@@ -103,10 +105,11 @@ def _pooled(b: Builder, x: Value, size: list[Any], kind: _Kind) -> Any:
     need(x.dtype in FLOATS, f"pooling of {x.dtype}")
     first = 2 if kind.data_format.startswith("NC") else 1
     axes = tuple(range(first, first + x.type.rank - 2))
-    if kind.global_pooling or (kind.adaptive and size == [1] * len(axes)):
-        return _whole_plane(b, x, axes, kind.pooling_type)
-    if kind.adaptive:
-        return _adaptive(b, x, axes, size, kind.pooling_type)
+    if kind.global_pooling or kind.adaptive:
+        size = [1] * len(axes) if kind.global_pooling else size
+        if kind.pooling_type == "max":
+            return _largest_bins(b, x, axes, size)[0]
+        return _mean_bins(b, x, axes, size)
     strides = tuple(kind.strides)
     pad = window_padding(x, axes, size, strides, kind.paddings, kind.padding_algorithm)
     extra = [s - 1 if kind.ceil_mode else 0 for s in strides]
@@ -132,13 +135,12 @@ def max_pool_with_index(
     adaptive: bool,
     ceil_mode: bool,
 ) -> Any:
-    """The largest value of each window, and its place in the plane (not of bins)."""
+    """The largest value of each window, and its place in the plane."""
     need(x.dtype in FLOATS, f"pooling of {x.dtype}")
     axes = tuple(range(2, x.type.rank))
-    if adaptive:
-        return _adaptive(b, x, axes, kernel_size, "max"), None
-    if global_pooling:
-        return _whole_plane(b, x, axes, "max"), None
+    if adaptive or global_pooling:
+        size = [1] * len(axes) if global_pooling else kernel_size
+        return _largest_bins(b, x, axes, size)
     pad = [(p, p + (s - 1 if ceil_mode else 0)) for p, s in zip(paddings, strides)]
     windows = _Windows(axes, tuple(kernel_size), tuple(strides), tuple(pad))
     return windows.largest(b, x)
@@ -182,32 +184,61 @@ def fractional_max_pool(
     the plane."""
     need(x.dtype in FLOATS, f"pooling of {x.dtype}")
     need(random_u != 0, "fractional pooling whose steps are drawn at random")
-    lead, plane = x.shape[:2], x.shape[2:]
-    widths = [
-        size or dims.add(dims.ceildiv(n, o), 1)
-        for n, o, size in zip(plane, output_size, kernel_size)
-    ]
-    rank, shape = len(plane), (*lead, *output_size, *widths)
-    inside, places = b.const(value=True, shape=shape, dtype="bool"), []
-    for k, (n, o, size) in enumerate(zip(plane, output_size, kernel_size)):
+    bins = []
+    for n, o, size in zip(x.shape[2:], output_size, kernel_size):
         start, end = _uneven(b, n, o, size, float(random_u))
-        start, end = (b.broadcast(v, shape=shape, dims=(2 + k,)) for v in (start, end))
-        tap = b.iota(axis=2 + rank + k, shape=shape, dtype="int64")
-        places.append(b.add(start, tap))
-        inside = b.and_(inside, b.lt(places[-1], b.min(end, b.dim(n, shape))))
-    order, over = (0, 1, *(-1 for _ in plane)), tuple(range(2 + rank, 2 + 2 * rank))
-    found = b.gather(b.stop_gradient(x), *places, shape=shape, dims=order)
-    best = b.reduce_max(b.select(inside, found, float("-inf")), axes=over)
-    best = b.broadcast(best, shape=shape, dims=tuple(range(2 + rank)))
-    first = b.and_(inside, b.or_(b.eq(found, best), b.ne(found, found)))
-    flat = b.dim(0, shape)
-    for place, n in zip(places, plane):
-        flat = b.add(b.mul(flat, b.dim(n, shape)), place)
-    place = b.reduce_min(b.select(first, flat, b.dim(PLACES, shape)), axes=over)
-    picked = b.reshape(place, shape=(*lead, dims.product(output_size)))
-    x = b.reshape(x, shape=(*lead, dims.product(plane)))
-    value = b.gather(x, picked, shape=picked.shape, dims=(0, 1, -1))
-    return b.reshape(value, shape=place.shape), b.cast(place, dtype="int32")
+        bins.append((start, end, size or dims.add(dims.ceildiv(n, o), 1)))
+    return _largest_of(b, x, tuple(range(2, x.type.rank)), bins)
+
+
+Bins = tuple[Value, Value, Dim]  # first places, the places behind them, places at most
+
+
+def _largest_of(
+    b: Builder, x: Value, axes: tuple[int, ...], bins: Sequence[Bins]
+) -> tuple[Value, Value]:
+    """The first largest value of bins of the dims `axes`, which lie side by side, and
+    its place in them (int32): of each line along the first, then of those along the
+    next."""
+    best: Value = b.stop_gradient(x)
+    place: Value | None = None
+    for axis, (start, end, taps) in zip(axes, bins):
+        extent, rank = b.cast(b.dim(x.shape[axis]), dtype="int32"), x.type.rank
+        at, inside = _taps(b, best.shape, axis, start, end, taps)
+        order = tuple(-1 if k == axis else k for k in range(rank))
+        found = b.gather(best, at, shape=at.shape, dims=order)
+        flat = b.cast(at, dtype="int32")
+        if place is not None:
+            before = b.gather(place, at, shape=at.shape, dims=order)
+            flat = b.add(b.mul(before, extent), flat)
+        best = b.reduce_max(b.select(inside, found, float("-inf")), axes=(rank,))
+        same = b.eq(found, b.broadcast(best, shape=at.shape, dims=tuple(range(rank))))
+        first = b.and_(inside, b.or_(same, b.ne(found, found)))
+        place = b.reduce_min(b.select(first, flat, PLACES - 1), axes=(rank,))
+    assert place is not None
+    picked, line = _in_line(b, b.cast(place, dtype="int64"), axes), _in_line(b, x, axes)
+    order = tuple(-1 if k == axes[0] else k for k in range(line.type.rank))
+    value = b.gather(line, picked, shape=picked.shape, dims=order)
+    return b.reshape(value, shape=best.shape), place
+
+
+def _in_line(b: Builder, x: Value, axes: tuple[int, ...]) -> Value:
+    """x with one dim in place of neighbouring ones."""
+    first, last = axes[0], axes[-1] + 1
+    plane = dims.product(x.shape[first:last])
+    result: Value = b.reshape(x, shape=(*x.shape[:first], plane, *x.shape[last:]))
+    return result
+
+
+def _taps(
+    b: Builder, shape: Shape, axis: int, start: Value, end: Value, taps: Dim
+) -> tuple[Value, Value]:
+    """The places along an axis that each of its bins may have, in a last dim, and which
+    of them it has."""
+    wide = (*shape[:axis], start.shape[0], *shape[axis + 1 :], taps)
+    start, end = (b.broadcast(v, shape=wide, dims=(axis,)) for v in (start, end))
+    at = b.add(start, b.iota(axis=len(shape), shape=wide, dtype="int64"))
+    return at, b.lt(at, b.min(end, b.dim(shape[axis], wide)))
 
 
 def _uneven(
@@ -232,16 +263,6 @@ def _uneven(
     edges = b.sub(moved, b.cast(b.mul(shift, step), dtype="int64"))
     start = cut(b, edges, 0, 0, count)
     return start, b.add(start, size) if size else cut(b, edges, 0, 1, count)
-
-
-def _whole_plane(b: Builder, x: Value, axes: tuple[int, ...], kind: str) -> Any:
-    count = dims.product(x.shape[k] for k in axes)
-    shape = tuple(1 if k in axes else d for k, d in enumerate(x.shape))
-    if kind == "max":
-        return b.reshape(b.reduce_max(x, axes=axes), shape=shape)
-    total = b.reduce_sum(x, axes=axes)
-    size = b.const(value=count, shape=total.shape, dtype=x.dtype)
-    return b.reshape(b.div(total, size), shape=shape)
 
 
 def _counts(
@@ -274,77 +295,70 @@ def _number(b: Builder, value: Dim, like: Value) -> Value:
     return b.dim(value, like.shape)
 
 
-def _adaptive(
-    b: Builder, x: Value, axes: tuple[int, ...], size: Sequence[Any], kind: str
-) -> Any:
-    """Bins that cover each spatial dim as evenly as they can."""
+def _largest_bins(
+    b: Builder, x: Value, axes: tuple[int, ...], size: Sequence[Any]
+) -> Sequence[Value]:
+    """The first largest value of bins that cover each dim as evenly as they can, and
+    its place."""
     extents = [x.shape[k] for k in axes]
-    even = [dims.floordiv(n, o) for n, o in zip(extents, size)]
-    if all(dims.equal(dims.mul(w, o), n) for w, o, n in zip(even, size, extents)):
-        return _even_bins(b, x, axes, size, even, kind)
-    return _uneven_bins(b, x, axes, size, kind)
+    widths = tuple(dims.floordiv(n, o) for n, o in zip(extents, size))
+    known = all(isinstance(w, int) and w > 0 for w in widths)
+    if known and all(map(_even, extents, size)):
+        none = ((0, 0),) * len(axes)
+        return _Windows(axes, widths, widths, none).largest(b, x)
+    bins = [_bins(b, n, o) for n, o in zip(extents, size)]
+    return _largest_of(b, x, axes, bins)
 
 
-def _even_bins(
-    b: Builder,
-    x: Value,
-    axes: tuple[int, ...],
-    size: Sequence[Any],
-    widths: Sequence[Dim],
-    kind: str,
-) -> Any:
+def _even(extent: Dim, bins: Any) -> bool:
+    whole = dims.mul(dims.floordiv(extent, bins), bins)
+    return dims.equal(whole, extent) is True
+
+
+def _mean_bins(
+    b: Builder, x: Value, axes: tuple[int, ...], size: Sequence[Any]
+) -> Value:
+    """The mean of such bins."""
+    if all(map(_even, (x.shape[k] for k in axes), size)):
+        total = _sum_of_even(b, x, axes, size)
+        count = dims.product(dims.floordiv(x.shape[k], o) for k, o in zip(axes, size))
+        mean: Value = b.div(
+            total, b.const(value=count, shape=total.shape, dtype=x.dtype)
+        )
+        return mean
+    total, counts = x, []
+    for axis, o in zip(axes, size):
+        start, end, taps = _bins(b, x.shape[axis], o)
+        at, inside = _taps(b, total.shape, axis, start, end, taps)
+        order = tuple(-1 if k == axis else k for k in range(x.type.rank))
+        found = b.gather(total, at, shape=at.shape, dims=order)
+        total = b.reduce_sum(b.select(inside, found, 0.0), axes=(x.type.rank,))
+        counts.append((axis, b.cast(b.sub(end, start), dtype=x.dtype)))
+    for axis, count in counts:
+        total = b.div(total, b.broadcast(count, shape=total.shape, dims=(axis,)))
+    return total
+
+
+def _sum_of_even(
+    b: Builder, x: Value, axes: tuple[int, ...], size: Sequence[Any]
+) -> Value:
     shape: list[Dim] = []
     inner: list[int] = []
     for k, extent in enumerate(x.shape):
         if k not in axes:
             shape.append(extent)
             continue
-        at = axes.index(k)
-        shape += [size[at], widths[at]]
+        bins = size[axes.index(k)]
+        shape += [bins, dims.floordiv(extent, bins)]
         inner.append(len(shape) - 1)
-    bins = b.reshape(x, shape=tuple(shape))
-    if kind == "max":
-        return b.reduce_max(bins, axes=tuple(inner))
-    total = b.reduce_sum(bins, axes=tuple(inner))
-    count = b.const(value=dims.product(widths), shape=total.shape, dtype=x.dtype)
-    return b.div(total, count)
+    result: Value = b.reduce_sum(b.reshape(x, shape=tuple(shape)), axes=tuple(inner))
+    return result
 
 
-def _uneven_bins(
-    b: Builder, x: Value, axes: tuple[int, ...], size: Sequence[Any], kind: str
-) -> Any:
+def _bins(b: Builder, extent: Dim, bins: Any) -> Bins:
     """Bin i of o over n elements is [i * n // o, ((i + 1) * n + o - 1) // o)."""
-    out = tuple(size[axes.index(k)] if k in axes else d for k, d in enumerate(x.shape))
-    taps = tuple(dims.add(dims.ceildiv(x.shape[k], o), 1) for k, o in zip(axes, size))
-    shape, rank = (*out, *taps), x.type.rank
-    places, inside, count = [], None, None
-    for j, (axis, o) in enumerate(zip(axes, size)):
-        start, end = _bin(b, axis, o, x.shape[axis], shape)
-        place = b.add(start, b.iota(axis=rank + j, shape=shape, dtype="int64"))
-        here = b.lt(place, end)
-        places.append(place)
-        inside = here if inside is None else b.and_(inside, here)
-        start, end = _bin(b, axis, o, x.shape[axis], out)
-        width = b.sub(end, start)
-        count = width if count is None else b.mul(count, width)
-    at = tuple(-1 if k in axes else k for k in range(rank))
-    found = b.gather(x, *places, shape=shape, dims=at)
-    over = tuple(range(rank, rank + len(axes)))
-    if kind == "max":
-        return b.reduce_max(b.select(inside, found, _lowest(b, found)), axes=over)
-    total = b.reduce_sum(b.select(inside, found, 0.0), axes=over)
-    return b.div(total, b.cast(count, dtype=x.dtype))
-
-
-def _bin(
-    b: Builder, axis: int, bins: Any, extent: Dim, shape: Shape
-) -> tuple[Value, Value]:
-    """First element of each bin along an axis of `shape`, and the one behind it."""
-    scaled = b.mul(b.iota(axis=axis, shape=shape, dtype="int64"), b.dim(extent, shape))
-    last = b.add(scaled, b.dim(dims.add(extent, bins - 1), shape))
-    return b.idiv(scaled, bins), b.idiv(last, bins)
-
-
-def _lowest(b: Builder, like: Value) -> Value:
-    value: Value = b.const(value=float("-inf"), shape=like.shape, dtype=like.dtype)
-    return value
+    line = b.iota(axis=0, shape=(bins,), dtype="int64")
+    scaled = b.mul(line, b.dim(extent, (bins,)))
+    last = b.add(scaled, b.dim(dims.add(extent, bins - 1), (bins,)))
+    taps = dims.add(dims.ceildiv(extent, bins), 1)
+    return b.idiv(scaled, bins), b.idiv(last, bins), taps
