@@ -62,6 +62,7 @@ class Report:
 
     coverage: (ops that Pirol compiled or gave to a library, all ops); kernels: name ->
     source text; refusals: edges not fused; fallbacks: what Paddle ran instead;
+    sized: why a program is made for each call's sizes by itself, None dims or not;
     compiles: how many plans were made (one a broadcast class, not one a size); ahead:
     how many are being made in the background;
     traffic: bytes that the groups read and write in a first call, and what one kernel
@@ -78,6 +79,7 @@ class Report:
     sorts: list[str] = field(default_factory=list)
     refusals: list[Refused] = field(default_factory=list)
     fallbacks: list[Fallback] = field(default_factory=list)
+    sized: list[str] = field(default_factory=list)
     compiles: int = 0
     ahead: int = 0
     traffic: tuple[int, int] = (0, 0)
@@ -172,6 +174,7 @@ class Report:
         lines += _section("library steps", self.library)
         lines += _section("sorts", self.sorts)
         lines += _section("edges not fused", self.refusals)
+        lines += _section("captured for each size", self.sized)
         lines += _section("run by Paddle", self.fallbacks)
         return "\n".join(lines)
 

@@ -15,7 +15,7 @@ REDUCTIONS = {
     "reduce_max": "max",
     "reduce_min": "min",
 }
-SCANS = {"cumsum": "sum", "cumprod": "prod"}
+SCANS = {"cumsum": "sum", "cumprod": "prod", "cummax": "max", "cummin": "min"}
 WINDOWS = {"window_sum": "sum", "window_max": "max"}
 # What writes at places that data name: which operand has the elements.
 SCATTERS = {"scatter_add": 0, "put": 1}

@@ -94,6 +94,12 @@ class Scan:
     dtype: str
 
 
+JOINS: dict[str, Any] = {
+    "sum": np.add,
+    "prod": np.multiply,
+    "max": np.maximum,
+    "min": np.minimum,
+}  # what a scan does with two elements
 Node: TypeAlias = Load | Const | Index | Scalar | Reduce | Scan
 
 
@@ -274,8 +280,7 @@ class _Run:
         order = [k for k in range(len(self.sizes)) if k not in self.columns]
         moved = np.transpose(value, [*order, *self.columns])
         flat = moved.reshape(*moved.shape[: len(order)], self.terms())
-        join = np.cumsum if kind == "sum" else np.cumprod
-        total = join(flat, -1, dtype=value.dtype)
+        total = JOINS[kind].accumulate(flat, -1, dtype=value.dtype)
         back = np.argsort([*order, *self.columns])
         placed = np.transpose(total.reshape(moved.shape), back)
         return np.asarray(placed, DTYPES[dtype][1])

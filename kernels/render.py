@@ -115,19 +115,22 @@ class _Renderer:
         self.shared = shared
         self.target = target
         self.params = {d: f"d{k}" for k, d in enumerate(kernel.params)}
+        self.headers: dict[str, None] = {}  # that primitives in it need
         self.pairs = any(t.dtype in COMPLEX for t in kernel.outputs)
 
     def text(self) -> str:
-        lines = [self.header()]
-        lines += self.cuda_head() if self.target is CUDA else self.cpu_head()
+        lines = self.cuda_head() if self.target is CUDA else self.cpu_head()
         lines += self.block(self.kernel.body, 1)
         tail = self.cpu_tail() if self.by_data() else []
-        return "\n".join([*lines, "}", *tail, ""])
+        return "\n".join([self.header(), *lines, "}", *tail, ""])
 
     def header(self) -> str:
         halves = "_bf16" if "bfloat16" in self.kernel.dots else ""
         found = [f"pirol_dot{halves}.h"] if self.kernel.dots else []
         found += ["pirol_along.h"] if self.kernel.has(Along) else []
+        found += self.headers
+        if self.target is CUDA:  # NVRTC is given no files
+            return self.target.head + "".join((HEADERS / n).read_text() for n in found)
         return self.target.head + "".join(f'#include "{name}"\n' for name in found)
 
     def by_data(self) -> bool:
@@ -358,8 +361,9 @@ class _Renderer:
             return f"pr_{name}({self.expr(e.args[0])})"
         if e.prim in ("largest", "smallest"):
             return f"pr_{e.prim}_{SHORT[e.of]}({', '.join(map(self.expr, e.args))})"
-        table = PRIMS[e.prim].scalar
+        table, header = PRIMS[e.prim].scalar, PRIMS[e.prim].header
         assert table is not None
+        self.headers |= {header: None} if header else {}
         template = table.get(class_of(e.of)) or table["any"]
         args = [self.expr(a) for a in e.args]
         if self.target is CPU and e.prim == "cast" and e.dtype in FLOATS:

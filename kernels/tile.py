@@ -150,9 +150,9 @@ class Tile:
             return [column_loops(self.nest, [some], names)]
         last, ones = outer[-1], [*body]
         eights = dims.mul(dims.floordiv(last.extent, EIGHT), EIGHT)
-        place = affine.add(axis("eight"), axis("one"))
+        place = affine.add(axis("eight"), axis("each"))
         block = [Let(last.name, "int64", Offset(place)), *body]
-        some = self.in_registers(reduces, emitter, block, [Axis("one", EIGHT, True)])
+        some = self.in_registers(reduces, emitter, block, [Axis("each", EIGHT, True)])
         for k in reduces:
             ones += self.update(k, emitter)
         start, stop = constant(eights), constant(last.extent)

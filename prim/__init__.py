@@ -9,6 +9,7 @@ from pirol.prim import (
     movement,
     reduce,
     sorting,
+    special,
     window,
 )
 from pirol.prim.builder import Builder, Facts, Unify
@@ -28,5 +29,6 @@ __all__ = [
     "movement",
     "reduce",
     "sorting",
+    "special",
     "window",
 ]

@@ -167,24 +167,37 @@ def _cumprod_vjp(b: Any, op: Any, cts: Any) -> Sequence[Any]:
     return (b.select(b.eq(zeros, 0), before, at_first),)
 
 
-define(
-    Prim(
-        "cumsum",
-        "scan",
-        _infer_scan,
-        lambda x, *, axis: np.cumsum(x, axis, dtype=x.dtype),
-        _cumsum_vjp,
-    )
-)
-define(
-    Prim(
-        "cumprod",
-        "scan",
-        _infer_scan,
-        lambda x, *, axis: np.cumprod(x, axis, dtype=x.dtype),
-        _cumprod_vjp,
-    )
-)
+def _infer_extreme(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
+    require(types[0].dtype in NUMBERS, "a scan", types[0], "numbers that have an order")
+    return _infer_scan(types, attrs)
+
+
+def latest(b: Any, x: Any, reached: Any, axis: int) -> Any:
+    """Where the extreme up to each element is: the last place of equal ones."""
+    here = b.or_(b.eq(x, reached), b.ne(x, x))
+    place = b.iota(axis=axis, shape=x.shape, dtype="int64")
+    return b.cummax(b.select(here, place, 0), axis=axis)
+
+
+def _extreme_vjp(b: Any, op: Any, cts: Any) -> Sequence[Any]:
+    """Each element has what those have that it is the extreme of."""
+    x, axis = op.operands[0], op.attrs["axis"]
+    place = latest(b, x, op.results[0], axis)
+    at = tuple(-1 if k == axis else k for k in range(x.type.rank))
+    return (b.scatter_add(cts[0], place, shape=x.shape, dims=at),)
+
+
+def _scan(name: str, fn: Any, vjp: Any, infer: Any = _infer_scan) -> None:
+    def numpy(x: Any, *, axis: int) -> Any:
+        return fn(x, axis, dtype=x.dtype)
+
+    define(Prim(name, "scan", infer, numpy, vjp))
+
+
+_scan("cumsum", np.cumsum, _cumsum_vjp)
+_scan("cumprod", np.cumprod, _cumprod_vjp)
+_scan("cummax", np.maximum.accumulate, _extreme_vjp, _infer_extreme)
+_scan("cummin", np.minimum.accumulate, _extreme_vjp, _infer_extreme)
 
 
 class CheckError(PirolError):

@@ -24,7 +24,8 @@ class Prim:
     In it {0} {1} are operands, {c} the C type, {u} the unsigned type that integers wrap
     in (signed overflow is undefined), {t} its short name, {f} the libm suffix.
     Complex numbers have none: they are split into their parts before there are kernels.
-    `cost` is its weight in the cost model: 1 an add, 8 and up a library function.
+    `cost` is its weight in the cost model: 1 an add, 8 and up a library function;
+    `header` the file of kernels/headers that its scalar expression needs, if any.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Prim:
     vjp: Callable[..., Sequence[Any]] | None = None
     scalar: Mapping[str, str] | None = None
     cost: int = 1
+    header: str = ""
 
     @property
     def costly(self) -> bool:

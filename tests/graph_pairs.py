@@ -19,7 +19,7 @@ UNARY = {
         *("neg", "abs", "exp", "log", "sqrt", "rsqrt", "tanh", "erf", "floor", "ceil"),
         *("round", "trunc", "log1p", "expm1", "sin", "cos", "sigmoid", "log2"),
         *("log10", "tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh"),
-        "atanh",
+        *("atanh", "lgamma", "erfinv", "i0", "i0e", "i1", "i1e"),
     ),
     "int": ("neg", "abs", "not"),
     "bool": ("not",),
@@ -27,7 +27,7 @@ UNARY = {
 BINARY = {
     "float": (
         *("add", "sub", "mul", "div", "max", "min", "pow", "fmod", "atan2", "hypot"),
-        *("log_hypot", "copysign"),
+        *("log_hypot", "copysign", "polygamma"),
     ),
     "int": (
         *("add", "sub", "mul", "max", "min", "and", "or", "xor", "idiv", "rem"),
@@ -36,7 +36,7 @@ BINARY = {
     "bool": ("and", "or", "xor", "max", "min"),
 }
 NUMBERS_ONLY = ("reduce_sum", "reduce_prod", "window_max", "window_sum", "cumsum")
-NUMBERS_ONLY += ("cumprod",)
+NUMBERS_ONLY += ("cumprod", "cummax", "cummin")
 CASTS = ("cast", "bitcast")  # the bits of NaN are nobody's promise
 Pair = tuple[str, str]
 

@@ -25,7 +25,14 @@ from graph_meaning import (
     moved,
     put_over,
 )
-from graph_totals import reduced, running, running_product, window_total, windowed
+from graph_totals import (
+    reduced,
+    running,
+    running_extreme,
+    running_product,
+    window_total,
+    windowed,
+)
 
 from pirol.compiler.ir import FLOATS, HALVES, TensorType, Value, prune
 from pirol.prim import Builder
@@ -286,6 +293,22 @@ class Sketch:
             return running_product(x.at(env), axis)
 
         return self._item(value, x.sizes, exact, run)
+
+    def cummax(self, x: Item, axis: int) -> Item:
+        """The largest up to each element."""
+        return self._extreme("max", x, axis)
+
+    def cummin(self, x: Item, axis: int) -> Item:
+        """The smallest up to each element."""
+        return self._extreme("min", x, axis)
+
+    def _extreme(self, which: str, x: Item, axis: int) -> Item:
+        value = self.b.one(f"cum{which}", x.value, axis=axis)
+
+        def run(env: Env) -> Expected:
+            return running_extreme(x.at(env), axis, which)
+
+        return self._item(value, x.sizes, x.exact, run)
 
     def dot(
         self, x: Item, y: Item, batch: Sequence[Pair], summed: Sequence[Pair]

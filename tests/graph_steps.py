@@ -263,11 +263,11 @@ class Steps(Pool):
             self.add(x)
 
     def scan(self, want: Want) -> None:
-        """Sums or products along an axis."""
+        """Sums, products or extremes along an axis."""
         x = self.pick(want, lambda i: i.rank > 0 and i.dtype != "bool")
         if x is not None:
             axis = self.choices.number(0, x.rank - 1)
-            name = self.name(want, ("cumsum", "cumprod"))
+            name = self.name(want, ("cumsum", "cumprod", "cummax", "cummin"))
             self.add(getattr(self.sketch, name)(x, axis))
 
     def dot(self, want: Want) -> None:
@@ -326,6 +326,8 @@ _PLAIN: dict[str, Step] = {
     "concat": Steps.concat,
     "cumsum": Steps.scan,
     "cumprod": Steps.scan,
+    "cummax": Steps.scan,
+    "cummin": Steps.scan,
     "dot_general": Steps.dot,
     "window_sum": Steps.window,
     "window_max": Steps.window,

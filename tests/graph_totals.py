@@ -151,6 +151,15 @@ def running_product(x: Expected, axis: int) -> Expected:
     return replace(found[0], value=value, bound=bound, signed=False)
 
 
+@of_halves
+def running_extreme(x: Expected, axis: int, which: str) -> Expected:
+    """What cummax or cummin gives; of zeros any, and so the sign is."""
+    join = np.maximum if which == "max" else np.minimum
+    value = join.accumulate(x.value, axis)
+    bound = None if x.bound is None else np.maximum.accumulate(x.bound, axis)
+    return replace(x, value=value, bound=bound, signed=False)
+
+
 # Windows ---------------------------------------------------------------------------
 
 

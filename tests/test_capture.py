@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
@@ -274,6 +274,32 @@ def test_threads_share_a_compiled_function() -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+class Pair(NamedTuple):
+    first: Any
+    rest: Any
+
+
+def named(x: Any) -> Any:
+    return Pair(x * 2.0, [Pair(x, x + 1.0), paddle.topk(x, 2)])
+
+
+def best(x: Any) -> Any:
+    return paddle.topk(x, 2)
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_named_tuples_come_back_as_such(later: bool) -> None:
+    how = "async" if later else "sync"  # the first calls are Paddle's, or ours
+    x = paddle.randn([4, 3])
+    pair, two = pirol.to_static(named, compile=how), pirol.to_static(best, compile=how)
+    for _ in range(3):
+        found = pair(x)
+        assert type(found) is Pair and type(found.rest[0]) is Pair
+        kinds = {type(found.rest[1]), type(two(x))}
+        assert kinds == {type(paddle.topk(x, 2))}
+        close(found.first, x * 2.0)
 
 
 def test_explain_of_something_else() -> None:

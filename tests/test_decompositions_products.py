@@ -14,7 +14,7 @@ from paddle.static import InputSpec
 import pirol
 import pirol.complex
 
-OPS = {"einsum", "kron", "trace", "mv", "scatter_nd_add", "index_add"}
+OPS = {"einsum", "kron", "trace", "mv", "scatter_nd_add", "index_add", "multi_dot"}
 SEEN: set[str] = set()
 SIZES = dict(zip("abcdhijkl", (4, 3, 2, 5, 2, 3, 4, 5, 6)))
 EQUATIONS = (
@@ -121,6 +121,36 @@ def test_index_add(axis: int) -> None:
     run = paddle.jit.not_to_static(lambda x, i, v: paddle.index_add(x, i, axis, v))
     got = compiled(run, [x, at, value], dynamic=False)
     np.testing.assert_allclose(got, np.moveaxis(wanted, 0, axis), rtol=1e-5)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_multi_dot(dtype: str, dynamic: bool) -> None:
+    """The ends may be a row and a column; the order costs the fewest products."""
+    for shapes in (
+        [(7, 2), (2, 9), (9, 3)], [(5,), (5, 4), (4,)], [(3, 4), (4, 2)],
+        [(6,), (6, 2), (2, 3)], [(2, 5), (5, 3), (3,)],
+    ):  # fmt: skip
+        arrays = [drawn(s, dtype, k) for k, s in enumerate(shapes)]
+        wanted = np.linalg.multi_dot(arrays)
+        run = paddle.jit.not_to_static(lambda *x: paddle.linalg.multi_dot(x))
+        got = compiled(run, arrays, dynamic=dynamic)
+        np.testing.assert_allclose(got, wanted, rtol=2e-5, atol=1e-5)
+
+
+def chained(x: Any, y: Any, z: Any) -> Any:
+    return paddle.linalg.multi_dot([x, y, z, x[:2]])
+
+
+def test_gradients_of_multi_dot() -> None:
+    arrays = [drawn(s, "float64", k) for k, s in enumerate([(3, 4), (4, 5), (5, 2)])]
+    found = []
+    for run in (chained, pirol.to_static(chained, strict=True)):
+        given = [paddle.to_tensor(a, stop_gradient=False) for a in arrays]
+        (run(*given) ** 2).sum().backward()
+        found.append([t.grad.numpy() for t in given])
+    for theirs, ours in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, theirs, 1e-12)
 
 
 def test_places_outside_are_paddles_to_refuse() -> None:

@@ -1,5 +1,5 @@
-"""Products along an axis: against NumPy and eager Paddle, of complex numbers too, and
-their gradients, with zeros in the line."""
+"""Products and extremes along an axis: against NumPy and eager Paddle, products of
+complex numbers too, and their gradients, with zeros in the line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from paddle.static import InputSpec
 
 import pirol
 
-OPS = frozenset({"cumprod"})
+OPS = frozenset({"cumprod", "cummax", "cummin"})
 
 
 def products(x: Any) -> Any:
@@ -91,6 +91,80 @@ def test_complex_infinities_stay_where_they_are() -> None:
     found = pirol.to_static(along, strict=True)(paddle.to_tensor(x)).numpy()
     with np.errstate(all="ignore"):
         np.testing.assert_array_equal(found[:, :2], np.cumprod(x, 1)[:, :2])
+
+
+def largest(x: Any) -> Any:
+    return paddle.cummax(x, 1)
+
+
+def smallest(x: Any) -> Any:
+    return paddle.cummin(x, 0, dtype="int32")
+
+
+def largest_of_all(x: Any) -> Any:
+    return paddle.cummax(x)
+
+
+ENDS = [largest, smallest, largest_of_all]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64"])
+@pytest.mark.parametrize("function", ENDS)
+def test_extremes_and_their_places(function: Any, dtype: str) -> None:
+    """Of ties, zeros of both signs, NaN and infinities; gradients go to the places."""
+    whole = dtype.startswith("int")
+    spec = [InputSpec([None, None], dtype, stop_gradient=whole)]
+    fast = pirol.to_static(function, input_spec=spec, strict=True)
+    for shape in ((3, 5), (1, 1), (2, 130), (64, 33), (0, 4), (4, 0)):
+        values = np.random.default_rng(1).integers(-4, 5, shape).astype(dtype)
+        if not whole and shape[1] > 2 and shape[0]:
+            values[0, 1], values[-1, 2], values[0, 0] = np.nan, np.inf, -0.0
+            values[-1, 3:5] = [0.0, -0.0]
+        found = []
+        for run in (function, fast):
+            x = paddle.to_tensor(values, stop_gradient=whole)
+            reached, place = run(x)
+            found.append([reached, place])
+            if not whole and x.size:
+                weight = paddle.linspace(0.5, 1.5, reached.size).astype(dtype)
+                (reached * weight.reshape(reached.shape)).sum().backward()
+                found[-1].append(x.grad)
+        for expected, got in zip(*found, strict=True):
+            assert got.dtype == expected.dtype and got.shape == expected.shape
+            np.testing.assert_allclose(got.numpy(), expected.numpy(), 1e-5)
+        ours, theirs = (pair[0].numpy() for pair in found)
+        assert (np.signbit(ours) == np.signbit(theirs))[theirs == 0].all()
+    assert pirol.explain(fast).compiles <= 2
+    ops = pirol.explain(fast).stages["capture"].ops
+    SEEN.update(op.name.removeprefix("pd_op.") for op in ops)
+
+
+def after_two_reductions(x: Any) -> Any:
+    parts = x / x.min()
+    return paddle.cumsum(paddle.tan(parts / parts.min()), 0)
+
+
+def test_a_line_whose_elements_take_reductions() -> None:
+    """Of one row: its lanes are no columns."""
+    spec = [InputSpec([None], "float64")]
+    fast = pirol.to_static(after_two_reductions, input_spec=spec, strict=True)
+    x = paddle.to_tensor(np.random.default_rng(0).uniform(1, 2, 17))
+    expected = after_two_reductions(x).numpy()
+    np.testing.assert_allclose(fast(x).numpy(), expected, 1e-12)
+
+
+def curved(x: Any) -> Any:
+    return paddle.cummax(x * x * x, 1)[0].sum()
+
+
+def test_extremes_have_second_derivatives() -> None:
+    x = paddle.to_tensor([[1.0, 0.5, 2.0], [3.0, 1.0, 2.0]], stop_gradient=False)
+    fast = pirol.to_static(curved, strict=True)
+    (first,) = paddle.grad(fast(x), [x], create_graph=True)
+    (second,) = paddle.grad(first.sum(), [x])
+    times = np.array([[2, 0, 1], [3, 0, 0]])
+    np.testing.assert_allclose(first.numpy(), times * 3 * x.numpy() ** 2, 1e-6)
+    np.testing.assert_allclose(second.numpy(), times * 6 * x.numpy(), 1e-6)
 
 
 def test_the_ops_listed_were_run() -> None:

@@ -220,6 +220,10 @@ def scans(s: Sketch, dtype: str) -> Outputs:
         "cumprod: columns": s.cumprod(x, 1),
         "cumprod: rows": s.cumprod(x, 0),
         "cumprod: middle": s.cumprod(cube, 1),
+        "cummax: columns": s.cummax(x, 1),
+        "cummax: rows": s.cummax(x, 0),
+        "cummin: middle": s.cummin(cube, 1),
+        "cummin: and sums": s.apply("add", s.cumsum(static, 1), s.cummin(static, 1)),
         "cumprod: and sums": s.apply("add", s.cumsum(static, 1), s.cumprod(static, 1)),
     }
 

@@ -66,6 +66,10 @@ def binary(name: str, draw: str = "normal") -> list[Sample]:
     return samples(both, *pairs, draw=draw)
 
 
+def by_order(b: Builder, x: Value) -> Any:
+    return b.add(b.polygamma(0.0, x), b.polygamma(2.0, x))
+
+
 def of_complex(
     build: Callable[[Builder, Value], Any], shapes: Sequence[Shape] = SHAPES
 ) -> list[Sample]:
@@ -308,6 +312,13 @@ SAMPLES: dict[str, list[Sample]] = {
     "asinh": unary("asinh"),
     "acosh": unary("acosh", "above one"),
     "atanh": unary("atanh", "small"),
+    "lgamma": unary("lgamma", "positive"),
+    "erfinv": unary("erfinv", "small"),
+    "i0": unary("i0"),
+    "i0e": unary("i0e", "apart"),
+    "i1": unary("i1"),
+    "i1e": unary("i1e", "apart"),
+    "polygamma": samples(by_order, *((s,) for s in SHAPES), draw="positive"),
     "atan2": binary("atan2", "positive"),
     "hypot": binary("hypot", "apart"),
     "log_hypot": binary("log_hypot", "apart"),
@@ -379,6 +390,11 @@ SAMPLES: dict[str, list[Sample]] = {
         *samples(lambda b, x: b.cumprod(x, axis=1), ((2, 7, 3),)),
         *samples(lambda b, x: b.cumprod(x, axis=1), ((4, 7),), draw="ties"),
     ],
+    "cummax": [
+        *samples(lambda b, x: b.cummax(x, axis=0), ((5,),), ((0,),), draw="apart"),
+        *samples(lambda b, x: b.cummax(x, axis=1), ((2, 7, 3),), draw="apart"),
+    ],
+    "cummin": samples(lambda b, x: b.cummin(x, axis=1), ((2, 7, 3),), draw="apart"),
     "dot_general": list(products()),
     "conv": list(convolutions("conv")),
     "conv_input_grad": list(convolutions("conv_input_grad")),

@@ -7,6 +7,7 @@ x * 2j of a float32 x: complex128, where eager has complex64.
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,8 @@ import numpy as np
 import paddle
 
 from pirol.compiler.capture.overwritten import capturing
+from pirol.compiler.capture.scalars import stands_for_one, together
+from pirol.compiler.capture.sizes import Unknown, note
 
 _SIDED = "add sub mul truediv div floordiv mod pow matmul and or xor"
 NAMES = [f"__{side}{name}__" for name in _SIDED.split() for side in ("", "r")]
@@ -27,11 +30,11 @@ def follow() -> None:
     value: Any = paddle.pir.Value
     for name in NAMES:
         if hasattr(value, name):
-            setattr(value, name, _with_values(getattr(value, name)))
+            setattr(value, name, _with_values(name, getattr(value, name)))
     value.__array_ufunc__ = None  # NumPy leaves its operators to ours
 
 
-def _with_values(method: Callable[..., Any]) -> Callable[..., Any]:
+def _with_values(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def run(self: Any, other: Any) -> Any:
         if isinstance(other, np.ndarray):
@@ -39,6 +42,10 @@ def _with_values(method: Callable[..., Any]) -> Callable[..., Any]:
         elif isinstance(other, complex) and capturing.depth:
             kind = "complex128" if self.dtype in WIDE else "complex64"
             self, other = self.astype(kind), paddle.full([], other, kind)
+        elif isinstance(other, Unknown):
+            note(sys._getframe(1))
+        elif capturing.depth and (stands_for_one(self) or stands_for_one(other)):
+            return together(method, name, self, other)
         return method(self, other)
 
     return run

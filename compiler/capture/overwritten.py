@@ -29,9 +29,10 @@ pir: Any = core.pir
 
 
 class Capturing(threading.local):
-    """Whether what this thread captures is Pirol's."""
+    """Whether what this thread captures is Pirol's: as a whole, or by SOT."""
 
     depth = 0
+    by_sot = 0
 
 
 capturing = Capturing()

@@ -16,10 +16,12 @@ from paddle.base import core
 from paddle.base.framework import global_var
 from paddle.jit.dy2static.program_translator import ASTStaticFunction
 
+from pirol.compiler.capture import sizes
 from pirol.compiler.capture.orders import captured
 from pirol.compiler.capture.seam import CompiledLayer, last_served
 
 MOST = 4  # program layers tried one after the other for one count of arguments
+OF_CAPTURE = ("with_hook", "is_train", "is_prim_infer")
 TENSORS = (core.eager.Tensor, paddle.base.framework.EagerParamBase)
 
 
@@ -52,6 +54,12 @@ class QuickFunction(ASTStaticFunction):  # type: ignore[misc]
         if served is not None and not kwargs and plain:
             self._remember(known.setdefault(key, []), served)
         return result
+
+    def get_concrete_program(self, *args: Any, **kwargs: Any) -> Any:
+        """As StaticFunction: a captured program and its layer."""
+        capture = super().get_concrete_program
+        given = {k: v for k, v in kwargs.items() if k not in OF_CAPTURE}
+        return sizes.captured(self, lambda: capture(*args, **kwargs), given)
 
     def _remember(self, layers: list[CompiledLayer], served: CompiledLayer) -> None:
         if served not in layers and len(layers) < MOST:

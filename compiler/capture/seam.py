@@ -26,6 +26,8 @@ from pirol.compiler.capture import (
     numbers,
     operators,
     overwritten,
+    scalars,
+    sizes,
     unrolled,
 )
 from pirol.compiler.capture.attributes import attributes
@@ -92,6 +94,12 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
         if isinstance(found, Left):
             return plans.paddles(super().sot_call, inputs, found)
         return self._outputs.quick_restore(found)
+
+    def _remove_no_value(self, found: Any) -> Any:
+        """As Paddle's; a named tuple from which nothing is missing stays what it is."""
+        rest = super()._remove_no_value(found)
+        named = type(rest) is tuple and hasattr(found, "_fields")
+        return found if named and len(rest) == len(found) else rest
 
     def _serve(self, tensors: list[Any]) -> tuple[Plans, list[Any] | Left]:
         """The plans for such calls; the outputs, or why Paddle must run the call."""
@@ -203,6 +211,8 @@ def connect() -> str:
     in_place.follow()
     operators.follow()
     numbers.follow()
+    scalars.follow()
+    sizes.follow()
     unrolled.follow()
     return ""
 

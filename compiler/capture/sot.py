@@ -1,7 +1,9 @@
-"""SOT's cache knows a function by its code object alone: ours get code of their own.
+"""SOT, where it works for Pirol.
 
-Else a function that someone compiled before, by Paddle or with other options, would be
-served by what was made then.
+Its cache knows a function by its code object alone: ours get code of their own, else a
+function that someone compiled before, by Paddle or with other options, would be served
+by what was made then. What computes with a size that is unknown (sizes.py) breaks the
+graph, and so runs as eager.
 """
 
 from __future__ import annotations
@@ -13,16 +15,50 @@ from typing import Any
 
 from paddle.jit.dy2static.program_translator import SymbolicStaticFunction
 
+from pirol.compiler.capture.overwritten import capturing
+from pirol.compiler.capture.sizes import noted
+
 _numbers = itertools.count()
 
 
 def own_code(static: Any) -> None:
     """Give an SOT static function a copy of its function; no other changes."""
-    function = getattr(static, "_dygraph_function", None)
-    if isinstance(static, SymbolicStaticFunction) and isinstance(
-        function, FunctionType
-    ):
+    if type(static) is not SymbolicStaticFunction:
+        return
+    static.__class__ = Watched
+    _watch()
+    function = static._dygraph_function
+    if isinstance(function, FunctionType):
         static._dygraph_function = _copied(function)
+
+
+class Watched(SymbolicStaticFunction):  # type: ignore[misc]
+    """An SOT static function of Pirol's."""
+
+    def _perform_call(self, *args: Any, **kwargs: Any) -> Any:
+        capturing.by_sot += 1
+        try:
+            return super()._perform_call(*args, **kwargs)
+        finally:
+            capturing.by_sot -= 1
+
+
+@functools.cache
+def _watch() -> None:
+    """Put ours around SOT's question for a call's results, once."""
+    from paddle.jit.sot.infer_meta import VariableCreator
+    from paddle.jit.sot.utils.exceptions import BreakGraphError, InferMetaBreak
+
+    infer = VariableCreator.infer_meta
+
+    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        noted.where = ""
+        found = infer(self, *args, **kwargs)
+        if capturing.by_sot and noted.where:
+            raise BreakGraphError(InferMetaBreak(noted.where))
+        return found
+
+    VariableCreator.infer_meta = run
 
 
 def known_to_sot(*functions: Any) -> None:

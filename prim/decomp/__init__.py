@@ -4,6 +4,7 @@ from pirol.prim.decomp import (
     activations,
     bounds,
     complexes,
+    counting,
     creation,
     fourier,
     indexing,
@@ -25,6 +26,7 @@ from pirol.prim.decomp import (
     shape,
     slicing,
     sorting,
+    special,
 )
 from pirol.prim.decomp.registry import (
     ALONE,
@@ -40,6 +42,7 @@ __all__ = [
     "activations",
     "bounds",
     "complexes",
+    "counting",
     "creation",
     "decomposes",
     "fourier",
@@ -62,4 +65,5 @@ __all__ = [
     "shape",
     "slicing",
     "sorting",
+    "special",
 ]

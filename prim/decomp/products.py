@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,43 @@ from pirol.prim.decomp.registry import decomposes, need
 def mv(b: Builder, x: Value, vector: Value) -> Any:
     """A matrix with a vector."""
     return matmul(b, x, vector, transpose_x=False, transpose_y=False)
+
+
+@decomposes("pd_op.multi_dot")
+def multi_dot(b: Builder, parts: list[Value]) -> Any:
+    """The product of matrices, in the order that takes the fewest products in the first
+    call; the first and the last may be a row and a column."""
+    need(all(v.type.rank in (1, 2) for v in parts), "multi_dot of more than matrices")
+    ends = [1 if parts[0].type.rank == 1 else parts[0].shape[0]]
+    ends += [
+        v.shape[-1] if k == 0 or v.type.rank == 2 else 1 for k, v in enumerate(parts)
+    ]
+    sizes = [b.facts.value(d) or 1 for d in ends]
+
+    @functools.cache
+    def best(first: int, last: int) -> tuple[int, int]:
+        """(products, where to part) for those between."""
+        if first == last:
+            return 0, first
+        return min(
+            (
+                best(first, k)[0]
+                + best(k + 1, last)[0]
+                + sizes[first] * sizes[k + 1] * sizes[last + 1],
+                k,
+            )
+            for k in range(first, last)
+        )
+
+    def product(first: int, last: int) -> Value:
+        if first == last:
+            return parts[first]
+        k = best(first, last)[1]
+        x, y = product(first, k), product(k + 1, last)
+        found: Value = matmul(b, x, y, transpose_x=False, transpose_y=False)
+        return found
+
+    return product(0, len(parts) - 1)
 
 
 @decomposes("pd_op.trace", composite=False)

@@ -79,11 +79,24 @@ def reduce_as(b: Builder, x: Value, target: Value) -> Any:
 
 @decomposes("pd_op.mean", compute_in="float32")
 def mean_(b: Builder, x: Value, axis: Any = (), *, keepdim: bool) -> Any:
-    """The mean over axes (all, where none is named)."""
-    need(x.dtype in INEXACT, f"mean of {x.dtype}")
+    """The mean over axes (all, where none is named); of integers and bools by way of
+    float32."""
     axes = _named(x, ints(b, axis, "axis"), "mean")
-    result = mean_of(b, x, axes)
+    if x.dtype in INEXACT:
+        result = mean_of(b, x, axes)
+    else:
+        result = b.cast(mean_of(b, b.cast(x, dtype="float32"), axes), dtype=x.dtype)
+        result = _or_lowest(b, result, dims.product(x.shape[a] for a in axes))
     return _kept(b, result, x, axes) if keepdim else result
+
+
+def _or_lowest(b: Builder, value: Value, count: Any) -> Value:
+    """The mean of so many integers; of none what a cast of NaN gives."""
+    if dims.equal(count, 0) is False:
+        return value
+    nothing = True if value.dtype == "bool" else bound(DTYPES[value.dtype][1], "min")
+    chosen: Value = b.select(b.eq(b.dim(count), 0), nothing, value)
+    return chosen
 
 
 def _extreme(name: str) -> None:

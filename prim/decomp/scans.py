@@ -1,4 +1,4 @@
-"""Sums and products along an axis, up to each element."""
+"""Sums, products and extremes along an axis, up to each element."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from typing import Any
 
 from pirol.compiler.ir import Value
 from pirol.prim.builder import Builder
+from pirol.prim.decomp.pointwise import NUMBERS
 from pirol.prim.decomp.registry import axis_in, decomposes, need, number
+from pirol.prim.indexing import latest
 
 
 @decomposes("pd_op.cumsum", compute_in="float32")
@@ -33,6 +35,22 @@ def cumprod(b: Builder, x: Value, *, dim: int, exclusive: bool, reverse: bool) -
     known = isinstance(x.shape[at], int) or not x.is_complex
     need(known, "cumprod of complex numbers, of which the count is not known")
     return _scanned(b, "cumprod", x, at, exclusive, reverse)
+
+
+def _extreme(name: str) -> None:
+    @decomposes(f"pd_op.{name}", composite=False)
+    def run(b: Builder, x: Value, *, axis: int, dtype: str) -> Any:
+        need(x.dtype in NUMBERS, f"{name} of {x.dtype}")
+        if x.type.rank == 0:
+            return x, b.const(value=0, shape=(), dtype=dtype)
+        at = axis_in(axis, x.type.rank, name)
+        found = b.one(name, x, axis=at)
+        return found, b.cast(latest(b, b.stop_gradient(x), found, at), dtype=dtype)
+
+
+# The largest (smallest) so far, and the place of the last one.
+_extreme("cummax")
+_extreme("cummin")
 
 
 def _scanned(

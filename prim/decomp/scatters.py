@@ -11,7 +11,7 @@ from typing import Any
 
 from pirol.compiler import dims
 from pirol.compiler.dims import Shape, product
-from pirol.compiler.ir import Value
+from pirol.compiler.ir import INEXACT, Value
 from pirol.prim.builder import Builder
 from pirol.prim.decomp.bounds import cut, dropped
 from pirol.prim.decomp.creation import typed
@@ -87,9 +87,9 @@ def put_along_axis(
     include_self: bool,
 ) -> Any:
     """x with the value put, or added, at each place of the index, but for one
-    coordinate."""
-    added = reduce == "add" and include_self
-    need(added or reduce == "assign", f"put_along_axis that does {reduce}")
+    coordinate; or the mean there. x's own element may count, or not."""
+    known = ("assign", "add", "mean")
+    need(reduce in known, f"put_along_axis that does {reduce}")
     need(x.dtype == value.dtype, f"put_along_axis of {x.dtype} and {value.dtype}")
     lines, order = along(b, x, axis, index, "put_along_axis")
     if value.type.rank == index.type.rank:
@@ -98,7 +98,19 @@ def put_along_axis(
                 b.require_at_least(have, wanted, "put_along_axis")
                 value = cut(b, value, k, 0, wanted)
     value = expanded(b, value, index.shape, "put_along_axis")
-    return _placed(b, x, value, lines, order, added)
+    added = reduce != "assign"
+    if reduce == "assign" or (reduce == "add" and include_self):
+        return _placed(b, x, value, lines, order, added)
+    one = b.const(value=1, shape=value.shape, dtype="int32")
+    none = b.const(value=0, shape=x.shape, dtype="int32")
+    times = _placed(b, none, one, lines, order, added)
+    kept = x if include_self else b.select(b.gt(times, 0), 0, x)
+    total = _placed(b, kept, value, lines, order, added)
+    if reduce == "add":
+        return total
+    many = b.add(times, 1) if include_self else b.max(times, 1)
+    many = b.cast(many, dtype=x.dtype)
+    return b.div(total, many) if x.dtype in INEXACT else b.idiv(total, many)
 
 
 @decomposes("pd_op.scatter", composite=False)

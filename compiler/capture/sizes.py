@@ -1,0 +1,259 @@
+"""Sizes that Python code computes with while Paddle captures, though they are unknown.
+
+paddle.trapezoid(y): arange(1, y.shape[-1] - 1) of a dim that is None in the input_spec
+
+A program's dim that is not known is -1 in `shape`. Code that Paddle transforms reads a
+tensor in its place; Paddle's own library, and other code that is left as it is, takes
+the number. Here that number notes what is computed with it. Such a program is wrong:
+the function is captured anew, for each call's sizes by itself; and where a size is
+known only when the program runs, it is not captured at all.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import paddle
+
+from pirol.compiler.capture.overwritten import capturing
+
+# Functions that ask of products of sizes no more than whether they are 0.
+# Functions that ask of products of sizes no more than whether they are 0.
+ASKING = {"outer", "fold", "get_attr_shape", "Dirichlet.__init__"}
+# Functions to which a size that is not above 0 is 0, and not unknown.
+DECIDING = {"take"}
+# Ops to whose arguments -1 says something else.
+TAKING = "clip full full_like one_hot scale slice strided_slice topk"
+LIBRARY = os.path.dirname(paddle.__file__)
+ARITHMETIC = "add sub mul truediv floordiv mod pow divmod"
+
+
+class _Noted(threading.local):
+    """Where this thread first computed with a size that is not known."""
+
+    where = ""
+
+
+noted = _Noted()
+
+
+class Unknown(int):
+    """-1 as a size. Of other sizes that it is compared with, 1 is the smallest."""
+
+    def __lt__(self, other: Any) -> Any:
+        return int.__lt__(self, other) and other != 1
+
+    def __gt__(self, other: Any) -> Any:
+        frame = sys._getframe(1)
+        if frame.f_code.co_name in DECIDING:
+            note(frame)
+        return int.__gt__(self, other) or other == 1
+
+    def __ge__(self, other: Any) -> Any:
+        return int.__ge__(self, other) or other == 1
+
+    __hash__ = int.__hash__
+
+
+def _computes(name: str) -> Callable[..., Any]:
+    method: Callable[..., Any] = getattr(int, name)
+
+    def run(self: Any, *other: Any) -> Any:
+        note(sys._getframe(1))
+        return method(self, *other)
+
+    return run
+
+
+for _name in (
+    *(f"__{side}{name}__" for name in ARITHMETIC.split() for side in ("", "r")),
+    *("__neg__", "__abs__", "__float__"),
+):
+    setattr(Unknown, _name, _computes(_name))
+
+
+def watched() -> bool:
+    """Whether this thread captures for Pirol."""
+    return bool(capturing.depth or capturing.by_sot)
+
+
+def note(frame: Any) -> None:
+    """Note that a function computes with a size, if none did before."""
+    code = frame.f_code
+    name = code.co_name
+    if name == "__init__":
+        name = f"{type(frame.f_locals.get('self')).__name__}.{name}"
+    if not noted.where and name not in ASKING:
+        file = Path(code.co_filename).name
+        noted.where = f"{name} computes with a size ({file}:{frame.f_lineno})"
+
+
+@functools.cache
+def follow() -> None:
+    """Put ours where Paddle's static values tell their shape, once."""
+    value, ops = paddle.pir.Value, paddle._C_ops
+    known: Any = value.shape
+
+    def shape(self: Any) -> Any:
+        found = known.fget(self)
+        if watched() and -1 in found:
+            for axis, size in enumerate(found):
+                if size == -1:
+                    found[axis] = Unknown(-1)
+        return found
+
+    value.shape = property(shape, known.fset)
+    value.__getitem__ = _taking(value.__getitem__)
+    value.__iter__ = _parts
+    for name in TAKING.split():
+        setattr(ops, name, _taking(getattr(ops, name)))
+    ops.expand, ops.squeeze = _expand(ops.expand), _squeeze(ops.squeeze)
+    ops.unbind = _unbind(ops.unbind)
+    made: Any = importlib.import_module("paddle.tensor.creation")
+    made._to_tensor_static = _taking(made._to_tensor_static)
+
+
+def _taking(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of numbers that must not be sizes that are unknown."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if watched() and any(map(_unknown, (*args, *kwargs.values()))):
+            note(sys._getframe(1))
+        return function(*args, **kwargs)
+
+    return run
+
+
+def _parts(self: Any) -> Iterator[Any]:
+    """`a, b = x`; Paddle goes on for ever where it does not know how many there are."""
+    if not self.shape or self.shape[0] == -1:
+        raise TypeError(f"of {self.shape} the parts cannot be told one by one")
+    return (self[k] for k in range(self.shape[0]))
+
+
+def _unbind(unbind: Callable[..., Any]) -> Callable[..., Any]:
+    """Of how many it does not know, Paddle ends the process."""
+
+    @functools.wraps(unbind)
+    def run(x: Any, axis: int = 0) -> Any:
+        if isinstance(x, paddle.pir.Value) and x.shape[axis] == -1:
+            raise ValueError(f"unbind: the size of axis {axis} is unknown")
+        return unbind(x, axis)
+
+    return run
+
+
+def _expand(expand: Callable[..., Any]) -> Callable[..., Any]:
+    """To -1, a size stays as it is."""
+
+    @functools.wraps(expand)
+    def run(x: Any, shape: Any) -> Any:
+        if watched() and isinstance(shape, (list, tuple)) and _unknown(shape):
+            pairs = zip(reversed(shape), reversed([*x.shape]))
+            if any(_unknown(wanted) and size == 1 for wanted, size in pairs):
+                note(sys._getframe(1))
+        return expand(x, shape)
+
+    return run
+
+
+def _squeeze(squeeze: Callable[..., Any]) -> Callable[..., Any]:
+    """Of a size that may be 1, the result's rank is unknown. For a user's own call
+    Paddle's is taken (prim/decomp/shape.py); its library goes on by the rank."""
+
+    @functools.wraps(squeeze)
+    def run(x: Any, axis: Any = ()) -> Any:
+        values = isinstance(x, paddle.pir.Value)
+        if watched() and values and [*axis] == [] and -1 in x.shape:
+            frame: Any = sys._getframe(1)
+            while frame.f_code.co_name in ("squeeze", "wrapper"):
+                frame = frame.f_back
+            if frame.f_code.co_filename.startswith(LIBRARY):
+                note(frame)
+        return squeeze(x, axis)
+
+    return run
+
+
+def _unknown(part: Any) -> bool:
+    """Whether a number, or one of a list or slice, is the size of a dim, unknown."""
+    if isinstance(part, slice):
+        return _unknown((part.start, part.stop, part.step))
+    if isinstance(part, (list, tuple)):
+        return any(map(_unknown, part))
+    return isinstance(part, Unknown)
+
+
+class Eagerly:
+    """Stands for the program of a function that must not be captured."""
+
+    training = False
+
+    def __init__(self, function: Callable[..., Any], given: dict[str, Any]) -> None:
+        self.function, self.given = function, given
+
+    def __call__(self, args: Sequence[Any]) -> Any:
+        return self.function(*args, **self.given)
+
+
+def captured(static: Any, capture: Callable[[], Any], given: dict[str, Any]) -> Any:
+    """What `capture` makes for a call of a StaticFunction, `given` its own keyword
+    arguments: anew with all sizes known, where an unknown one was computed with."""
+    spec, options = static._function_spec, static._kwargs["build_strategy"]
+    state = static.__dict__.setdefault("_pirol_sizes", State())
+    eagerly = None, Eagerly(static.dygraph_function, given)
+    if state.eager:
+        return eagerly
+    loose, found, why = _loose(spec), *_attempt(capture)
+    if not why:
+        return found
+    if loose:
+        first, asked, spec._input_spec = found, spec._input_spec, None
+        found, again = _attempt(capture)
+        if not again:
+            state.sized = True
+            options.report.sized.append(why)
+            return found
+        spec._input_spec = asked
+        if isinstance(first, Exception) and not noted.where:
+            raise first
+        why = again
+    elif isinstance(found, Exception) and not state.sized:
+        raise found
+    options.fall_back("the call", why)
+    state.eager = not isinstance(found, Exception)
+    return eagerly
+
+
+def _attempt(capture: Callable[[], Any]) -> tuple[Any, str]:
+    """What is captured, or the error; and why that does not do."""
+    noted.where = ""
+    try:
+        return capture(), noted.where
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        told = next((line for line in reversed(lines) if line), type(error).__name__)
+        return error, noted.where or f"it could not be captured: {told}"
+
+
+@dataclass
+class State:
+    """How a StaticFunction is captured: for each call's sizes, or not at all."""
+
+    sized: bool = False
+    eager: bool = False
+
+
+def _loose(spec: Any) -> bool:
+    """Whether an input_spec leaves a size open."""
+    parts = paddle.utils.flatten(spec._input_spec or [])
+    return any({None, -1} & {*getattr(part, "shape", ())} for part in parts)
