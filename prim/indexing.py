@@ -98,7 +98,7 @@ def _infer_put(types: Types, attrs: Attrs) -> tuple[TensorType, ...]:
 
 
 def _put(x: Any, part: Any, *indices: Any, dims: Any) -> Any:
-    out = np.array(x)
+    out = np.array(x, order="C")
     if not part.size or not out.size:
         return out
     at = _coordinates(part.shape, indices, x.shape, dims)

@@ -239,6 +239,14 @@ def test_rows_that_nothing_is_added_to_are_zero() -> None:
     np.testing.assert_array_equal(got, np.repeat(got[:, :1], 40, 1))
 
 
+def test_put_means_the_same_of_any_layout() -> None:
+    """NumPy's arrays may lie column by column, as products do."""
+    x, at = np.zeros((3, 4), "int64", order="F"), np.array([[1], [2], [0]])
+    put = PRIMS["put"].numpy
+    found = put(x, np.array([[7], [8], [9]]), at, dims=(0, -1))
+    np.testing.assert_array_equal(found, [[0, 7, 0, 0], [0, 0, 8, 0], [9, 0, 0, 0]])
+
+
 def test_what_follows_is_another_kernel() -> None:
     b = Builder()
     x, at = b.input(TensorType((9,), "float32")), b.input(TensorType((9,), "int64"))

@@ -25,9 +25,9 @@ import paddle
 
 from pirol.compiler.capture.overwritten import capturing
 
-# Functions that ask of products of sizes no more than whether they are 0.
-# Functions that ask of products of sizes no more than whether they are 0.
+# Functions that only check what they compute with sizes.
 ASKING = {"outer", "fold", "get_attr_shape", "Dirichlet.__init__"}
+ASKING |= {f"conv{n}d{kind}" for n in (1, 2, 3) for kind in ("", "_transpose")}
 # Functions to which a size that is not above 0 is 0, and not unknown.
 DECIDING = {"take"}
 # Ops to whose arguments -1 says something else.
