@@ -16,8 +16,15 @@ from typing import Any
 import numpy as np
 import paddle
 import pytest
+from paddle.pir_utils import IrGuard
 
-from pirol.bench import coverage, graphnet_child, graphnet_gradients, graphnet_run
+from pirol.bench import (
+    coverage,
+    graphnet,
+    graphnet_child,
+    graphnet_gradients,
+    graphnet_run,
+)
 from pirol.bench.graphnet import folder, load, moved
 from pirol.bench.graphnet_folder import load_folder
 from pirol.bench.score import Outcome, es, family, level, s, tolerances, worst
@@ -225,6 +232,27 @@ def test_gradients_are_held(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(graphnet_gradients, "gradients", planted)
     found = graphnet_gradients.measure(samples[1], lambda *_: None)
     assert (found["verdict"], found["wrong"]) == ("wrong", [0])
+
+
+def test_larger_graphs_gradients_are_not_held() -> None:
+    (path,) = folder().glob("*MobileNetV1*")
+    asked = {"path": str(path), "name": path.stem, "alone": "", "gradients": True}
+    found = graphnet_child.answer(asked | {"gflop": 0.0}, lambda *_: None)
+    assert found["verdict"] == "no oracle" and "GFLOP" in found["why"]
+
+
+def test_float64_arbitrates_without_paddles_clipping() -> None:
+    """Of softmax 100 below its row's largest, where Paddle's own gives that of 64."""
+    x = np.array([[0.0, -100.0]])
+    with IrGuard():
+        program, start = paddle.static.Program(), paddle.static.Program()
+        with paddle.static.program_guard(program, start):
+            y = paddle.nn.functional.softmax(paddle.static.data("x", [1, 2], "float64"))
+            outputs = graphnet._in_steps(program, [y])
+            run = paddle.static.Executor().run
+            (found,) = run(program, feed={"x": x}, fetch_list=outputs)
+    np.testing.assert_allclose(found[0, 1], np.exp(-100.0), rtol=1e-12)
+    assert paddle.nn.functional.softmax(paddle.to_tensor(x))[0, 1] > 1e-28
 
 
 SAID = 'import os, signal, sys, time; print(\'{"stage": "STAGE"}\', flush=True); '
