@@ -79,7 +79,8 @@ def _entries(folder: Path) -> Iterator[tuple[float, int, str]]:
         if stat.S_ISDIR(info.st_mode):
             _remove_abandoned(entry, info.st_mtime)
         elif suffix in PARTS:
-            sizes[key] = sizes.get(key, 0) + info.st_size // info.st_nlink
+            links = max(info.st_nlink, 1)  # 0 while another process removes it
+            sizes[key] = sizes.get(key, 0) + info.st_size // links
             times[key] = max(times.get(key, 0.0), info.st_mtime)
     for key, size in sizes.items():
         yield times[key], size, key

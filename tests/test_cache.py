@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -122,6 +123,21 @@ def test_a_folder_in_a_kernels_place_does_not_break_the_program(folder: Path) ->
     with pytest.warns(UserWarning, match=r"kernel pirol_\w+ at test_cache.py:\d+: "):
         check(fast)
     assert pirol.explain(fast).compiles == 0
+
+
+def test_a_file_that_is_being_removed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no name left, and still a size."""
+    folder.mkdir(exist_ok=True)
+    (folder / "key.so").write_bytes(b"x" * 100)
+    found = list((folder / "key.so").stat())
+    found[3] = 0
+    entry = SimpleNamespace(
+        name="key.so", stat=lambda follow_symlinks: os.stat_result(found)
+    )
+    monkeypatch.setattr(cache.os, "scandir", lambda _: [entry])
+    assert [(size, key) for _, size, key in cache._entries(folder)] == [(100, "key")]
 
 
 @pytest.mark.full
