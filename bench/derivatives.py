@@ -92,13 +92,18 @@ def row(
     return [*times, *ratios]
 
 
+def worker_of(python: str, side: str) -> Worker:
+    """A side's process, with as many threads as Pirol has."""
+    count = threads()
+    command = [python, str(WORKER), side, str(count)]
+    return Worker(side, command, environment(count))
+
+
 def memory(name: str, small: bool, side: str, python: str) -> float | None:
     """The most MB that a side takes for a loss in a process of its own, beyond its
     libraries and the inputs; Pirol's with the plan on disk."""
     for _ in range(2 if side == "pirol" else 1):
-        count = threads()
-        command = [python, str(WORKER), side, str(count)]
-        worker = Worker(side, command, environment(count))
+        worker = worker_of(python, side)
         try:
             if worker.absent:
                 return None
@@ -138,10 +143,8 @@ def narrowed() -> Iterator[None]:
 def started(python: str, names: Sequence[str]) -> Iterator[list[Worker]]:
     """The processes of the peers that are there."""
     workers = []
-    count = threads()
     for name in names:
-        command = [python, str(WORKER), name, str(count)]
-        workers.append(Worker(name, command, environment(count)))
+        workers.append(worker_of(python, name))
         shown = workers[-1].absent or workers[-1].started["version"]
         print(f"{name}: {shown}")
     try:

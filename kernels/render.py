@@ -97,6 +97,15 @@ CPU = Target(
 CUDA = Target("cuda", _TYPES | {"int64": "long long"}, "__restrict__", PRELUDE)
 
 
+# What the parameters of a CPU's kernel end with.
+REST = "const int64_t *dims,\n    int64_t begin, int64_t end, void *scratch) {"
+
+
+def _puts_by_data(kernel: Kernel) -> bool:
+    puts = (s for s in statements_of(kernel) if isinstance(s, Put))
+    return any(s.index.data() for s in puts)
+
+
 def render(kernel: Kernel, target: Target, shared: Collection[str] = ()) -> str:
     """The kernel's whole source text; shared: buffers that may be the same memory."""
     return _Renderer(kernel, target, shared).text()
@@ -116,12 +125,13 @@ class _Renderer:
         self.target = target
         self.params = {d: f"d{k}" for k, d in enumerate(kernel.params)}
         self.headers: dict[str, None] = {}  # that primitives in it need
+        self.apart = target is CPU and _puts_by_data(kernel)
         self.pairs = any(t.dtype in COMPLEX for t in kernel.outputs)
 
     def text(self) -> str:
         lines = self.cuda_head() if self.target is CUDA else self.cpu_head()
         lines += self.block(self.kernel.body, 1)
-        tail = self.cpu_tail() if self.by_data() else []
+        tail = self.cpu_tail() if self.apart else []
         return "\n".join([self.header(), *lines, "}", *tail, ""])
 
     def header(self) -> str:
@@ -133,24 +143,20 @@ class _Renderer:
             return self.target.head + "".join((HEADERS / n).read_text() for n in found)
         return self.target.head + "".join(f'#include "{name}"\n' for name in found)
 
-    def by_data(self) -> bool:
-        """Whether it is a CPU's kernel that stores at places named by data: compilers
-        take such a loop for vectors where they trust `restrict`, in parameters only."""
-        puts = (s for s in statements_of(self.kernel) if isinstance(s, Put))
-        return self.target is CPU and any(s.index.data() for s in puts)
-
     def cpu_head(self) -> list[str]:
+        """The kernel's function; where it is `apart`, one that has its buffers as
+        parameters: compilers trust `restrict` there alone, and so take loops that store
+        at places named by data for vectors."""
         pointers = [
             f"{const}{self.type(kind.dtype)} *{self.alone(name)}{name}"
             for name, kind, const in self.buffers()
         ]
-        rest = "const int64_t *dims,\n    int64_t begin, int64_t end, void *scratch) {"
-        if self.by_data():
+        if self.apart:
             lines = [f"static void rows_of_{self.kernel.name}("]
             lines += [f"    {pointer}," for pointer in pointers]
-            lines.append(f"    {rest}")
+            lines.append(f"    {REST}")
         else:
-            lines = [f"void {self.kernel.name}(void *const *buffers, {rest}"]
+            lines = [f"void {self.kernel.name}(void *const *buffers, {REST}"]
             lines += [f"  {p} = buffers[{k}];" for k, p in enumerate(pointers)]
         lines += [
             f"  const int64_t {p} = dims[{k}];"
@@ -162,8 +168,7 @@ class _Renderer:
         """The function that is called, which gives the buffers one by one."""
         count = len(self.buffers())
         return [
-            f"void {self.kernel.name}(void *const *buffers, const int64_t *dims,",
-            "    int64_t begin, int64_t end, void *scratch) {",
+            f"void {self.kernel.name}(void *const *buffers, {REST}",
             f"  rows_of_{self.kernel.name}(",
             *(f"    buffers[{k}]," for k in range(count)),
             "    dims, begin, end, scratch);",

@@ -19,7 +19,7 @@ from pirol.compiler.capture.operators import WIDE
 from pirol.compiler.capture.overwritten import capturing
 
 ops: Any = paddle._C_ops
-NAMES = ("float64", "complex128")
+NAMES = tuple(map(convert_dtype, WIDE))
 
 
 @functools.cache
@@ -51,10 +51,12 @@ def _to_tensor(plain: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(plain)
     def run(data: Any, dtype: Any = None, *rest: Any, **kwargs: Any) -> Any:
+        if not capturing.depth:
+            return plain(data, dtype, *rest, **kwargs)
         default = paddle.get_default_dtype()
-        if capturing.depth and dtype is None and isinstance(data, complex):
+        if dtype is None and isinstance(data, complex):
             dtype = "complex128" if default == "float64" else "complex64"
-        if not capturing.depth or dtype is None or convert_dtype(dtype) not in NAMES:
+        if dtype is None or convert_dtype(dtype) not in NAMES:
             return plain(data, dtype, *rest, **kwargs)
         paddle.set_default_dtype("float64")
         try:

@@ -213,10 +213,10 @@ def captured(static: Any, capture: Callable[[], Any], given: dict[str, Any]) -> 
     eagerly = None, Eagerly(static.dygraph_function, given)
     if state.eager:
         return eagerly
-    loose, found, why = _loose(spec), *_attempt(capture)
+    found, why = _attempt(capture)
     if not why:
         return found
-    if loose:
+    if _loose(spec):
         first, asked, spec._input_spec = found, spec._input_spec, None
         found, again = _attempt(capture)
         if not again:

@@ -205,21 +205,24 @@ def _largest_of(
     for axis, (start, end, taps) in zip(axes, bins):
         extent, rank = b.cast(b.dim(x.shape[axis]), dtype="int32"), x.type.rank
         at, inside = _taps(b, best.shape, axis, start, end, taps)
-        order = tuple(-1 if k == axis else k for k in range(rank))
-        found = b.gather(best, at, shape=at.shape, dims=order)
-        flat = b.cast(at, dtype="int32")
+        found, flat = _at(b, best, axis, at), b.cast(at, dtype="int32")
         if place is not None:
-            before = b.gather(place, at, shape=at.shape, dims=order)
-            flat = b.add(b.mul(before, extent), flat)
+            flat = b.add(b.mul(_at(b, place, axis, at), extent), flat)
         best = b.reduce_max(b.select(inside, found, float("-inf")), axes=(rank,))
         same = b.eq(found, b.broadcast(best, shape=at.shape, dims=tuple(range(rank))))
         first = b.and_(inside, b.or_(same, b.ne(found, found)))
         place = b.reduce_min(b.select(first, flat, PLACES - 1), axes=(rank,))
     assert place is not None
     picked, line = _in_line(b, b.cast(place, dtype="int64"), axes), _in_line(b, x, axes)
-    order = tuple(-1 if k == axes[0] else k for k in range(line.type.rank))
-    value = b.gather(line, picked, shape=picked.shape, dims=order)
+    value = _at(b, line, axes[0], picked)
     return b.reshape(value, shape=best.shape), place
+
+
+def _at(b: Builder, x: Value, axis: int, places: Value) -> Value:
+    """x at places of one axis, whose other dims, and what follows, are their own."""
+    order = tuple(-1 if k == axis else k for k in range(x.type.rank))
+    result: Value = b.gather(x, places, shape=places.shape, dims=order)
+    return result
 
 
 def _in_line(b: Builder, x: Value, axes: tuple[int, ...]) -> Value:
@@ -330,9 +333,8 @@ def _mean_bins(
     for axis, o in zip(axes, size):
         start, end, taps = _bins(b, x.shape[axis], o)
         at, inside = _taps(b, total.shape, axis, start, end, taps)
-        order = tuple(-1 if k == axis else k for k in range(x.type.rank))
-        found = b.gather(total, at, shape=at.shape, dims=order)
-        total = b.reduce_sum(b.select(inside, found, 0.0), axes=(x.type.rank,))
+        found = b.select(inside, _at(b, total, axis, at), 0.0)
+        total = b.reduce_sum(found, axes=(x.type.rank,))
         counts.append((axis, b.cast(b.sub(end, start), dtype=x.dtype)))
     for axis, count in counts:
         total = b.div(total, b.broadcast(count, shape=total.shape, dims=(axis,)))
