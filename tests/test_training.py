@@ -283,9 +283,9 @@ def test_gradients_not_asked_for_are_not_computed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fast, asked = pirol.to_static(curve), []
-    run = training._Call.gradients
+    run = training.Call.gradients
     monkeypatch.setattr(
-        training._Call,
+        training.Call,
         "gradients",
         lambda call, some: asked.append(some) or run(call, some),
     )

@@ -181,7 +181,7 @@ class Plans:
         self.program = program
         _give_memory(tensors)
         self.draws = any(op.attrs.get("effect") for op in program.graph.walk())
-        hints = _hints(program.graph, [tensors[k] for k in program.inputs]) | learned
+        hints = hints_of(program.graph, [tensors[k] for k in program.inputs]) | learned
         if self.ahead is not None:
             hints = self.ahead.hints
         made = self.made(program, hints)
@@ -377,7 +377,7 @@ def _made_for(plan: Plan, facts: tuple[Guard, ...]) -> tuple[Any, ...]:
     return facts, plan.contents, tuple(binds)
 
 
-def _hints(graph: Graph, tensors: Sequence[Any]) -> dict[str, int]:
+def hints_of(graph: Graph, tensors: Sequence[Any]) -> dict[str, int]:
     """The symbols' values in a call, small integer inputs' items among them."""
     found = bind_symbols(graph, [t.shape for t in tensors])
     for k, (value, tensor) in enumerate(zip(graph.inputs, tensors)):

@@ -40,7 +40,6 @@ class QuickFunction(ASTStaticFunction):  # type: ignore[misc]
         gradients = tracer is not None and tracer._has_grad
         tensors, form = _flat(args)
         stops = _stops(tensors) if gradients else ()
-        gradients = gradients and (training or False in stops)
         key = (training, form, stops) if gradients else (training, form)
         layers = known.get(key)
         if layers and not kwargs and self._program_trans.enable_to_static:
@@ -57,10 +56,12 @@ class QuickFunction(ASTStaticFunction):  # type: ignore[misc]
         return result
 
     def get_concrete_program(self, *args: Any, **kwargs: Any) -> Any:
-        """As StaticFunction: a captured program and its layer."""
+        """As StaticFunction: a captured program and its layer, which serve later calls
+        that need gradients as well, if this one does not."""
         capture = super().get_concrete_program
         given = {k: v for k, v in kwargs.items() if k not in OF_CAPTURE}
-        return sizes.captured(self, lambda: capture(*args, **kwargs), given)
+        with paddle.enable_grad():
+            return sizes.captured(self, lambda: capture(*args, **kwargs), given)
 
     def _remember(self, layers: list[CompiledLayer], served: CompiledLayer) -> None:
         if served not in layers and len(layers) < MOST:

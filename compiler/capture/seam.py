@@ -33,6 +33,7 @@ from pirol.compiler.capture import (
 from pirol.compiler.capture.attributes import attributes
 from pirol.compiler.capture.autocast import asked, refused
 from pirol.compiler.capture.kept import kept_by_paddle
+from pirol.compiler.capture.late import Late
 from pirol.compiler.capture.options import Options
 from pirol.compiler.capture.plans import LOCK, Left, Plans
 from pirol.compiler.capture.reader import Program, read
@@ -45,12 +46,13 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
     """A program layer whose calls Pirol's plans serve; Paddle's own run is the rest."""
 
     mixed: Mixed | None  # the auto_cast of the last call
+    training: bool
 
     def __call__(self, inputs: Any) -> Any:
         """Run on the (nested) inputs of an AST program."""
         plans, found = self._serve(self._prepare_inputs(inputs))
         if isinstance(found, Left):
-            return plans.paddles(super().__call__, inputs, found)
+            return plans.paddles(self._differentiable(super().__call__), inputs, found)
         last_served.layer = plans.options.latest = self
         return self._remove_no_value(self._restore_out(found))
 
@@ -63,12 +65,16 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
         if refused(mixed):
             return None
         tensors = [*args, *self._params]
-        plans = self._state(_needing(tensors) if gradients else (), mixed)
+        wanted = _needing(tensors) if gradients else ()
+        late = self._late(args, wanted, mixed)
+        plans = self._state(() if late else wanted, mixed)
         if plans.broken:
             return None
         found = plans.quick(tensors)
         if found is None:
             return None
+        if late is not None:
+            found = late.joined(tensors, found)
         plans.options.latest, self.mixed = self, mixed
         return (self._form(found),)
 
@@ -92,8 +98,26 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
         """Run on the flat inputs of an SOT program."""
         plans, found = self._serve(list(inputs))
         if isinstance(found, Left):
-            return plans.paddles(super().sot_call, inputs, found)
+            return plans.paddles(self._differentiable(super().sot_call), inputs, found)
         return self._outputs.quick_restore(found)
+
+    def _differentiable(self, run: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """Paddle's run, in eval mode too with the gradients that eager has, where Paddle
+        can make such a program."""
+        if self.training or not paddle.is_grad_enabled():
+            return run
+
+        def call(inputs: Any) -> Any:
+            self.training = True
+            try:
+                return run(inputs)
+            except Exception:
+                self.training = False
+                return run(inputs)
+            finally:
+                self.training = False
+
+        return call
 
     def _remove_no_value(self, found: Any) -> Any:
         """As Paddle's; a named tuple from which nothing is missing stays what it is."""
@@ -105,16 +129,45 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
         """The plans for such calls; the outputs, or why Paddle must run the call."""
         given = [*tensors, *self._params]
         mixed = self.mixed = asked()
-        asks = self.training or bool(_needing(tensors))
-        wanted = _needing(given) if asks and paddle.is_grad_enabled() else ()
-        plans = self._state(wanted, mixed)
+        wanted = _needing(given) if paddle.is_grad_enabled() else ()
+        late = self._late(tensors, wanted, mixed)
+        plans = self._state(() if late else wanted, mixed)
         why = refused(mixed)
         if why:
             plans.options.fall_back("the call", why)
         if why or plans.broken:
             return plans, Left.REFUSED
         with paddle.no_grad(), native.library_threads():
-            return plans, plans.run(given)
+            found = plans.run(given)
+        if late is None or isinstance(found, Left):
+            return plans, found
+        return plans, late.joined(given, found)
+
+    def _late(
+        self, inputs: Sequence[Any], wanted: tuple[int, ...], mixed: Mixed | None
+    ) -> Late | None:
+        """How results of inference get a gradient, where no input asks for one."""
+        if not wanted or self.training or _needing(inputs):
+            return None
+        found: dict[Any, Late | None] = self.__dict__.setdefault("_pirol_late", {})
+        key = wanted, mixed
+        if key not in found:
+            with LOCK:
+                if key not in found:
+                    given = [*inputs, *self._params]
+                    found[key] = self._made_late(given, wanted, mixed)
+        return found[key]
+
+    def _made_late(
+        self, given: Sequence[Any], wanted: tuple[int, ...], mixed: Mixed | None
+    ) -> Late | None:
+        plans = self._plans(wanted, mixed)
+        assert isinstance(plans, TrainingPlans)
+        try:
+            late = Late(plans)
+            return late if late.fits(given) else None
+        except Exception:  # Paddle runs such a program, as its plans will tell
+            return None
 
     def _state(self, wanted: tuple[int, ...] = (), mixed: Mixed | None = None) -> Plans:
         """The plans for calls in which these tensors need gradients, under such an

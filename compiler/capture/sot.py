@@ -2,7 +2,8 @@
 
 Its cache knows a function by its code object alone: ours get code of their own, else a
 function that someone compiled before, by Paddle or with other options, would be served
-by what was made then. What computes with a size that is unknown (sizes.py) breaks the
+by what was made then; one for calls under no_grad, whose results have no gradient, and
+one for the others. What computes with a size that is unknown (sizes.py) breaks the
 graph, and so runs as eager.
 """
 
@@ -13,6 +14,7 @@ import itertools
 from types import FunctionType
 from typing import Any
 
+import paddle
 from paddle.jit.dy2static.program_translator import SymbolicStaticFunction
 
 from pirol.compiler.capture.overwritten import capturing
@@ -22,20 +24,23 @@ _numbers = itertools.count()
 
 
 def own_code(static: Any) -> None:
-    """Give an SOT static function a copy of its function; no other changes."""
+    """Give an SOT static function copies of its function; no other changes."""
     if type(static) is not SymbolicStaticFunction:
         return
     static.__class__ = Watched
     _watch()
     function = static._dygraph_function
     if isinstance(function, FunctionType):
-        static._dygraph_function = _copied(function)
+        static._pirol_copies = {grad: _copied(function) for grad in (False, True)}
 
 
 class Watched(SymbolicStaticFunction):  # type: ignore[misc]
     """An SOT static function of Pirol's."""
 
     def _perform_call(self, *args: Any, **kwargs: Any) -> Any:
+        copies = self.__dict__.get("_pirol_copies")
+        if copies is not None:
+            self._dygraph_function = copies[paddle.is_grad_enabled()]
         capturing.by_sot += 1
         try:
             return super()._perform_call(*args, **kwargs)

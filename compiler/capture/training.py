@@ -75,7 +75,7 @@ class TrainingPlans(Plans):
         flat = drawn_apart(flatten(program.graph, Facts(hints), run))
         wrt = [at for at, k in enumerate(program.inputs) if k in self.wrt]
         cut = Cut(flat, program.graph, wrt, hints, self.options.recompute)
-        make = _Maker(self, program, hints, run)
+        make = Maker(self, program, hints, run)
         make.prepare(cut.forward, "")
         try_branches(cut.gradients, hints)
         make.prepare(cut.backward(cut.all), BACKWARD)
@@ -89,7 +89,7 @@ class TrainingPlans(Plans):
 
 
 @dataclass(frozen=True)
-class _Maker:
+class Maker:
     """Makes plans of flat graphs that a program led to; `ready` are those prepared."""
 
     plans: TrainingPlans
@@ -122,7 +122,7 @@ class _Maker:
 class _Prepared:
     """A program cut in two, its plans prepared."""
 
-    make: _Maker
+    make: Maker
     cut: Cut
 
     def built(self) -> _Prepared:
@@ -180,7 +180,7 @@ class Trained:
 
     passed_on: Sequence[int] = ()
 
-    def __init__(self, make: _Maker, cut: Cut, original: Graph, name: str = "") -> None:
+    def __init__(self, make: Maker, cut: Cut, original: Graph, name: str = "") -> None:
         self.make, self.cut, self.name = make, cut, name
         self.active, self.wrt, self.kept = cut.active, cut.wrt, cut.kept
         self.drawn = cut.drawn
@@ -235,10 +235,10 @@ class Trained:
             return None
         outputs, kept = found[: self.count], found[self.count :]
         if not self.private:
-            outputs, kept = _detached(tensors, outputs, kept)
+            outputs, kept = detached(tensors, outputs, kept)
         if not self.wrt:
             return outputs
-        return _Call(self, list(tensors), kept).joined(outputs)
+        return Call(self, list(tensors), kept).joined(outputs)
 
 
 def depended(flat: Graph, whole: Graph, wrt: Sequence[int]) -> list[int]:
@@ -262,7 +262,7 @@ def _run(plan: Compiled, tensors: Sequence[Any]) -> list[Any] | None:
         return plan.run(tensors)
 
 
-def _detached(
+def detached(
     tensors: Sequence[Any], outputs: Sequence[Any], kept: Sequence[Any]
 ) -> tuple[list[Any], list[Any]]:
     """Outputs that are tensors of their own, and what is kept none of these."""
@@ -285,7 +285,7 @@ def try_branches(graph: Graph, hints: Mapping[str, int]) -> None:
             try_branches(branch_gradient(flat, levels), hints)
 
 
-class _Call:
+class Call:
     """What a walk back through a run needs of it; a walk gives the cotangents of the
     outputs first, and then asks for gradients."""
 
@@ -411,7 +411,7 @@ class _Call:
         return found
 
 
-def _gradient(call: _Call, k: int, token: Any) -> Any:
+def _gradient(call: Call, k: int, token: Any) -> Any:
     try:
         return call.gradient(k)
     except Exception as error:
@@ -419,7 +419,7 @@ def _gradient(call: _Call, k: int, token: Any) -> Any:
         raise
 
 
-def _take(call: _Call, k: int, tokens: int, ct: Any) -> Any:
+def _take(call: Call, k: int, tokens: int, ct: Any) -> Any:
     call.take(k, ct)
     return _zeros(ct.dtype, tokens).detach()  # Paddle asks for the same dtype again
 
