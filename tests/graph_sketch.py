@@ -23,6 +23,7 @@ from graph_meaning import (
     dtype_of,
     elementwise,
     moved,
+    philox_word,
     put_over,
 )
 from graph_totals import (
@@ -95,6 +96,15 @@ class Sketch:
             exact,
             lambda env: elementwise(name, [a.at(env) for a in args]),
         )
+
+    def random_bits(self, key: Item, place: Item) -> Item:
+        """The random bits of keys and places."""
+        value = self.b.random_bits(key.value, place.value)
+
+        def run(env: Env) -> Expected:
+            return philox_word(key.at(env).value, place.at(env).value)
+
+        return self._item(value, place.sizes, True, run)
 
     def cast(self, x: Item, dtype: str) -> Item:
         """The item in another dtype."""
