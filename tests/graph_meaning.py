@@ -155,23 +155,25 @@ def _shifted(x: Array, y: Array, sign: int) -> Array:
     return wrapped.astype(x.dtype).reshape(x.shape)
 
 
-def _philox(key: int, place: int) -> int:
-    """The first word of Philox4x32-7, as Salmon et al. write it."""
-    left = [place & 0xFFFFFFFF, place >> 32 & 0xFFFFFFFF, 0, 0]
-    keys = [key & 0xFFFFFFFF, key >> 32 & 0xFFFFFFFF]
-    for _ in range(7):
-        (high0, low0), (high1, low1) = (
-            divmod(factor * word, 2**32)
-            for factor, word in ((0xD2511F53, left[0]), (0xCD9E8D57, left[2]))
-        )
-        left = [high1 ^ left[1] ^ keys[0], low1, high0 ^ left[3] ^ keys[1], low0]
-        keys = [(keys[0] + 0x9E3779B9) % 2**32, (keys[1] + 0xBB67AE85) % 2**32]
-    return left[0] - 2**32 * (left[0] >> 31)
+def _threefry(key: int, place: int) -> int:
+    """The first word of Threefry2x32-13, as Salmon et al. write it."""
+    count, mask = 2**32, 2**32 - 1
+    keys = [key & mask, key >> 32 & mask]
+    keys.append(keys[0] ^ keys[1] ^ 0x1BD11BDA)
+    a, b = place & mask, place >> 32 & mask
+    for k in range(13):
+        if k % 4 == 0:
+            n = k // 4
+            a, b = a + keys[n % 3], b + keys[(n + 1) % 3] + n
+        a, b = (a + b) % count, b % count
+        by = (13, 15, 26, 6, 17, 29, 16, 24)[k % 8]
+        b = (b << by & mask | b >> (32 - by)) ^ a
+    return a - count * (a >> 31)
 
 
-def philox_word(keys: Array, places: Array) -> Expected:
+def random_word(keys: Array, places: Array) -> Expected:
     """What random_bits gives."""
-    words = [_philox(int(k), int(p)) for k, p in zip(keys.flat, places.flat)]
+    words = [_threefry(int(k), int(p)) for k, p in zip(keys.flat, places.flat)]
     return Expected("int32", np.array(words, np.int32).reshape(places.shape))
 
 

@@ -23,7 +23,7 @@ from graph_meaning import (
     dtype_of,
     elementwise,
     moved,
-    philox_word,
+    random_word,
     put_over,
 )
 from graph_totals import (
@@ -102,7 +102,7 @@ class Sketch:
         value = self.b.random_bits(key.value, place.value)
 
         def run(env: Env) -> Expected:
-            return philox_word(key.at(env).value, place.at(env).value)
+            return random_word(key.at(env).value, place.at(env).value)
 
         return self._item(value, place.sizes, True, run)
 

@@ -17,7 +17,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
-from graph_meaning import philox_word
+from graph_meaning import random_word
 from paddle.base import core
 from paddle.static import InputSpec
 
@@ -38,7 +38,7 @@ def masks(p: Sequence[float], *shapes: Sequence[int]) -> list[Any]:
 def mask_of(key: int, p: float, shape: Sequence[int]) -> Any:
     places = np.arange(int(np.prod(shape)), dtype=np.int64)
     keys = np.full(places.shape, key % 2**64, np.uint64).view(np.int64)
-    bits = philox_word(keys, places).value.astype(np.int64)
+    bits = random_word(keys, places).value.astype(np.int64)
     return (bits < 2**31 - round(float(np.float32(p)) * 2**32)).reshape(shape)
 
 

@@ -1,22 +1,23 @@
-/* random_bits: the first word of Philox4x32 of 7 rounds, for CPU and CUDA; prim/random.py
-   is its meaning. Written out, since what is a loop does not go into a vector's lanes. */
+/* random_bits: the first word of Threefry2x32 of 13 rounds, for CPU and CUDA;
+   prim/random.py is its meaning. Written out, since what is a loop does not go into a
+   vector's lanes. */
 #ifndef PIROL_RANDOM_H
 #define PIROL_RANDOM_H
-typedef unsigned long long pr_words; /* two words */
+#define PR_ROUND(by) a += b, b = (b << by | b >> (32 - by)) ^ a;
+#define PR_ADD_KEYS(one, two, number) a += one, b += two + number;
 
-#define PR_PHILOX_ROUND                                                        \
-  one = (pr_words)a * 0xD2511F53u, two = (pr_words)c * 0xCD9E8D57u;              \
-  a = (unsigned)(two >> 32) ^ b ^ low, b = (unsigned)two;                      \
-  c = (unsigned)(one >> 32) ^ d ^ high, d = (unsigned)one;                     \
-  low += 0x9E3779B9u, high += 0xBB67AE85u;
-
-PR_DEVICE int pr_random_bits(pr_words key, pr_words place) {
-  unsigned a = (unsigned)place, b = (unsigned)(place >> 32), c = 0, d = 0;
-  unsigned low = (unsigned)key, high = (unsigned)(key >> 32);
-  pr_words one, two;
-  PR_PHILOX_ROUND PR_PHILOX_ROUND PR_PHILOX_ROUND PR_PHILOX_ROUND
-  PR_PHILOX_ROUND PR_PHILOX_ROUND PR_PHILOX_ROUND
-  (void)b, (void)c, (void)d;
+PR_DEVICE int pr_random_bits(unsigned long long key, unsigned long long place) {
+  unsigned a = (unsigned)place, b = (unsigned)(place >> 32);
+  const unsigned low = (unsigned)key, high = (unsigned)(key >> 32);
+  const unsigned both = low ^ high ^ 0x1BD11BDAu;
+  PR_ADD_KEYS(low, high, 0)
+  PR_ROUND(13) PR_ROUND(15) PR_ROUND(26) PR_ROUND(6)
+  PR_ADD_KEYS(high, both, 1)
+  PR_ROUND(17) PR_ROUND(29) PR_ROUND(16) PR_ROUND(24)
+  PR_ADD_KEYS(both, low, 2)
+  PR_ROUND(13) PR_ROUND(15) PR_ROUND(26) PR_ROUND(6)
+  PR_ADD_KEYS(low, high, 3)
+  PR_ROUND(17)
   return (int)a;
 }
 #endif
