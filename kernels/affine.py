@@ -124,7 +124,20 @@ def add(a: Affine, b: Affine) -> Affine:
     terms: dict[Atom, Dim] = dict(a.terms)
     for atom, coefficient in b.terms:
         terms[atom] = dims.add(terms.get(atom, 0), coefficient)
-    return _make(terms, dims.add(a.const, b.const))
+    return _whole(terms, dims.add(a.const, b.const))
+
+
+def _whole(terms: dict[Atom, Dim], const: Dim) -> Affine:
+    """The Affine, a quotient and its remainder in it being what was divided."""
+    for atom, coefficient in terms.items():
+        if not isinstance(atom, Quotient):
+            continue
+        rest = Remainder(atom.of, atom.by)
+        each = terms.get(rest, 0)
+        if rest in terms and dims.equal(dims.mul(each, atom.by), coefficient) is True:
+            others = {a: c for a, c in terms.items() if a not in (atom, rest)}
+            return add(_make(others, const), scale(atom.of, each))
+    return _make(terms, const)
 
 
 def scale(a: Affine, by: Dim) -> Affine:

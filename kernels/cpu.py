@@ -35,6 +35,7 @@ from pirol.kernels.emit import (
     join,
     unravel,
 )
+from pirol.kernels.gathered import brought_together, lines, scattered, with_gaps
 from pirol.kernels.kernel import (
     At,
     Expr,
@@ -167,30 +168,18 @@ def _row_tiles(
 ) -> list[Stmt]:
     """The work of the rows start..stop of the inner axis, in tiles if need be."""
     lane = inner.name if inner else "one"
-    apart = _apart(nest, lane) if not tiled and limit is not None else []
-    if apart:
-        staged = Tile(nest, passes, lane, limit or stop).staged(apart)
-        return [Loop("tile", start, stop, tuple(staged), step=TILE, limit=limit)]
-    if not tiled:
-        body = tuple(row_stores(nest, passes, {}))
-        return [Loop(lane, start, stop, body, kind="lanes", limit=limit)]
     tile = Tile(nest, passes, lane, limit or stop)
+    if not tiled:
+        gaps = with_gaps(nest, lane) if limit is not None else []
+        apart = sorted({*scattered(nest, lane), *gaps})
+        if not apart:
+            same = lines(nest, lane)
+            body = tuple(row_stores(nest, passes, {}, same))
+            loop = Loop(lane, start, stop, body, kind="lanes", limit=limit)
+            return [*Emitter(nest).lets(same), loop]
+        body = tuple(brought_together(nest, passes, apart, tile))
+        return [Loop("tile", start, stop, body, step=TILE, limit=limit)]
     return [Loop("tile", start, stop, tuple(tile.body()), step=TILE, limit=limit)]
-
-
-def _apart(nest: Nest, lane: str) -> list[int]:
-    """The loads that leave gaps: so as not to read beyond, gcc does their last ones in
-    the rest of a loop, where library functions may give other bits."""
-    loads = {k: n for k, n in enumerate(nest.nodes) if isinstance(n, Load)}
-    places = {(n.buffer, n.index) for n in loads.values() if n.guard is None}
-    found = []
-    for k, load in loads.items():
-        step = load.index.coefficient(lane)
-        beside = [affine.add(load.index, constant(by)) for by in (1, -1)]
-        pair = step == 2 and any((load.buffer, at) in places for at in beside)
-        if isinstance(step, int) and abs(step) > 1 and load.guard is None and not pair:
-            found.append(k)
-    return found
 
 
 @dataclass

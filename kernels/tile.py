@@ -39,14 +39,19 @@ from pirol.kernels.kernel import (
 from pirol.kernels.nest import Axis, Nest, Reduce, Scan, index_of
 
 TILE = 256  # rows taken together as lanes, where accumulators are kept for each
+SHORT = 128  # lanes of a short row
+VECTOR = 16  # lanes of the widest vectors
 EIGHT = 8  # elements of a long column that a lane takes at once
 FEW_TERMS = 32  # columns of no more elements than this are taken whole
 
 
-def row_stores(nest: Nest, passes: Passes, have: dict[int, Expr]) -> list[Stmt]:
-    """The row-level stores, all that they need computed on the spot."""
+def row_stores(
+    nest: Nest, passes: Passes, have: dict[int, Expr], done: Sequence[int] = ()
+) -> list[Stmt]:
+    """The row-level stores, all that they need computed on the spot, but for nodes
+    that are Lets already."""
     emitter = Emitter(nest, have)
-    needed = closure(nest, [s.node for s in passes.row_stores], have)
+    needed = closure(nest, [s.node for s in passes.row_stores], [*have, *done])
     puts = [emitter.put(s) for s in passes.row_stores]
     return [*emitter.lets(needed), *puts]
 
@@ -63,28 +68,23 @@ class Tile:
     def __post_init__(self) -> None:
         self.made: set[str] = set()  # the arrays declared so far
 
-    def lanes(self, body: Sequence[Stmt]) -> Loop:
-        start = axis("tile")
+    @property
+    def short(self) -> bool:
+        """Whether what is left of a row beyond its last whole vector counts."""
+        stop = self.stop.const
+        return not self.stop.terms and isinstance(stop, int) and stop <= SHORT
+
+    def lanes(self, body: Sequence[Stmt], whole: bool = False) -> Loop:
+        """A loop over the tile. whole: on to a whole vector, where a short row's body
+        may take what lies in the arrays behind the last lane."""
+        start, limit = axis("tile"), self.stop
+        if whole:
+            limit = constant(dims.mul(dims.ceildiv(limit.const, VECTOR), VECTOR))
         stop = affine.add(start, constant(TILE))
-        return Loop(self.lane, start, stop, tuple(body), kind="lanes", limit=self.stop)
+        return Loop(self.lane, start, stop, tuple(body), kind="lanes", limit=limit)
 
     def place(self) -> Affine:
         return affine.add(axis(self.lane), affine.scale(axis("tile"), -1))
-
-    def staged(self, loads: Sequence[int]) -> list[Stmt]:
-        """The row stores, these loads first brought together."""
-        nodes, emitter = self.nest.nodes, Emitter(self.nest)
-        arrays: list[Stmt] = [
-            Array(f"near{k}", nodes[k].dtype, TILE, "local") for k in loads
-        ]
-        have: dict[int, Expr] = {k: At(f"near{k}", self.place()) for k in loads}
-        named = [d for k in loads for d in index_of(nodes[k]).data()]
-        puts = [
-            *emitter.lets(closure(self.nest, named, ())),
-            *(Put(f"near{k}", self.place(), emitter.value(nodes[k])) for k in loads),
-        ]
-        stores = row_stores(self.nest, self.passes, have)
-        return [*arrays, self.lanes(puts), self.lanes(stores)]
 
     def body(self) -> list[Stmt]:
         have: dict[int, Expr] = {}

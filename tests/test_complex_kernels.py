@@ -275,7 +275,7 @@ def every_other() -> None:
 
 def test_every_other_element(monkeypatch: pytest.MonkeyPatch) -> None:
     every_other()
-    monkeypatch.setattr(cpu, "_apart", lambda nest, lane: [])
+    monkeypatch.setattr(cpu, "with_gaps", lambda nest, lane: [])
     with pytest.raises(AssertionError, match="other bits"):
         every_other()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -13,6 +14,7 @@ from pirol.compiler.ir import FLOATS, Value
 from pirol.prim.builder import Builder
 from pirol.prim.decomp.bounds import cut
 from pirol.prim.decomp.nn import window_padding
+from pirol.prim.decomp.pointwise import power
 from pirol.prim.decomp.registry import decomposes, ints, need
 from pirol.prim.window import PLACES
 
@@ -65,6 +67,7 @@ class _Kind:
     padding_algorithm: str
 
 
+FEW = 8  # elements of a bin that are looked at one after the other
 KIND = tuple(f.name for f in fields(_Kind))
 
 
@@ -92,9 +95,8 @@ def lp_pool2d(
         return _pooled(b, x, size, _Kind(**kind | {"pooling_type": "max"}))
     if p == 2:
         return b.sqrt(_pooled(b, b.mul(x, x), size, _Kind(**kind)))
-    powers = x if p == 1 else b.pow(x, p)
-    total = _pooled(b, powers, size, _Kind(**kind))
-    return total if p == 1 else b.pow(total, 1 / p)
+    total = _pooled(b, power(b, x, p), size, _Kind(**kind))
+    return power(b, total, 1 / p)
 
 
 def _pooled(b: Builder, x: Value, size: list[Any], kind: _Kind) -> Any:
@@ -186,8 +188,7 @@ def fractional_max_pool(
     need(random_u != 0, "fractional pooling whose steps are drawn at random")
     bins = []
     for n, o, size in zip(x.shape[2:], output_size, kernel_size):
-        start, end = _uneven(b, n, o, size, float(random_u))
-        bins.append((start, end, size or dims.add(dims.ceildiv(n, o), 1)))
+        bins.append(_uneven(b, n, o, size, float(random_u)))
     return _largest_of(b, x, tuple(range(2, x.type.rank)), bins)
 
 
@@ -203,19 +204,57 @@ def _largest_of(
     best: Value = b.stop_gradient(x)
     place: Value | None = None
     for axis, (start, end, taps) in zip(axes, bins):
-        extent, rank = b.cast(b.dim(x.shape[axis]), dtype="int32"), x.type.rank
-        at, inside = _taps(b, best.shape, axis, start, end, taps)
-        found, flat = _at(b, best, axis, at), b.cast(at, dtype="int32")
-        if place is not None:
-            flat = b.add(b.mul(_at(b, place, axis, at), extent), flat)
-        best = b.reduce_max(b.select(inside, found, float("-inf")), axes=(rank,))
-        same = b.eq(found, b.broadcast(best, shape=at.shape, dims=tuple(range(rank))))
-        first = b.and_(inside, b.or_(same, b.ne(found, found)))
-        place = b.reduce_min(b.select(first, flat, PLACES - 1), axes=(rank,))
+        widths = b.known(b.sub(end, start)) or [taps]
+        taps = max(widths) if all(isinstance(w, int) for w in widths) else taps
+        few = isinstance(taps, int) and taps <= FEW
+        find = _first_of_few if few else _first_of
+        best, place = find(b, best, place, axis, (start, end, taps))
     assert place is not None
     picked, line = _in_line(b, b.cast(place, dtype="int64"), axes), _in_line(b, x, axes)
     value = _at(b, line, axes[0], picked)
     return b.reshape(value, shape=best.shape), place
+
+
+def _first_of(
+    b: Builder, x: Value, place: Value | None, axis: int, bins: Bins
+) -> tuple[Value, Value]:
+    """The first largest value of the bins of an axis, and its place: in x, or in whose
+    places `place` holds."""
+    rank = x.type.rank
+    at, inside = _taps(b, x.shape, axis, *bins)
+    found, flat = _at(b, x, axis, at), _flat(b, x, place, axis, at)
+    best = b.reduce_max(b.select(inside, found, float("-inf")), axes=(rank,))
+    same = b.eq(found, b.broadcast(best, shape=at.shape, dims=tuple(range(rank))))
+    first = b.and_(inside, b.or_(same, b.ne(found, found)))
+    return best, b.reduce_min(b.select(first, flat, PLACES - 1), axes=(rank,))
+
+
+def _first_of_few(
+    b: Builder, x: Value, place: Value | None, axis: int, bins: Bins
+) -> tuple[Value, Value]:
+    """`_first_of` where bins have few elements: one after the other."""
+    start, end, taps = bins
+    shape = (*x.shape[:axis], start.shape[0], *x.shape[axis + 1 :])
+    places = (b.cast(v, dtype="int32") for v in (start, b.sub(end, 1)))
+    at, last = (b.broadcast(v, shape=shape, dims=(axis,)) for v in places)
+    here = [at, *(b.min(b.add(at, tap), last) for tap in range(1, taps))]
+    wide = [b.cast(k, dtype="int64") for k in here]
+    values = [_at(b, x, axis, k) for k in wide]
+    best = functools.reduce(b.max, values)
+    same = [b.or_(b.eq(v, best), b.ne(v, v)) for v in values]
+    flat = [_flat(b, x, place, axis, k) for k in wide]
+    firsts = [b.select(s, k, PLACES - 1) for s, k in zip(same, flat)]
+    return best, functools.reduce(b.min, firsts)
+
+
+def _flat(b: Builder, x: Value, place: Value | None, axis: int, at: Value) -> Value:
+    """The places behind places of an axis."""
+    here: Value = b.cast(at, dtype="int32")
+    if place is None:
+        return here
+    extent = b.cast(b.dim(x.shape[axis]), dtype="int32")
+    here = b.add(b.mul(_at(b, place, axis, at), extent), here)
+    return here
 
 
 def _at(b: Builder, x: Value, axis: int, places: Value) -> Value:
@@ -244,11 +283,9 @@ def _taps(
     return at, b.lt(at, b.min(end, b.dim(shape[axis], wide)))
 
 
-def _uneven(
-    b: Builder, extent: Dim, count: int, size: int, u: float
-) -> tuple[Value, Value]:
-    """Where fractional windows start, and the places behind them, in Paddle's float32;
-    of no given size, they lie side by side."""
+def _uneven(b: Builder, extent: Dim, count: int, size: int, u: float) -> Bins:
+    """Fractional windows, where Paddle's float32 has them; of no given size, they lie
+    side by side."""
 
     def number(value: Any) -> Value:
         found: Value = b.const(value=value, shape=(), dtype="float32")
@@ -265,7 +302,9 @@ def _uneven(
     moved = b.cast(b.mul(b.add(line, shift), step), dtype="int64")
     edges = b.sub(moved, b.cast(b.mul(shift, step), dtype="int64"))
     start = cut(b, edges, 0, 0, count)
-    return start, b.add(start, size) if size else cut(b, edges, 0, 1, count)
+    if size:
+        return start, b.add(start, size), size
+    return start, cut(b, edges, 0, 1, count), dims.add(dims.ceildiv(extent, count), 1)
 
 
 def _counts(
@@ -359,8 +398,13 @@ def _sum_of_even(
 
 def _bins(b: Builder, extent: Dim, bins: Any) -> Bins:
     """Bin i of o over n elements is [i * n // o, ((i + 1) * n + o - 1) // o)."""
-    line = b.iota(axis=0, shape=(bins,), dtype="int64")
-    scaled = b.mul(line, b.dim(extent, (bins,)))
-    last = b.add(scaled, b.dim(dims.add(extent, bins - 1), (bins,)))
+    most = dims.mul(dims.add(extent, 1), bins)
+    dtype = "int32" if isinstance(most, int) and most < PLACES else "int64"
+    line = b.iota(axis=0, shape=(bins,), dtype=dtype)
+    scaled = b.mul(line, b.cast(b.dim(extent, (bins,)), dtype=dtype))
+    last = b.add(
+        scaled, b.cast(b.dim(dims.add(extent, bins - 1), (bins,)), dtype=dtype)
+    )
     taps = dims.add(dims.ceildiv(extent, bins), 1)
-    return b.idiv(scaled, bins), b.idiv(last, bins), taps
+    start, end = (b.idiv(v, bins) for v in (scaled, last))
+    return (*(b.cast(v, dtype="int64") for v in (start, end)), taps)
