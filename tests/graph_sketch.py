@@ -23,8 +23,8 @@ from graph_meaning import (
     dtype_of,
     elementwise,
     moved,
-    random_word,
     put_over,
+    random_word,
 )
 from graph_totals import (
     reduced,

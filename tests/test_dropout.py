@@ -24,6 +24,7 @@ from paddle.static import InputSpec
 import pirol
 from pirol.compiler.capture.options import PirolWarning
 from pirol.compiler.errors import PirolError, StrictError
+from pirol.compiler.ir import Op, Value
 
 SEED = 7
 
@@ -507,6 +508,32 @@ def test_an_export_refuses_what_draws(tmp_path: Path) -> None:
             pirol.export(fast, tmp_path / "f.pirol")
 
 
+def test_an_encoder_layer() -> None:
+    """Attention's dropout among them."""
+    layer = paddle.nn.TransformerEncoderLayer(16, 2, 32, dropout=0.2)
+    fast, x, found = pirol.to_static(layer, strict=True), numbers(2, 8, 16), []
+    for seed in (SEED, SEED, SEED + 1):
+        paddle.seed(seed)
+        y = fast(x)
+        y.square().mean().backward()
+        found.append([y.numpy(), fast.linear1.weight.grad.numpy()])
+        layer.clear_gradients()
+    for one, same, other in zip(*found):
+        np.testing.assert_array_equal(one, same)
+        assert not np.allclose(one, other)
+
+
+def test_sot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIN_GRAPH_SIZE", "0")
+    fast, x = pirol.to_static(twice, full_graph=False, strict=True), paddle.ones([50])
+    paddle.seed(SEED)
+    found = fast(x)
+    assert pirol.explain(fast).compiles == 1
+    paddle.seed(SEED)
+    for y, mask in zip(found, masks([0.5] * 2, *[[50]] * 2)):
+        is_kept(y, mask)
+
+
 @pytest.mark.parametrize("name", ["axis", "2d", "alpha"])
 def test_others_are_drawn_as_by_eager(name: str) -> None:
     """Of whole channels, and to the saturation value: explicit draws of Paddle's."""
@@ -532,16 +559,15 @@ def test_others_are_drawn_as_by_eager(name: str) -> None:
 
 def shifted(graph: Any) -> Any:
     """A place too far."""
-    b = pirol.compiler.ir
     ops = []
     for op in graph.ops:
         if op.name == "random_bits":
             key, place = op.operands
-            one = b.Value(place.type)
+            one = Value(place.type)
             const = {"value": 1, "shape": place.shape, "dtype": "int64"}
-            ops.append(b.Op("const", (), const, (one,)))
-            more = b.Value(place.type)
-            ops.append(b.Op("add", (place, one), {}, (more,)))
+            ops.append(Op("const", (), const, (one,)))
+            more = Value(place.type)
+            ops.append(Op("add", (place, one), {}, (more,)))
             op = replace(op, operands=(key, more))
         ops.append(op)
     return graph.with_ops(ops)
@@ -563,3 +589,19 @@ def test_a_fault_is_found(fault: Any) -> None:
     paddle.seed(SEED)
     with pytest.raises(AssertionError):
         is_kept(y, masks([0.3], [100])[0])
+
+
+def test_a_fault_in_backward_is_found() -> None:
+    graphs = []
+
+    def later(graph: Any) -> Any:
+        """In the second graph, that of the gradient."""
+        graphs.append(graph)
+        return shifted(graph) if len(graphs) > 1 else graph
+
+    fast, x = pirol.to_static(dropped(0.3), passes=(later,)), numbers(100)
+    y = fast(x)
+    y.sum().backward()
+    assert len(graphs) == 2 and not pirol.explain(fast).fallbacks
+    with pytest.raises(AssertionError):
+        np.testing.assert_array_equal(x.grad.numpy() != 0, y.numpy() != 0)
