@@ -7,6 +7,10 @@ class PirolError(Exception):
     """Base of all errors raised by Pirol."""
 
 
+class PirolWarning(UserWarning):
+    """Something runs as Paddle runs it, and not compiled by Pirol."""
+
+
 class ShapeError(PirolError):
     """An op's operands do not fit its shape or dtype rule."""
 

@@ -19,13 +19,14 @@ from pirol.api import (
     train_step,
     uninstall,
 )
-from pirol.compiler.errors import PirolError, StrictError
+from pirol.compiler.errors import PirolError, PirolWarning, StrictError
 from pirol.compiler.report import Report
 
 __version__ = "0.1.0"
 
 __all__ = [
     "PirolError",
+    "PirolWarning",
     "Report",
     "StrictError",
     "cache_clear",

@@ -34,7 +34,7 @@ def to_static(
     """Compile a function or Layer; usable as a decorator, with or without arguments.
 
     Args:
-        function: a function, or a paddle.nn.Layer (its forward is compiled in place),
+        function: a callable, or a paddle.nn.Layer (its forward is compiled in place),
             or what paddle.jit.load gave (all its methods are).
         input_spec: paddle.static.InputSpec per input; a None dim is dynamic, and one
             compile serves all its sizes, 0 and 1 included. A loaded model has its own.
@@ -101,6 +101,7 @@ def _compiled(target: Any, options: Any, input_spec: Any, full_graph: bool) -> A
     from pirol.compiler.capture.quick import quicken
     from pirol.compiler.capture.saved import compile_loaded, is_loaded
     from pirol.compiler.capture.seam import connect
+    from pirol.compiler.capture.signature import plain
     from pirol.compiler.capture.sot import own_code
 
     if is_loaded(target):
@@ -110,7 +111,7 @@ def _compiled(target: Any, options: Any, input_spec: Any, full_graph: bool) -> A
     if lacking:
         options.fall_back("everything", lacking)
     made = paddle.jit.to_static(
-        target,
+        plain(target),
         input_spec=input_spec,
         build_strategy=options,
         backend=None,

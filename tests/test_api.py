@@ -15,8 +15,8 @@ from paddle.base import core, framework
 from paddle.static import InputSpec
 
 import pirol
-from pirol.compiler.capture.options import PirolWarning
 from pirol.compiler.capture.seam import CompiledLayer
+from pirol.compiler.errors import PirolWarning
 
 warnings.simplefilter("ignore", PirolWarning)
 

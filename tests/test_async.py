@@ -17,8 +17,7 @@ import pytest
 import pirol
 from pirol.compiler.capture import plans, training
 from pirol.compiler.capture.ahead import Ahead
-from pirol.compiler.capture.options import PirolWarning
-from pirol.compiler.errors import PirolError, StrictError
+from pirol.compiler.errors import PirolError, PirolWarning, StrictError
 
 WAIT = 300  # seconds, on a busy machine
 

@@ -224,7 +224,7 @@ def test_second_order_in_each_branch(function: Any) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.filterwarnings("ignore::pirol.compiler.capture.options.PirolWarning")
+@pytest.mark.filterwarnings("ignore::pirol.PirolWarning")
 def test_an_op_of_paddles_in_a_branch() -> None:
     fast = compiled(opaque, 6, 6)
     for signs in [(1, 1), (-1, 1)]:
@@ -298,7 +298,7 @@ def drops(x: Any) -> Any:
     return x
 
 
-@pytest.mark.filterwarnings("ignore::pirol.compiler.capture.options.PirolWarning")
+@pytest.mark.filterwarnings("ignore::pirol.PirolWarning")
 def test_a_branch_that_draws_is_paddles() -> None:
     """Its gradient would draw again."""
     fast = pirol.to_static(drops, random="eager")

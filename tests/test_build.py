@@ -14,8 +14,7 @@ import pytest
 
 import pirol
 from pirol.compiler.capture import seam
-from pirol.compiler.capture.options import PirolWarning
-from pirol.compiler.errors import BuildError
+from pirol.compiler.errors import BuildError, PirolWarning
 from pirol.kernels import build
 
 SOURCE = """#include "pirol_cpu.h"

@@ -13,7 +13,7 @@ from paddle.static import InputSpec
 
 import pirol
 from pirol.compiler.capture import ops, plans
-from pirol.compiler.capture.options import PirolWarning
+from pirol.compiler.errors import PirolWarning
 
 warnings.simplefilter("ignore", PirolWarning)
 

@@ -120,7 +120,7 @@ def test_a_branch_that_writes() -> None:
             same(a, b)
 
 
-@pytest.mark.filterwarnings("ignore::pirol.compiler.capture.options.PirolWarning")
+@pytest.mark.filterwarnings("ignore::pirol.PirolWarning")
 def test_random_numbers_keep_their_order() -> None:
     """Draws whose results nobody needs happen too."""
     fast = compiled(drawing, InputSpec([3]), strict=False)

@@ -13,7 +13,7 @@ from paddle.static import InputSpec
 
 import pirol
 from pirol.compiler import dims
-from pirol.compiler.capture import options, plans
+from pirol.compiler.capture import plans
 from pirol.compiler.errors import PirolError
 from pirol.compiler.interpreter import interpret
 from pirol.compiler.ir import Graph, TensorType
@@ -21,7 +21,7 @@ from pirol.compiler.text import parse_graph
 from pirol.compiler.verify import verify
 from pirol.prim import Builder
 
-pytestmark = pytest.mark.filterwarnings("ignore::" + options.__name__ + ".PirolWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::pirol.PirolWarning")
 RNG = np.random.default_rng(3)
 X = RNG.random((4, 6), dtype=np.float32)
 

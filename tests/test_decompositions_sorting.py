@@ -15,7 +15,7 @@ from graph_meaning import same_bits
 from paddle.static import InputSpec
 
 import pirol
-from pirol.compiler.capture.options import PirolWarning
+from pirol.compiler.errors import PirolWarning
 
 __all__ = ["device", "tidy"]  # fixtures
 pytestmark = pytest.mark.filterwarnings("ignore:Tensor do not have 'place'")

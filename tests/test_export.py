@@ -20,8 +20,7 @@ import pirol
 from pirol.bench.graphnet import HERE, load
 from pirol.compiler import archive
 from pirol.compiler.capture import plans
-from pirol.compiler.capture.options import PirolWarning
-from pirol.compiler.errors import PirolError
+from pirol.compiler.errors import PirolError, PirolWarning
 
 SPEC = paddle.static.InputSpec
 NN = paddle.nn

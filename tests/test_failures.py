@@ -23,7 +23,7 @@ pytestmark = pytest.mark.full
 SCRIPT = """
 import json, os, pathlib, sys, warnings
 import numpy as np, paddle, pirol
-from pirol.compiler.capture.options import PirolWarning
+from pirol.compiler.errors import PirolWarning
 from pirol.kernels import build
 
 work, disk = pathlib.Path(sys.argv[1]), sys.argv[2]

@@ -9,7 +9,7 @@ import pytest
 
 from pirol.bench import coverage
 from pirol.bench.graphnet import HERE, agrees, load
-from pirol.compiler.capture.options import PirolWarning
+from pirol.compiler.errors import PirolWarning
 
 PATHS = sorted(HERE.glob("*.json.gz"))
 LEAST = 0.95  # coverage of each; most have all

@@ -21,8 +21,8 @@ from paddle.static import InputSpec
 import pirol
 from pirol.compiler.capture import in_place
 from pirol.compiler.capture.memory import Memory
-from pirol.compiler.capture.options import PirolWarning
 from pirol.compiler.capture.reader import _Reader
+from pirol.compiler.errors import PirolWarning
 
 warnings.simplefilter("ignore", PirolWarning)
 DATA = np.random.default_rng(0).uniform(0.2, 0.9, (3, 3)).astype("float32")

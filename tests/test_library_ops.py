@@ -12,9 +12,9 @@ from paddle.static import InputSpec
 from paddle.vision.ops import roi_align
 
 import pirol
-from pirol.compiler.capture import direct, ops, options
+from pirol.compiler.capture import direct, ops
 
-pytestmark = pytest.mark.filterwarnings("ignore::" + options.__name__ + ".PirolWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::pirol.PirolWarning")
 
 
 def ordering(x: Any) -> Any:

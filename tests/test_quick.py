@@ -11,9 +11,9 @@ from paddle.base import core, framework
 from paddle.static import InputSpec
 
 import pirol
-from pirol.compiler.capture import options, seam
+from pirol.compiler.capture import seam
 
-pytestmark = pytest.mark.filterwarnings("ignore::" + options.__name__ + ".PirolWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::pirol.PirolWarning")
 
 
 def single(x: Any, y: Any) -> Any:

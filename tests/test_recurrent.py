@@ -14,7 +14,7 @@ import pytest
 
 import pirol
 from pirol.compiler.capture import unrolled
-from pirol.compiler.capture.options import PirolWarning
+from pirol.compiler.errors import PirolWarning
 
 warnings.simplefilter("ignore", PirolWarning)
 DATA = np.random.default_rng(0).normal(size=(3, 5, 4)).astype("float32")

@@ -18,7 +18,7 @@ import pirol
 from pirol.bench.graphnet import HERE, agrees, load
 from pirol.compiler import stored
 from pirol.compiler.capture import plans
-from pirol.compiler.capture.options import PirolWarning
+from pirol.compiler.errors import PirolWarning
 
 SPEC = paddle.static.InputSpec
 

@@ -14,7 +14,7 @@ import pytest
 from paddle.static import InputSpec
 
 import pirol
-from pirol.compiler.capture.options import PirolWarning
+from pirol.compiler.errors import PirolWarning
 
 warnings.simplefilter("ignore", PirolWarning)
 

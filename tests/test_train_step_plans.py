@@ -33,7 +33,7 @@ import pirol
 from pirol.bench import coverage, training
 from pirol.compiler import donate
 from pirol.compiler.capture import train_step
-from pirol.compiler.capture.options import PirolWarning
+from pirol.compiler.errors import PirolWarning
 from pirol.passes import update
 from pirol.passes.plan import Write
 

@@ -12,9 +12,8 @@ import pytest
 from paddle.static import InputSpec
 
 import pirol
-from pirol.compiler.capture import options
 
-pytestmark = pytest.mark.filterwarnings("ignore::" + options.__name__ + ".PirolWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::pirol.PirolWarning")
 SPEC = [InputSpec([None, 3], "float32", stop_gradient=False)]
 
 

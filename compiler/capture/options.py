@@ -9,14 +9,10 @@ from typing import Any
 
 import paddle
 
-from pirol.compiler.errors import StrictError
+from pirol.compiler.errors import PirolWarning, StrictError
 from pirol.compiler.pipeline import Pass, Progress
 from pirol.compiler.report import Report
 from pirol.passes.amp import Mixed
-
-
-class PirolWarning(UserWarning):
-    """Something runs as Paddle runs it, and not compiled by Pirol."""
 
 
 class Options(paddle.static.BuildStrategy):  # type: ignore[misc]

@@ -19,6 +19,7 @@ from paddle.jit.dy2static.program_translator import ASTStaticFunction
 from pirol.compiler.capture import sizes
 from pirol.compiler.capture.orders import captured
 from pirol.compiler.capture.seam import CompiledLayer, last_served
+from pirol.compiler.capture.signature import open_to_all
 
 MOST = 4  # program layers tried one after the other for one count of arguments
 OF_CAPTURE = ("with_hook", "is_train", "is_prim_infer")
@@ -91,6 +92,8 @@ def _stops(tensors: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def quicken(function: Any) -> None:
-    """Give a StaticFunction the short way; what SOT made stays as it is."""
+    """Give a StaticFunction the short way, and calls of any arguments; what SOT made
+    stays as it is."""
     if type(function) is ASTStaticFunction:
         function.__class__ = QuickFunction
+        open_to_all(function)

@@ -194,7 +194,7 @@ def _unknown(part: Any) -> bool:
 
 
 class Eagerly:
-    """Stands for the program of a function that must not be captured."""
+    """Stands for the program of a function that cannot, or must not, be captured."""
 
     training = False
 
@@ -227,10 +227,10 @@ def captured(static: Any, capture: Callable[[], Any], given: dict[str, Any]) -> 
         if isinstance(first, Exception) and not noted.where:
             raise first
         why = again
-    elif isinstance(found, Exception) and not state.sized:
+    elif isinstance(found, Exception) and not (state.sized or spec.unread):
         raise found
     options.fall_back("the call", why)
-    state.eager = not isinstance(found, Exception)
+    state.eager = spec.unread or not isinstance(found, Exception)
     return eagerly
 
 

@@ -1,0 +1,113 @@
+"""Functions that Paddle's front refuses: of any signature, without a source, or no
+functions at all.
+
+Paddle captures calls of named positional arguments: it knows no `*args`, leaves tensors
+in `**kwargs` and keyword-only arguments out of a program's inputs, converts from the
+source or not at all, and takes functions and Layers only.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import paddle
+from paddle.jit.dy2static.function_spec import FunctionSpec
+from paddle.jit.dy2static.program_translator import convert_to_static
+
+Function = Callable[..., Any]
+
+
+class Keywords(dict[str, Any]):
+    """The keyword arguments of a call that no positional ones stand for."""
+
+
+class AnySpec(FunctionSpec):  # type: ignore[misc]
+    """A FunctionSpec of a function of any signature: the arguments that `*args` takes
+    follow those that have names, and Keywords those.
+
+    unread: whether the function's source could not be converted.
+    """
+
+    unread = False
+    _arg_names: list[str]
+    _input_spec: Any
+
+    def unified_args_and_kwargs(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """As FunctionSpec: all positional."""
+        if args and type(args[-1]) is Keywords:
+            return args, kwargs
+        named = len(self._arg_names) if self.varargs_name else len(args)
+        rest = args[named:]
+        args, kwargs = super().unified_args_and_kwargs(args[:named], kwargs)
+        last = (Keywords(kwargs),) if kwargs else ()
+        return (*args, *rest, *last), {}
+
+    def args_to_input_spec(self, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """As FunctionSpec: each tensor has a name of its own; of those that the
+        input_spec does not name, the call's shape and dtype are taken."""
+        names, asked = self._arg_names, self._input_spec
+        more = [f"{self.varargs_name}_{k}" for k in range(len(args) - len(names))]
+        named = len(args) if asked is None else min(len(asked), len(args))
+        try:
+            self._arg_names = [*names, *more]
+            specs, rest = super().args_to_input_spec(args[:named], kwargs)
+            if named < len(args):
+                self._arg_names, self._input_spec = self._arg_names[named:], None
+                specs = [*specs, *super().args_to_input_spec(args[named:], {})[0]]
+        finally:
+            self._arg_names, self._input_spec = names, asked
+        if args and type(args[-1]) is Keywords:
+            specs = [*specs[:-1], Keywords(specs[-1])]
+        return specs, rest
+
+
+def open_to_all(static: Any) -> None:
+    """Have a StaticFunction take calls of any arguments that its function does, and
+    trace the function as it is where it cannot be converted."""
+    spec = static._function_spec
+    spec.__class__ = AnySpec
+    spec._dygraph_function = _unpacked(spec, spec._dygraph_function)
+
+
+def _unpacked(spec: AnySpec, function: Function) -> Function:
+    """The function, of arguments of which the last may be Keywords."""
+
+    @functools.cache
+    def converted() -> Function:
+        # Converting runs a part of the calls, to see what is called.
+        try:
+            with paddle.static.program_guard(paddle.static.Program()):
+                found: Function = convert_to_static(function)
+        except (OSError, TypeError, SyntaxError, IndexError):
+            spec.unread = True  # there is no source, or it is a part of a line
+            return function
+        return found
+
+    @functools.wraps(function)
+    def call(*args: Any) -> Any:
+        given = args[-1] if args and type(args[-1]) is Keywords else {}
+        run = function if paddle.in_dynamic_mode() else converted()
+        return run(*args[: len(args) - bool(given)], **given)
+
+    as_it_is: Function = paddle.jit.not_to_static(call)
+    return as_it_is
+
+
+def plain(target: Any) -> Any:
+    """A function for a callable that is neither a function nor a Layer nor a Layer's
+    method; what is one, as it is."""
+    owner = getattr(target, "__self__", None)
+    known = isinstance(target, paddle.nn.Layer) or not callable(target)
+    if known or inspect.isfunction(target) or isinstance(owner, paddle.nn.Layer):
+        return target
+    if inspect.isbuiltin(target) or inspect.isclass(target):
+        return target
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return target(*args, **kwargs)
+
+    call.__doc__ = getattr(target, "__doc__", None)
+    return call
