@@ -23,7 +23,6 @@ from paddle.static import InputSpec
 
 import pirol
 from pirol.compiler import pipeline
-from pirol.compiler.capture.options import PirolWarning
 from pirol.compiler.errors import PirolError, StrictError
 from pirol.compiler.ir import Op, Value
 from pirol.kernels.lower import Refusal
@@ -309,7 +308,7 @@ def test_further_derivatives() -> None:
 
 
 @pytest.mark.parametrize("random", ["counter", "eager"])
-@pytest.mark.filterwarnings(f"ignore::{PirolWarning.__module__}.PirolWarning")
+@pytest.mark.filterwarnings("ignore::pirol.PirolWarning")
 def test_a_gradient_within_the_program(random: str) -> None:
     def f(x: Any) -> Any:
         y = F.dropout(x * x, 0.5)
@@ -485,7 +484,7 @@ def test_a_later_process_and_any_threads_have_the_same(
 # What stays Paddle's ------------------------------------------------------------------
 
 
-@pytest.mark.filterwarnings(f"ignore::{PirolWarning.__module__}.PirolWarning")
+@pytest.mark.filterwarnings("ignore::pirol.PirolWarning")
 def test_as_eager_draws_it() -> None:
     fast, x = pirol.to_static(twice, random="eager"), paddle.ones([30, 40])
     for _ in range(2):
@@ -507,7 +506,7 @@ def test_the_option_is_checked() -> None:
         pirol.train_step(Net(), None, None, random="no")
 
 
-@pytest.mark.filterwarnings(f"ignore::{PirolWarning.__module__}.PirolWarning")
+@pytest.mark.filterwarnings("ignore::pirol.PirolWarning")
 def test_a_program_with_a_seed_of_its_own_is_paddles() -> None:
     fast, x = pirol.to_static(dropped(0.5)), paddle.ones([100])
 

@@ -12,6 +12,8 @@ from pirol.compiler.errors import Unsupported
 from pirol.compiler.ir import Op
 from pirol.prim.fourier import normalized
 
+_HERE = paddle.CPUPlace()
+
 
 def library(op: Op) -> Callable[..., Any]:
     """The callable of a primitive of the kind "library", or of random_key."""
@@ -40,4 +42,4 @@ def _key() -> Any:
     """64 bits of Paddle's generator, which goes on by one draw."""
     number = core.default_cpu_generator().random()
     signed = number - 2**64 if number >= 2**63 else number
-    return paddle._C_ops.full([], signed, paddle.int64, paddle.CPUPlace())
+    return paddle._C_ops.full([], signed, paddle.int64, _HERE)
