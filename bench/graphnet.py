@@ -73,8 +73,8 @@ class Sample(Graph):
         return lambda tensors: list(layer.sot_call(list(tensors)))
 
     def pirols(self, options: Options | None = None) -> tuple[Run, Report]:
-        """The program compiled by Pirol, and the report of it."""
-        options = options or Options()
+        """The program compiled by Pirol, and the report of it; dropout as by Paddle."""
+        options = options or Options(counted=False)
         layer = self._layer(CompiledLayer, options)
         return lambda tensors: list(layer.sot_call(list(tensors))), options.report
 

@@ -41,8 +41,8 @@ class Folder(Graph):
         return self._flat(layer)
 
     def pirols(self) -> tuple[Run, Report]:
-        """The Layer compiled by Pirol, and the report of it."""
-        layer = pirol.to_static(self.fresh())
+        """The Layer compiled by Pirol, and the report of it; dropout as by Paddle."""
+        layer = pirol.to_static(self.fresh(), random="eager")
         return self._flat(layer), pirol.explain(layer)
 
     def program(self) -> Any:

@@ -12,8 +12,6 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from pirol.compiler.dims import same_shape
 from pirol.compiler.errors import ShapeError, Unsupported, message
 from pirol.compiler.ir import (
@@ -27,6 +25,7 @@ from pirol.compiler.ir import (
     rename,
 )
 from pirol.prim import PRIMS, Builder, Facts
+from pirol.prim.decomp.dropout import kept
 
 EXPANDED = ("call", "group")  # their bodies stand for them
 STOP = "stop_gradient"
@@ -174,13 +173,8 @@ def drawn_apart(graph: Graph) -> Graph:
 
 
 def _dropped(b: Builder, op: Op, p: float) -> Value:
-    """x where the mask keeps it, divided as Paddle's kernel divides it, else 0."""
     x, mask = op.operands[0], op.results[1]
-    if op.attrs["mode"] == "upscale_in_train" and p != 1.0:
-        x = b.div(x, float(np.float32(1) - np.float32(p)))
-    zero = b.const(value=0.0, shape=x.shape, dtype=x.dtype)
-    result: Value = b.select(b.ne(mask, 0), x, zero)
-    return result
+    return kept(b, x, b.ne(mask, 0), p, op.attrs["mode"] == "upscale_in_train")
 
 
 def lifted(graph: Graph) -> tuple[Graph, list[int]]:

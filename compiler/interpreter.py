@@ -69,7 +69,7 @@ class _Run:
             return [env[v] for v in op.body.outputs]
         if op.branches:
             return self.control(op, operands)
-        if op.name not in PRIMS:
+        if op.name not in PRIMS or op.attrs.get("effect"):
             if self.opaque is None:
                 raise Unsupported(f"{op.title} has no NumPy meaning here")
             return self.opaque(op, operands)

@@ -103,8 +103,9 @@ class Compiled:
 
     @cached_property
     def native(self) -> bool:
-        """Whether no step of it is Paddle's."""
-        return not any(isinstance(s, Opaque) for s in self.plan.steps)
+        """Whether no step of it is Paddle's, but for drawing keys."""
+        paddles = (s.op.name for s in self.plan.steps if isinstance(s, Opaque))
+        return all(name == "random_key" for name in paddles)
 
     def label(self, number: int) -> str:
         """What a step is called: its kernel, op or kind, and the user's line."""

@@ -79,7 +79,7 @@ def _with_body(op: Op) -> Op:
 
 
 def _key(op: Op) -> Any:
-    if op.body is not None or op.name not in PRIMS:
+    if op.body is not None or op.name not in PRIMS or op.attrs.get("effect"):
         return id(op)
     attrs = tuple(sorted((k, _exact(v)) for k, v in op.attrs.items()))
     return op.name, op.operands, attrs

@@ -30,6 +30,7 @@ from pirol.prim.decomp import ALONE, DECOMPOSITIONS, Decomposition
 from pirol.prim.decomp.shape import sized
 from pirol.prim.prim import WIDE
 
+OURS = "pirol."  # how ops that Paddle has not begin
 # Attributes that say how the op stood in Paddle's program.
 CAPTURED = ("layout", "fixed", "names", "results", MIXED, KEPT)
 # Ops whose first operand is the shape of their only result.
@@ -168,7 +169,7 @@ class _Decomposer:
         return self.b.add_op(new).results
 
     def opaque(self, op: Op, why: str) -> Sequence[Value]:
-        if "site" not in op.attrs:
+        if "site" not in op.attrs or op.name.startswith(OURS):
             raise Unsupported(f"{op.name}: {why}")
         if MIXED in op.attrs:
             return self.as_captured(op, why)

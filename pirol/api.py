@@ -27,6 +27,7 @@ def to_static(
     amp: str | None = None,
     amp_level: str = "O1",
     recompute: str = "auto",
+    random: str = "counter",
     compile: str = "sync",
     passes: Sequence[Callable[[Any], Any]] = (),
 ) -> Any:
@@ -46,6 +47,9 @@ def to_static(
         amp_level: "O1", or "O2" for norms, softmax and sums of halves as well.
         recompute: "auto": of what backward reads, elementwise results are computed
             again where that keeps fewer bytes; "none": they are kept.
+        random: "counter": dropout's mask is a function of a key, which each call draws
+            from Paddle's generator, and of the elements' places; "eager": Paddle draws
+            it, as it would in eager mode.
         compile: "sync": a call waits for its plan; "async": a plan that is not on disk
             is made in the background, and until it is there Paddle runs the calls.
         passes: your own passes, Graph -> Graph, run before ops are fused; see
@@ -64,6 +68,7 @@ def to_static(
     if recompute not in AGAIN:
         expected = " or ".join(AGAIN)
         raise PirolError(f"to_static: got recompute {recompute!r}, expected {expected}")
+    counted = _counted("to_static", random)
     if compile not in ("sync", "async"):
         raise PirolError(f"to_static: got compile {compile!r}, expected sync or async")
 
@@ -75,10 +80,19 @@ def to_static(
             amp=mixed,
             recompute=recompute,
             later=compile == "async",
+            counted=counted,
         )
         return _compiled(target, options, input_spec, full_graph)
 
     return compile_it if function is None else compile_it(function)
+
+
+def _counted(asked: str, random: str) -> bool:
+    """Whether dropout's masks are counted, as the option says."""
+    if random not in ("counter", "eager"):
+        got, expected = f"random {random!r}", "counter or eager"
+        raise PirolError(f"{asked}: got {got}, expected {expected}")
+    return random == "counter"
 
 
 def _compiled(target: Any, options: Any, input_spec: Any, full_graph: bool) -> Any:
@@ -119,6 +133,7 @@ def train_step(
     progress: Progress | None = None,
     amp: str | None = None,
     amp_level: str = "O1",
+    random: str = "counter",
     passes: Sequence[Callable[[Any], Any]] = (),
 ) -> Any:
     """Compile a whole training step as one program: loss, backward, clip and update.
@@ -136,7 +151,7 @@ def train_step(
             its `step` work as ever.
         labels: how many of the step's inputs, the last ones, are for the loss.
         input_spec: paddle.static.InputSpec for each input, labels included.
-        strict, progress, amp, amp_level, passes: as for `to_static`.
+        strict, progress, amp, amp_level, random, passes: as for `to_static`.
 
     Returns:
         A callable `step(*inputs)`: the layer's inputs, then the labels. It trains once,
@@ -160,7 +175,13 @@ def train_step(
     if loss is None:
         labels = 0
     mixed = None if amp is None else checked(amp, amp_level)
-    options = Options(strict=strict, progress=progress, passes=passes, amp=mixed)
+    options = Options(
+        strict=strict,
+        progress=progress,
+        passes=passes,
+        amp=mixed,
+        counted=_counted("train_step", random),
+    )
     spec = None
     if input_spec is not None:
         count = len(input_spec) - labels

@@ -155,6 +155,28 @@ def _shifted(x: Array, y: Array, sign: int) -> Array:
     return wrapped.astype(x.dtype).reshape(x.shape)
 
 
+def _threefry(key: int, place: int) -> int:
+    """The first word of Threefry2x32-13, as Salmon et al. write it."""
+    count, mask = 2**32, 2**32 - 1
+    keys = [key & mask, key >> 32 & mask]
+    keys.append(keys[0] ^ keys[1] ^ 0x1BD11BDA)
+    a, b = place & mask, place >> 32 & mask
+    for k in range(13):
+        if k % 4 == 0:
+            n = k // 4
+            a, b = a + keys[n % 3], b + keys[(n + 1) % 3] + n
+        a, b = (a + b) % count, b % count
+        by = (13, 15, 26, 6, 17, 29, 16, 24)[k % 8]
+        b = (b << by & mask | b >> (32 - by)) ^ a
+    return a - count * (a >> 31)
+
+
+def random_word(keys: Array, places: Array) -> Expected:
+    """What random_bits gives."""
+    words = [_threefry(int(k), int(p)) for k, p in zip(keys.flat, places.flat)]
+    return Expected("int32", np.array(words, np.int32).reshape(places.shape))
+
+
 EXACT: dict[str, Callable[..., Any]] = {
     "neg": lambda x: -x,
     "abs": lambda x: np.where(x < 0, -x, x) if x.dtype.kind in "iu" else np.fabs(x),

@@ -24,6 +24,7 @@ from graph_meaning import (
     elementwise,
     moved,
     put_over,
+    random_word,
 )
 from graph_totals import (
     reduced,
@@ -95,6 +96,15 @@ class Sketch:
             exact,
             lambda env: elementwise(name, [a.at(env) for a in args]),
         )
+
+    def random_bits(self, key: Item, place: Item) -> Item:
+        """The random bits of keys and places."""
+        value = self.b.random_bits(key.value, place.value)
+
+        def run(env: Env) -> Expected:
+            return random_word(key.at(env).value, place.at(env).value)
+
+        return self._item(value, place.sizes, True, run)
 
     def cast(self, x: Item, dtype: str) -> Item:
         """The item in another dtype."""

@@ -60,6 +60,12 @@ class Steps(Pool):
             y, cond = self.mate(x, x.dtype), self.mate(x, "bool")
             self.add(self.sketch.apply("select", cond, x, y))
 
+    def random_bits(self, want: Want) -> None:
+        """Bits of keys and places."""
+        x = self.pick(want, lambda i: i.dtype == "int64")
+        if x is not None:
+            self.add(self.sketch.random_bits(x, self.mate(x, "int64")))
+
     def cast(self, want: Want) -> None:
         """To another dtype, which `want` names as "cast to int8"."""
         to = want.name.removeprefix("cast to ") or str(self.choices.one(ALL_KINDS))
@@ -313,6 +319,7 @@ class Steps(Pool):
 Step = Callable[[Steps, Want], None]
 _PLAIN: dict[str, Step] = {
     "select": Steps.select,
+    "random_bits": Steps.random_bits,
     "const": Steps.const,
     "iota": Steps.iota,
     "reshape": Steps.reshape,

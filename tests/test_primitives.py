@@ -56,6 +56,8 @@ def scalars(s: Sketch, dtype: str) -> Outputs:
     kind = class_of(dtype)
     found = {name: s.apply(name, x) for name in UNARY[kind]}
     found |= {name: s.apply(name, x, y) for name in (*BINARY[kind], *COMPARES)}
+    if dtype == "int64":
+        found["random_bits"] = s.random_bits(x, y)
     return found | {"select": s.apply("select", c, x, y)}
 
 

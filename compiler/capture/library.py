@@ -1,4 +1,4 @@
-"""Primitives that Paddle's libraries run, as callables of tensors."""
+"""Primitives that Paddle runs, as callables of tensors."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ from collections.abc import Callable
 from typing import Any
 
 import paddle
+from paddle.base import core
 
 from pirol.compiler.errors import Unsupported
 from pirol.compiler.ir import Op
 from pirol.prim.fourier import normalized
 
+_HERE = paddle.CPUPlace()
+
 
 def library(op: Op) -> Callable[..., Any]:
-    """The callable of a primitive of the kind "library"."""
+    """The callable of a primitive of the kind "library", or of random_key."""
+    if op.name == "random_key":
+        return _key
     axes, forward = list(op.attrs["axes"]), op.attrs["forward"]
     norm = normalized(forward, op.attrs["scale"])
     ops = paddle._C_ops
@@ -31,3 +36,10 @@ def library(op: Op) -> Callable[..., Any]:
     return lambda x: ops.fft_c2r(
         x, axes, norm, forward, 2 * (x.shape[last] - 1) + int(odd)
     )
+
+
+def _key() -> Any:
+    """64 bits of Paddle's generator, which goes on by one draw."""
+    number = core.default_cpu_generator().random()
+    signed = number - 2**64 if number >= 2**63 else number
+    return paddle._C_ops.full([], signed, paddle.int64, _HERE)

@@ -27,9 +27,11 @@ class Options(paddle.static.BuildStrategy):  # type: ignore[misc]
         amp: Mixed | None = None,
         recompute: str = "auto",
         later: bool = False,
+        counted: bool = True,
     ) -> None:
         super().__init__()
         self.later = later  # plans are made in the background
+        self.counted = counted  # dropout's masks are, else they are drawn as by eager
         self.amp = amp
         self.recompute = recompute
         self.passes = tuple(passes)

@@ -40,6 +40,7 @@ from pirol.compiler.capture.reader import Program, read
 from pirol.compiler.capture.training import TrainingPlans
 from pirol.compiler.capture.walks import follow
 from pirol.passes.amp import Mixed, amp
+from pirol.passes.counted import counted
 
 
 class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
@@ -192,9 +193,10 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
         runnable = self.origin_runnable_program
         inputs = [*runnable.x_values, *runnable.param_values]
         program = read(runnable.program, inputs, runnable.out_values, stops)
-        if mixed is None:
-            return program
-        return replace(program, graph=amp(program.graph, mixed))
+        graph = program.graph if mixed is None else amp(program.graph, mixed)
+        if self._build_strategy.counted:
+            graph = counted(graph)
+        return replace(program, graph=graph)
 
 
 MAKERS = ("pd_op.full", "pd_op.assign_value", "pd_op.assign_value_")

@@ -14,8 +14,15 @@ from typing import Any
 from pirol.compiler import dims
 from pirol.compiler.ir import Value
 from pirol.prim.builder import Builder
+from pirol.prim.decomp.dropout import UP, kept, rate
 from pirol.prim.decomp.reductions import spread
-from pirol.prim.decomp.registry import Decomposition, axis_in, described, need
+from pirol.prim.decomp.registry import (
+    Decomposition,
+    axis_in,
+    described,
+    need,
+    number,
+)
 
 
 @dataclass(frozen=True)
@@ -166,14 +173,12 @@ def unstack(b: Builder, out_grad: list[Value], *, axis: int) -> Any:
 
 @gradient("dropout")
 def dropout(
-    b: Builder, mask: Value, out_grad: Value, *, p: float, is_test: bool, mode: str
+    b: Builder, mask: Value, out_grad: Value, p: Value, *, is_test: bool, mode: str
 ) -> Any:
     """Through what the mask keeps, scaled as the forward op did."""
-    up = mode == "upscale_in_train"
     if is_test:
-        return out_grad if up else b.mul(out_grad, 1.0 - p)
-    scale = 1.0 / (1.0 - p) if up and p < 1.0 else 1.0
-    return b.select(b.ne(mask, 0), b.mul(out_grad, scale), 0.0)
+        return out_grad if mode == UP else b.mul(out_grad, 1.0 - number(b, p, "p"))
+    return kept(b, out_grad, b.ne(mask, 0), rate(b, p), mode == UP)
 
 
 @gradient("huber_loss", results="input_grad label_grad")

@@ -10,7 +10,7 @@ import numpy as np
 from pirol.compiler import dims
 from pirol.compiler.ir import COMPLEX, FLOATS, HALVES, INEXACT, INTS, Value
 from pirol.prim.builder import Builder
-from pirol.prim.decomp.registry import decomposes, need, number
+from pirol.prim.decomp.registry import decomposes, need
 
 NUMBERS = (*FLOATS, *INTS)
 
@@ -348,17 +348,6 @@ def scale(
     if not bias_after_scale:
         return b.mul(b.add(x, plus), times)
     return b.add(b.mul(x, times), plus)
-
-
-@decomposes("pd_op.dropout")
-def dropout(
-    b: Builder, x: Value, seed: Any, p: Value, *, is_test: bool, mode: str
-) -> Any:
-    """In inference: x, or x * (1 - p) for "downgrade_in_infer"; no mask."""
-    need(is_test, "dropout draws random numbers in training")
-    if mode == "upscale_in_train":
-        return x, None
-    return b.mul(x, 1.0 - number(b, p, "p")), None
 
 
 @decomposes("pd_op.where")
