@@ -44,9 +44,13 @@ def sink(graph: Graph, lower: Lower) -> Graph:
                 v: [
                     groups.get(u)
                     for u in sorted(users.get(v, ()), key=number.__getitem__)
+                    if u not in groups or groups[u].stores  # else all of it went on
                 ]
                 for v in op.results
             }
+            for value, found in readers.items():
+                if not found and value not in kept:
+                    del groups[op].stores[value]
             for reader in _Sinking(groups[op], readers, kept).run(lower):
                 for value in reader.reads:
                     users.setdefault(value, set()).add(reader.op)

@@ -204,8 +204,7 @@ def _largest_of(
     best: Value = b.stop_gradient(x)
     place: Value | None = None
     for axis, (start, end, taps) in zip(axes, bins):
-        widths = b.known(b.sub(end, start)) or [taps]
-        taps = max(widths) if all(isinstance(w, int) for w in widths) else taps
+        taps = _widest(b, start, end) or taps
         few = isinstance(taps, int) and taps <= FEW
         find = _first_of_few if few else _first_of
         best, place = find(b, best, place, axis, (start, end, taps))
@@ -213,6 +212,14 @@ def _largest_of(
     picked, line = _in_line(b, b.cast(place, dtype="int64"), axes), _in_line(b, x, axes)
     value = _at(b, line, axes[0], picked)
     return b.reshape(value, shape=best.shape), place
+
+
+def _widest(b: Builder, start: Value, end: Value) -> int:
+    """The most elements of a bin; 0 where that is not known."""
+    pairs = list(zip(b.known(start) or (), b.known(end) or ()))
+    if not all(isinstance(k, int) for pair in pairs for k in pair):
+        return 0
+    return max((last - first for first, last in pairs), default=0)
 
 
 def _first_of(
