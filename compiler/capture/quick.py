@@ -20,7 +20,9 @@ from pirol.compiler.capture import sizes
 from pirol.compiler.capture.orders import captured
 from pirol.compiler.capture.seam import CompiledLayer, last_served
 from pirol.compiler.capture.signature import open_to_all
+from pirol.compiler.capture.state import Changes, State
 
+MOST_STATES = 16  # of Layers, of which a function keeps the programs
 MOST = 4  # program layers tried one after the other for one count of arguments
 OF_CAPTURE = ("with_hook", "is_train", "is_prim_infer")
 TENSORS = (core.eager.Tensor, paddle.base.framework.EagerParamBase)
@@ -31,9 +33,9 @@ class QuickFunction(ASTStaticFunction):  # type: ignore[misc]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As StaticFunction: the outputs of the function."""
-        known = self.__dict__.get("_pirol_layers")
-        if known is None:
-            known = self.__dict__["_pirol_layers"] = {}
+        if self.__dict__.get("_pirol_seen") != Changes.count and not self._settle():
+            return self._function_spec.dygraph_function(*args, **kwargs)
+        known = self._pirol_state.layers
         # Only a Layer has the mode; of another class Paddle says what is wrong.
         training = getattr(self.class_instance, "training", self._training)
         tracer = global_var._dygraph_tracer_
@@ -60,8 +62,33 @@ class QuickFunction(ASTStaticFunction):  # type: ignore[misc]
         that need gradients as well, if this one does not."""
         capture = super().get_concrete_program
         given = {k: v for k, v in kwargs.items() if k not in OF_CAPTURE}
-        with paddle.enable_grad():
+        if "_pirol_state" not in self.__dict__:
+            self._settle()
+        with self._pirol_state.noted(), paddle.enable_grad():
             return sizes.captured(self, lambda: capture(*args, **kwargs), given)
+
+    def _settle(self) -> bool:
+        """Take up the programs that were captured of Layers as they are now; False
+        where these are others again and again."""
+        self._pirol_seen = Changes.count
+        states = self.__dict__.setdefault("_pirol_python", [])
+        state = next((s for s in states if s.holds()), None)
+        if state is None and len(states) == MOST_STATES:
+            _, name = states[-1].changed()
+            why = f"{name} is another number or object in each call"
+            self._kwargs["build_strategy"].fall_back("the call", why)
+            return False
+        if state is None:
+            state = State()
+            states.append(state)
+        self._pirol_state, self._program_cache = state, state.cache
+        return True
+
+    def _clone(self) -> QuickFunction:
+        """As StaticFunction: for a Layer, of a method compiled in its class."""
+        made = type(self)(self._dygraph_function, self._input_spec, **self._kwargs)
+        open_to_all(made, of_layer=True)
+        return made
 
     def _remember(self, layers: list[CompiledLayer], served: CompiledLayer) -> None:
         if served not in layers and len(layers) < MOST:

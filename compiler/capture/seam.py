@@ -103,8 +103,8 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
         return self._outputs.quick_restore(found)
 
     def _differentiable(self, run: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """Paddle's run, in eval mode too with the gradients that eager has, where Paddle
-        can make such a program."""
+        """Paddle's run, in eval mode too with the gradients that eager has, where
+        Paddle can make such a program."""
         if self.training or not paddle.is_grad_enabled():
             return run
 

@@ -8,6 +8,7 @@ source or not at all, and takes functions and Layers only.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable
@@ -64,11 +65,17 @@ class AnySpec(FunctionSpec):  # type: ignore[misc]
         return specs, rest
 
 
-def open_to_all(static: Any) -> None:
+def open_to_all(static: Any, of_layer: bool = False) -> None:
     """Have a StaticFunction take calls of any arguments that its function does, and
     trace the function as it is where it cannot be converted."""
-    spec = static._function_spec
+    spec, function = static._function_spec, static._dygraph_function
     spec.__class__ = AnySpec
+    names = inspect.getfullargspec(function).args
+    if names and spec._arg_names == names and (of_layer or spec._class_instance):
+        spec._arg_names = names[1:]  # self, by another name
+    with contextlib.suppress(ValueError):  # a builtin has none
+        # With self, as paddle.Model expects it of a method.
+        static.__signature__ = inspect.signature(spec._dygraph_function)
     spec._dygraph_function = _unpacked(spec, spec._dygraph_function)
 
 
