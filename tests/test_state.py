@@ -160,6 +160,26 @@ class Counting(paddle.nn.Layer):
         return x * self.calls
 
 
+def test_a_whole_training_step() -> None:
+    weights = []
+    for compiled in (True, False):
+        paddle.seed(0)
+        net = Net()
+        optimizer = paddle.optimizer.SGD(0.1, parameters=net.parameters())
+        step = pirol.train_step(net, paddle.nn.functional.mse_loss, optimizer)
+        for scale in (2.0, 3.0, 2.0, 5.0):
+            net.scale = scale
+            if compiled:
+                step(X, X)
+                continue
+            paddle.nn.functional.mse_loss(net(X), X).backward()
+            optimizer.step()
+            optimizer.clear_grad()
+        weights.append([p.numpy() for p in net.parameters()])
+    for got, want in zip(*weights):
+        np.testing.assert_allclose(got, want, 1e-4, 1e-6)
+
+
 def test_a_number_that_the_function_counts_is_told() -> None:
     net = pirol.to_static(Counting())
     with pytest.warns(pirol.PirolWarning, match="Counting.calls is set"):

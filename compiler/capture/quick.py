@@ -33,9 +33,10 @@ class QuickFunction(ASTStaticFunction):  # type: ignore[misc]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As StaticFunction: the outputs of the function."""
-        if self.__dict__.get("_pirol_seen") != Changes.count and not self._settle():
+        state = self.settled()
+        if state is None:
             return self._function_spec.dygraph_function(*args, **kwargs)
-        known = self._pirol_state.layers
+        known = state.layers
         # Only a Layer has the mode; of another class Paddle says what is wrong.
         training = getattr(self.class_instance, "training", self._training)
         tracer = global_var._dygraph_tracer_
@@ -62,27 +63,30 @@ class QuickFunction(ASTStaticFunction):  # type: ignore[misc]
         that need gradients as well, if this one does not."""
         capture = super().get_concrete_program
         given = {k: v for k, v in kwargs.items() if k not in OF_CAPTURE}
-        if "_pirol_state" not in self.__dict__:
-            self._settle()
-        with self._pirol_state.noted(), paddle.enable_grad():
+        state = self.settled() or self._pirol_python[-1]
+        with state.noted(), paddle.enable_grad():
             return sizes.captured(self, lambda: capture(*args, **kwargs), given)
 
-    def _settle(self) -> bool:
-        """Take up the programs that were captured of Layers as they are now; False
-        where these are others again and again."""
+    def settled(self) -> State | None:
+        """What was captured of Layers as they are now; None where these are others
+        again and again."""
+        found: State | None = self.__dict__.get("_pirol_state")
+        if self.__dict__.get("_pirol_seen") == Changes.count:
+            return found
         self._pirol_seen = Changes.count
         states = self.__dict__.setdefault("_pirol_python", [])
-        state = next((s for s in states if s.holds()), None)
-        if state is None and len(states) == MOST_STATES:
+        found = next((s for s in states if s.holds()), None)
+        if found is None and len(states) == MOST_STATES:
             _, name = states[-1].changed()
             why = f"{name} is another number or object in each call"
             self._kwargs["build_strategy"].fall_back("the call", why)
-            return False
-        if state is None:
-            state = State()
-            states.append(state)
-        self._pirol_state, self._program_cache = state, state.cache
-        return True
+        elif found is None:
+            found = State()
+            states.append(found)
+        self._pirol_state = found
+        if found is not None:
+            self._program_cache = found.cache
+        return found
 
     def _clone(self) -> QuickFunction:
         """As StaticFunction: for a Layer, of a method compiled in its class."""

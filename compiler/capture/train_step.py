@@ -95,7 +95,10 @@ class TrainStep:
             return self._plainly(whole, inputs, why)
         if not all(type(t) in TENSORS for t in inputs):
             return self._newly(whole, inputs, [], mixed)
-        key = (modes, mixed, *(t.stop_gradient for t in inputs))
+        state = whole.forward.settled()
+        if state is None:
+            return self._plainly(self._eager, inputs)
+        key = (state, modes, mixed, *(t.stop_gradient for t in inputs))
         steps = self._known.setdefault(key, [])
         for step in steps:
             found = step.known(inputs)
