@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import warnings
 from collections.abc import Callable
@@ -174,3 +175,90 @@ def test_wrong_calls_are_told_as_by_python() -> None:
         fast(two()[0], scales=2.0)
     with pytest.raises(ValueError, match="requires `x` arguments"):
         fast()
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """A result with names."""
+
+    value: Any
+    parts: Any
+    name: str = "found"
+
+
+def named_results(x: Any) -> Any:
+    return [Found(x * 2.0, {"inner": Found(x + 1.0, None, "inner")}), x.shape[0]]
+
+
+def test_dataclasses_as_results() -> None:
+    fast = pirol.to_static(named_results, strict=True)
+    for _ in range(2):
+        x = two()[0]
+        found, size = fast(x)
+        inner = found.parts["inner"]
+        assert type(found) is type(inner) is Found
+        assert (found.name, inner.name, inner.parts, size) == (
+            "found",
+            "inner",
+            None,
+            3,
+        )
+        np.testing.assert_array_equal(found.value, x * 2.0)
+        np.testing.assert_array_equal(inner.value, x + 1.0)
+        (grad,) = paddle.grad(found.value.sum(), x)
+        np.testing.assert_array_equal(grad, [2.0, 2.0, 2.0])
+
+
+def checked(x: Any, more: Any) -> Any:
+    if not isinstance(x, (int, paddle.Tensor)):
+        return x - 100.0
+    return doubled_if_tensor(x) if isinstance(more, paddle.Tensor) else x
+
+
+def doubled_if_tensor(x: Any) -> Any:
+    return x * 2.0 if isinstance(x, paddle.Tensor) else x
+
+
+def looked_through(x: Any, stop: int) -> Any:
+    for k in range(4):
+        if k == stop:
+            break
+        if k == 2:
+            continue
+        x = x * 2.0
+    else:
+        x = x + 1.0
+    return x
+
+
+def last_row(x: Any) -> Any:
+    for k, row in enumerate(x):  # noqa: B007
+        if k == 2:
+            break
+    return row * 1.0
+
+
+def as_a_list(x: Any) -> Any:
+    return x * float(len(x.tolist()))
+
+
+def test_what_conversion_gets_wrong() -> None:
+    x, y = two()
+    fast = pirol.to_static(checked, strict=True)
+    np.testing.assert_array_equal(fast(x, y), checked(x, y))
+    np.testing.assert_array_equal(fast(x, 3), checked(x, 3))
+    fast = pirol.to_static(looked_through, strict=True)
+    for stop in (1, 9):
+        np.testing.assert_array_equal(fast(x, stop), looked_through(x, stop))
+
+
+@pytest.mark.parametrize("function", [last_row, as_a_list])
+def test_what_cannot_be_captured_runs_as_eager(function: Any) -> None:
+    fast, x = pirol.to_static(function), two()[0]
+    with pytest.warns(pirol.PirolWarning, match="could not be captured"):
+        found = fast(x)
+    np.testing.assert_array_equal(found, function(x))
+    assert not found.stop_gradient
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pirol.PirolWarning)
+        np.testing.assert_array_equal(fast(x), function(x))

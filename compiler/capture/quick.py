@@ -52,7 +52,11 @@ class QuickFunction(ASTStaticFunction):  # type: ignore[misc]
                     return found[0]
         last_served.forget()
         call = super().__call__
-        result = captured(lambda: call(*args, **kwargs))
+        sizes.noted.calls += 1
+        try:
+            result = captured(lambda: call(*args, **kwargs))
+        finally:
+            sizes.noted.calls -= 1
         served, plain = last_served.layer, all(type(t) in TENSORS for t in tensors)
         if served is not None and not kwargs and plain:
             self._remember(known.setdefault(key, []), served)

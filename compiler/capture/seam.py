@@ -37,6 +37,7 @@ from pirol.compiler.capture.late import Late
 from pirol.compiler.capture.options import Options
 from pirol.compiler.capture.plans import LOCK, Left, Plans
 from pirol.compiler.capture.reader import Program, read
+from pirol.compiler.capture.records import restored
 from pirol.compiler.capture.training import TrainingPlans
 from pirol.compiler.capture.walks import follow
 from pirol.passes.amp import Mixed, amp
@@ -93,7 +94,7 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
         if type(form) in (list, tuple) and all(type(s) is Slot for s in form):
             kind, order = type(form), [s.number for s in form]
             return lambda found: kind([found[k] for k in order])
-        return self._restore_out  # type: ignore[no-any-return]
+        return self._restore_out
 
     def sot_call(self, inputs: Any) -> Any:
         """Run on the flat inputs of an SOT program."""
@@ -119,6 +120,10 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
                 self.training = False
 
         return call
+
+    def _restore_out(self, found: Any) -> Any:
+        """As Paddle's; the function's dataclasses too."""
+        return restored(super()._restore_out(found))
 
     def _remove_no_value(self, found: Any) -> Any:
         """As Paddle's; a named tuple from which nothing is missing stays what it is."""

@@ -8,15 +8,20 @@ source or not at all, and takes functions and Layers only.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import functools
 import inspect
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
 import paddle
 from paddle.jit.dy2static.function_spec import FunctionSpec
-from paddle.jit.dy2static.program_translator import convert_to_static
+from paddle.jit.dy2static.program_translator import FunctionCache, convert_to_static
+
+from pirol.compiler.capture.records import packed
+from pirol.compiler.capture.sizes import watched
 
 Function = Callable[..., Any]
 
@@ -70,6 +75,7 @@ def open_to_all(static: Any, of_layer: bool = False) -> None:
     trace the function as it is where it cannot be converted."""
     spec, function = static._function_spec, static._dygraph_function
     spec.__class__ = AnySpec
+    _convert_rightly()
     names = inspect.getfullargspec(function).args
     if names and spec._arg_names == names and (of_layer or spec._class_instance):
         spec._arg_names = names[1:]  # self, by another name
@@ -96,11 +102,56 @@ def _unpacked(spec: AnySpec, function: Function) -> Function:
     @functools.wraps(function)
     def call(*args: Any) -> Any:
         given = args[-1] if args and type(args[-1]) is Keywords else {}
-        run = function if paddle.in_dynamic_mode() else converted()
-        return run(*args[: len(args) - bool(given)], **given)
+        own = args[: len(args) - bool(given)]
+        if paddle.in_dynamic_mode():
+            return function(*own, **given)
+        return packed(converted()(*own, **given))
 
     as_it_is: Function = paddle.jit.not_to_static(call)
     return as_it_is
+
+
+@functools.cache
+def _convert_rightly() -> None:
+    """Mend what Paddle's conversion gets wrong: of captures, `isinstance` takes what
+    stands for a tensor for one, and a loop with an `else`, which is lost on the way, is
+    traced as it is."""
+    plain = FunctionCache._convert
+
+    def convert(self: Any, function: Function) -> Function:
+        if watched() and _ends_loops(function):
+            return getattr(function, "__func__", function)
+        found: Function = plain(self, function)
+        found.__globals__.setdefault("isinstance", _is_instance)
+        return found
+
+    FunctionCache._convert = convert
+
+
+def _ends_loops(function: Function) -> bool:
+    """Whether a loop of the function has an `else`."""
+    source = textwrap.dedent(inspect.getsource(inspect.unwrap(function)))
+    if "else" not in source:
+        return False
+    loops = (
+        n for n in ast.walk(ast.parse(source)) if isinstance(n, (ast.For, ast.While))
+    )
+    return any(n.orelse for n in loops)
+
+
+def _is_instance(value: Any, kinds: Any) -> bool:
+    """As isinstance; what is captured of a tensor is one."""
+    if isinstance(value, kinds):
+        return True
+    if not (isinstance(value, paddle.pir.Value) and watched()):
+        return False
+    some = kinds if isinstance(kinds, tuple) else (kinds,)
+    return any(
+        k is paddle.Tensor or type(k) is tuple and paddle.Tensor in k for k in some
+    )
+
+
+_is_instance = paddle.jit.not_to_static(_is_instance)
 
 
 def plain(target: Any) -> Any:

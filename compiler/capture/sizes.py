@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import paddle
+from paddle.jit.dy2static.error import ERROR_DATA
 
 from pirol.compiler.capture.overwritten import capturing
 
@@ -37,9 +38,11 @@ ARITHMETIC = "add sub mul truediv floordiv mod pow divmod"
 
 
 class _Noted(threading.local):
-    """Where this thread first computed with a size that is not known."""
+    """Where this thread first computed with a size that is not known, and how many
+    calls of compiled functions it is in."""
 
     where = ""
+    calls = 0
 
 
 noted = _Noted()
@@ -194,20 +197,52 @@ def _unknown(part: Any) -> bool:
 
 
 class Eagerly:
-    """Stands for the program of a function that cannot, or must not, be captured."""
+    """Stands for the program of a function that cannot, or must not, be captured.
+
+    error: why the capture failed, which is raised if the function fails as well; else
+    `told` is called.
+    """
 
     training = False
 
-    def __init__(self, function: Callable[..., Any], given: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        given: dict[str, Any],
+        error: Exception | None = None,
+        told: Callable[[], None] = lambda: None,
+    ) -> None:
         self.function, self.given = function, given
+        self.error, self.told = error, told
 
     def __call__(self, args: Sequence[Any]) -> Any:
-        return self.function(*args, **self.given)
+        try:
+            found = self.function(*args, **self.given)
+        except Exception as error:
+            raise _formatted(self.error or error) from None
+        self.told()
+        return found
+
+
+def _formatted(error: Exception) -> Exception:
+    """The error as Paddle's front would tell it; marked as told by it, it would be lost
+    on its way through there."""
+    data = getattr(error, ERROR_DATA, None)
+    try:
+        if data is not None:
+            data.raise_new_exception()
+    except Exception as told:
+        error = told
+    vars(error).pop(ERROR_DATA, None)
+    return error
 
 
 def captured(static: Any, capture: Callable[[], Any], given: dict[str, Any]) -> Any:
     """What `capture` makes for a call of a StaticFunction, `given` its own keyword
-    arguments: anew with all sizes known, where an unknown one was computed with."""
+    arguments: anew with all sizes known, where an unknown one was computed with.
+
+    What fails in a call is not captured if the function itself does not fail.
+    """
     spec, options = static._function_spec, static._kwargs["build_strategy"]
     state = static.__dict__.setdefault("_pirol_sizes", State())
     eagerly = None, Eagerly(static.dygraph_function, given)
@@ -224,14 +259,19 @@ def captured(static: Any, capture: Callable[[], Any], given: dict[str, Any]) -> 
             options.report.sized.append(why)
             return found
         spec._input_spec = asked
-        if isinstance(first, Exception) and not noted.where:
-            raise first
+        found = first if isinstance(first, Exception) and not noted.where else found
         why = again
-    elif isinstance(found, Exception) and not (state.sized or spec.unread):
+
+    def told() -> None:
+        options.fall_back("the call", why)
+        state.eager = not state.sized or not isinstance(found, Exception)
+
+    if not isinstance(found, Exception):
+        told()
+        return eagerly
+    if options.strict or not noted.calls:
         raise found
-    options.fall_back("the call", why)
-    state.eager = spec.unread or not isinstance(found, Exception)
-    return eagerly
+    return None, Eagerly(static.dygraph_function, given, found, told)
 
 
 def _attempt(capture: Callable[[], Any]) -> tuple[Any, str]:
