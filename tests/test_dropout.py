@@ -6,67 +6,30 @@ program's order, and of the elements' places.
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import paddle
 import paddle.nn.functional as F
 import pytest
-from graph_meaning import random_word
-from paddle.base import core
+from dropout_masks import (
+    SEED,
+    block,
+    dropped,
+    eager_block,
+    is_kept,
+    masks,
+    numbers,
+    twice,
+)
 from paddle.static import InputSpec
 
 import pirol
 from pirol.compiler import pipeline
-from pirol.compiler.errors import PirolError, StrictError
 from pirol.compiler.ir import Op, Value
 from pirol.kernels.lower import Refusal
 from pirol.passes.fuse import FREE
-
-SEED = 7
-
-
-def masks(p: Sequence[float], *shapes: Sequence[int]) -> list[Any]:
-    """Whether each element is kept, of dropouts one after the other; the generator goes
-    on as by a call."""
-    draw = core.default_cpu_generator().random
-    return [mask_of(draw(), rate, shape) for rate, shape in zip(p, shapes)]
-
-
-def mask_of(key: int, p: float, shape: Sequence[int]) -> Any:
-    places = np.arange(int(np.prod(shape)), dtype=np.int64)
-    keys = np.full(places.shape, key % 2**64, np.uint64).view(np.int64)
-    bits = random_word(keys, places).value.astype(np.int64)
-    return (bits < 2**31 - round(float(np.float32(p)) * 2**32)).reshape(shape)
-
-
-def numbers(*shape: int, dtype: str = "float32") -> Any:
-    """Tensors without zeros, that need gradients."""
-    rng = np.random.default_rng(int(np.prod(shape)))
-    made = paddle.to_tensor(rng.uniform(1, 2, shape)).astype(dtype)
-    made.stop_gradient = False
-    return made
-
-
-def is_kept(y: Any, mask: Any) -> None:
-    np.testing.assert_array_equal(y.astype("float32").numpy() != 0, mask)
-
-
-def block(x: Any, w: Any, rest: Any) -> Any:
-    y = F.dropout(x * w, 0.3) + rest
-    return F.layer_norm(y, y.shape[-1:])
-
-
-def eager_block(x: Any, w: Any, rest: Any, mask: Any) -> Any:
-    kept = paddle.to_tensor(mask.astype("float32"))
-    y = x * w * kept / float(np.float32(1) - np.float32(0.3)) + rest
-    return F.layer_norm(y, y.shape[-1:])
-
 
 # What a mask is -----------------------------------------------------------------------
 
@@ -89,13 +52,6 @@ def test_masks_scale_and_gradient(shape: tuple[int, ...], dtype: str) -> None:
         np.testing.assert_allclose(got, wide * mask * scale, rtol=rtol)
         np.testing.assert_allclose(part, mask * scale, rtol=rtol)
         assert y.dtype == x.dtype and x.grad.dtype == x.dtype
-
-
-def dropped(p: float, mode: str = "upscale_in_train") -> Any:
-    def f(x: Any) -> Any:
-        return F.dropout(x, p, mode=mode)
-
-    return f
 
 
 @pytest.mark.parametrize("p", [1e-9, 1e-4, 0.1, 0.5, 0.9, 1 - 1e-4])
@@ -150,11 +106,6 @@ def test_what_is_dropped_is_zero_whatever_it_was() -> None:
 
 
 # Whose they are -----------------------------------------------------------------------
-
-
-def twice(x: Any) -> Any:
-    y = F.dropout(x, 0.5)
-    return y, F.dropout(x, 0.5)
 
 
 def test_sites_and_calls_are_apart_and_repeat_with_the_seed() -> None:
@@ -328,249 +279,6 @@ def test_nothing_at_all() -> None:
     fast, x = pirol.to_static(dropped(0.3), strict=True), numbers(7, 0)
     fast(x).sum().backward()
     assert x.grad.shape == [7, 0]
-
-
-# Programs -----------------------------------------------------------------------------
-
-
-class Net(paddle.nn.Layer):
-    """Two layers, each with a dropout."""
-
-    def __init__(self, p: float = 0.2) -> None:
-        super().__init__()
-        self.first, self.last = paddle.nn.Linear(4, 64), paddle.nn.Linear(64, 1)
-        self.drop = paddle.nn.Dropout(p)
-
-    def forward(self, x: Any) -> Any:
-        return self.last(self.drop(paddle.tanh(self.first(self.drop(x)))))
-
-
-@pytest.mark.parametrize("amp", [None, "bfloat16"])
-def test_a_whole_step_trains(amp: str | None) -> None:
-    paddle.seed(SEED)
-    net = Net(0.05)
-    adam = paddle.optimizer.Adam(1e-2, parameters=net.parameters())
-    step = pirol.train_step(net, paddle.nn.MSELoss(), adam, strict=True, amp=amp)
-    x = paddle.rand([256, 4])
-    losses = [float(step(x, x.sum(1, keepdim=True))) for _ in range(150)]
-    assert losses[-1] < 0.2 * losses[0] and len({*losses}) == 150
-    report = pirol.explain(step)
-    assert report.compiles == 1 and not report.fallbacks
-
-
-def test_modes_of_a_layer() -> None:
-    net, x = pirol.to_static(Net(0.5)), paddle.rand([8, 4])
-    net.eval()
-    np.testing.assert_array_equal(net(x).numpy(), net(x).numpy())
-    net.train()
-    assert (net(x).numpy() != net(x).numpy()).any()
-
-
-def looped(x: Any, times: Any) -> Any:
-    found, row = paddle.zeros([3, 200]), paddle.zeros([1, 200])
-    k = paddle.zeros([], "int64")
-    while k < times:
-        row = F.dropout(x * x, 0.5).unsqueeze(0)
-        found = paddle.where((paddle.arange(3) == k).unsqueeze(1), row, found)
-        k = k + 1
-    return found
-
-
-def of_turns(p: float, shape: Sequence[int], turns: int) -> list[Any]:
-    """The masks of a dropout in a loop, of one key and those that follow it."""
-    key = core.default_cpu_generator().random()
-    return [mask_of(key + k * 0x9E3779B97F4A7C15, p, shape) for k in range(turns)]
-
-
-def test_each_turn_of_a_loop_has_a_key() -> None:
-    fast, x = pirol.to_static(looped, strict=True), numbers(200)
-    paddle.seed(SEED)
-    found = fast(x, paddle.to_tensor(3))
-    paddle.seed(SEED)
-    rows = of_turns(0.5, [200], 3)
-    for row, mask in zip(found, rows):
-        is_kept(row, mask)
-    (g,) = paddle.grad(found.sum(), [x], create_graph=True)
-    (h,) = paddle.grad(g.sum(), [x])
-    kept = 2.0 * sum(mask.astype("float32") for mask in rows)
-    np.testing.assert_allclose(g.numpy(), 2 * x.numpy() * kept, rtol=1e-5)
-    np.testing.assert_allclose(h.numpy(), 2 * kept, rtol=1e-5)
-
-
-def branched(x: Any) -> Any:
-    y = F.dropout(x, 0.5)
-    if x.sum() > 0:
-        y = F.dropout(x * x, 0.5) + y
-        if y.sum() > 0:
-            y = F.dropout(y, 0.5)
-    else:
-        y = F.dropout(x * x * x, 0.5)
-    return y
-
-
-@pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_branches_have_keys_of_their_own(sign: float) -> None:
-    fast, x = pirol.to_static(branched, strict=True), numbers(300)
-    x = (x * sign).detach()
-    x.stop_gradient = False
-    paddle.seed(SEED)
-    y, later = fast(x), paddle.rand([3])
-    y.sum().backward()
-    paddle.seed(SEED)
-    first, *rest = (2.0 * m for m in masks([0.5] * 4, *[[300]] * 4))
-    np.testing.assert_array_equal(later.numpy(), paddle.rand([3]).numpy())
-    v, slope = x.numpy(), x.grad.numpy()
-    if sign > 0:
-        # The key of what lies deepest is drawn with that of what is around it.
-        inner, outer = rest[1], rest[0]
-        np.testing.assert_allclose(
-            y.numpy(), (v * v * outer + v * first) * inner, rtol=1e-5
-        )
-        np.testing.assert_allclose(slope, (2 * v * outer + first) * inner, rtol=1e-5)
-    else:
-        np.testing.assert_allclose(y.numpy(), v**3 * rest[2], rtol=1e-5)
-        np.testing.assert_allclose(slope, 3 * v**2 * rest[2], rtol=1e-5)
-
-
-def test_loops_in_branches_and_branches_in_loops() -> None:
-    def f(x: Any, times: Any) -> Any:
-        k = paddle.zeros([], "int64")
-        total = paddle.zeros_like(x)
-        if times > 0:
-            while k < times:
-                if k > 0:
-                    total = total + F.dropout(x, 0.5)
-                k = k + 1
-        return total
-
-    fast, x = pirol.to_static(f, strict=True), numbers(400)
-    paddle.seed(SEED)
-    y = fast(x, paddle.to_tensor(4))
-    y.sum().backward()
-    paddle.seed(SEED)
-    kept = 2.0 * sum(m.astype("float32") for m in of_turns(0.5, [400], 4)[1:])
-    np.testing.assert_allclose(y.numpy(), x.numpy() * kept, rtol=1e-5)
-    np.testing.assert_allclose(x.grad.numpy(), kept, rtol=1e-5)
-
-
-CHILD = """
-import paddle, pirol
-def f(x):
-    return paddle.nn.functional.dropout(x * 2.0, 0.3)
-fast = pirol.to_static(f, strict=True)
-paddle.seed(7)
-y = fast(paddle.ones([40, 1000]))
-print((y.numpy() != 0).astype("uint8").tobytes().hex())
-"""
-
-
-def test_a_later_process_and_any_threads_have_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PIROL_CACHE_DIR", str(tmp_path / "cache"))
-    script, found = tmp_path / "child.py", []
-    script.write_text(CHILD)
-    for threads in ("1", "2", "3"):
-        monkeypatch.setenv("PIROL_THREADS", threads)
-        run = [sys.executable, str(script)]
-        done = subprocess.run(run, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-2000:]
-        found.append(done.stdout.splitlines()[-1])
-    assert found[0] == found[1] == found[2]
-    paddle.seed(7)
-    assert found[0] == masks([0.3], [40, 1000])[0].astype("uint8").tobytes().hex()
-
-
-# What stays Paddle's ------------------------------------------------------------------
-
-
-@pytest.mark.filterwarnings("ignore::pirol.PirolWarning")
-def test_as_eager_draws_it() -> None:
-    fast, x = pirol.to_static(twice, random="eager"), paddle.ones([30, 40])
-    for _ in range(2):
-        found = []
-        for f in (fast, twice):
-            paddle.seed(SEED)
-            found.append([*f(x), *f(x), paddle.rand([3])])
-        for one, other in zip(*found):
-            np.testing.assert_array_equal(one.numpy(), other.numpy())
-    assert {f.op for f in pirol.explain(fast).fallbacks} == {"pd_op.dropout"}
-    with pytest.raises(StrictError, match="random numbers"):
-        pirol.to_static(twice, random="eager", strict=True)(x)
-
-
-def test_the_option_is_checked() -> None:
-    with pytest.raises(PirolError, match="got random 'philox', expected counter or"):
-        pirol.to_static(twice, random="philox")
-    with pytest.raises(PirolError, match="train_step: got random 'no'"):
-        pirol.train_step(Net(), None, None, random="no")
-
-
-@pytest.mark.filterwarnings("ignore::pirol.PirolWarning")
-def test_a_program_with_a_seed_of_its_own_is_paddles() -> None:
-    fast, x = pirol.to_static(dropped(0.5)), paddle.ones([100])
-
-    def seeded(x: Any) -> Any:
-        return paddle._C_ops.dropout(x, None, 0.5, False, "upscale_in_train", 5, True)
-
-    fast = pirol.to_static(seeded)
-    found = [fast(x).numpy() for _ in range(2)]
-    np.testing.assert_array_equal(*found)
-    assert {f.op for f in pirol.explain(fast).fallbacks} == {"pd_op.dropout"}
-
-
-def test_an_export_refuses_what_draws(tmp_path: Path) -> None:
-    fast = pirol.to_static(dropped(0.5))
-    with paddle.no_grad():
-        fast(paddle.ones([3]))
-        with pytest.raises(PirolError, match="random_key"):
-            pirol.export(fast, tmp_path / "f.pirol")
-
-
-def test_an_encoder_layer() -> None:
-    """Attention's dropout among them."""
-    layer = paddle.nn.TransformerEncoderLayer(16, 2, 32, dropout=0.2)
-    fast, x, found = pirol.to_static(layer, strict=True), numbers(2, 8, 16), []
-    for seed in (SEED, SEED, SEED + 1):
-        paddle.seed(seed)
-        y = fast(x)
-        y.square().mean().backward()
-        found.append([y.numpy(), fast.linear1.weight.grad.numpy()])
-        layer.clear_gradients()
-    for one, same, other in zip(*found):
-        np.testing.assert_array_equal(one, same)
-        assert not np.allclose(one, other)
-
-
-def test_sot(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MIN_GRAPH_SIZE", "0")
-    fast, x = pirol.to_static(twice, full_graph=False, strict=True), paddle.ones([50])
-    paddle.seed(SEED)
-    found = fast(x)
-    assert pirol.explain(fast).compiles == 1
-    paddle.seed(SEED)
-    for y, mask in zip(found, masks([0.5] * 2, *[[50]] * 2)):
-        is_kept(y, mask)
-
-
-@pytest.mark.parametrize("name", ["axis", "2d", "alpha"])
-def test_others_are_drawn_as_by_eager(name: str) -> None:
-    """Of whole channels, and to the saturation value: explicit draws of Paddle's."""
-    of = {
-        "axis": lambda x: F.dropout(x, 0.5, axis=[0, 1]),
-        "2d": lambda x: F.dropout2d(x, 0.5),
-        "alpha": lambda x: F.alpha_dropout(x, 0.5),
-    }[name]
-
-    def f(x: Any) -> Any:
-        return of(x)
-
-    fast, x = pirol.to_static(f), numbers(4, 5, 6, 7)
-    found = []
-    for run in (fast, f):
-        paddle.seed(SEED)
-        found.append(run(x).numpy())
-    np.testing.assert_allclose(*found, rtol=1e-6)
 
 
 # Faults -------------------------------------------------------------------------------
