@@ -27,6 +27,7 @@ CHANGES = [
     *("append", "clear", "extend", "insert", "pop", "register_buffer"),
     *("register_forward_post_hook", "register_forward_pre_hook", "remove", "update"),
 ]
+LIMIT = 1000  # items of a list or dict that are compared
 _MISSING = object()
 Key = tuple[int, str]  # of a __dict__, and a name in it
 
@@ -115,13 +116,14 @@ class State:
 
 
 def _seen(value: Any) -> Any:
-    """What is compared of a value: numbers and text, also in lists and dicts; of others
-    which object it is."""
+    """What is compared of a value: numbers and text, also in small lists and dicts; of
+    others which object it is."""
     if isinstance(value, SIMPLE):
         return type(value), value if value == value else None
-    if type(value) in (list, tuple):
+    small = isinstance(value, (list, tuple, dict)) and len(value) <= LIMIT
+    if small and type(value) in (list, tuple):
         return type(value), [_seen(v) for v in value]
-    if isinstance(value, dict):
+    if small and isinstance(value, dict):
         return [(k, _seen(v)) for k, v in value.items()]
     return Same(value)
 
