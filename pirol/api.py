@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from pirol.compiler.report import Report
 
 _TARGET = re.compile(r"cpu|cuda(:sm_\d+)?")
 _DEVICE = re.compile(r"cpu|cuda(?::(\d+))?")
+DRAWN = ("counter", "eager")
 Progress = Callable[[str, float], None]
 
 
@@ -65,12 +66,9 @@ def to_static(
     from pirol.passes.partition import AGAIN
 
     mixed = None if amp is None else checked(amp, amp_level)
-    if recompute not in AGAIN:
-        expected = " or ".join(AGAIN)
-        raise PirolError(f"to_static: got recompute {recompute!r}, expected {expected}")
-    counted = _counted("to_static", random)
-    if compile not in ("sync", "async"):
-        raise PirolError(f"to_static: got compile {compile!r}, expected sync or async")
+    _check("to_static: got recompute", recompute, AGAIN)
+    _check("to_static: got random", random, DRAWN)
+    _check("to_static: got compile", compile, ("sync", "async"))
 
     def compile_it(target: Any) -> Any:
         options = Options(
@@ -80,19 +78,16 @@ def to_static(
             amp=mixed,
             recompute=recompute,
             later=compile == "async",
-            counted=counted,
+            counted=random == "counter",
         )
         return _compiled(target, options, input_spec, full_graph)
 
     return compile_it if function is None else compile_it(function)
 
 
-def _counted(asked: str, random: str) -> bool:
-    """Whether dropout's masks are counted, as the option says."""
-    if random not in ("counter", "eager"):
-        got, expected = f"random {random!r}", "counter or eager"
-        raise PirolError(f"{asked}: got {got}, expected {expected}")
-    return random == "counter"
+def _check(got: str, value: str, known: Collection[str]) -> None:
+    if value not in known:
+        raise PirolError(f"{got} {value!r}, expected {' or '.join(known)}")
 
 
 def _compiled(target: Any, options: Any, input_spec: Any, full_graph: bool) -> Any:
@@ -175,12 +170,13 @@ def train_step(
     if loss is None:
         labels = 0
     mixed = None if amp is None else checked(amp, amp_level)
+    _check("train_step: got random", random, DRAWN)
     options = Options(
         strict=strict,
         progress=progress,
         passes=passes,
         amp=mixed,
-        counted=_counted("train_step", random),
+        counted=random == "counter",
     )
     spec = None
     if input_spec is not None:

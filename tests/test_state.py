@@ -132,6 +132,9 @@ def test_back_to_what_was() -> None:
         net(X)
     report = pirol.explain(net)
     assert report.compiles == 2
+    before = state.Changes.count
+    net.inner.train(net.inner.training)
+    assert state.Changes.count == before
     for k in range(5):
         net.extra = k
         net(X)

@@ -8,16 +8,14 @@ gradient, compiled by the first backward, is one over the call's inputs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from pirol.compiler.autodiff import dependent, vjp, without_stops
+from pirol.compiler.autodiff import dependent, lifted, vjp, without_stops
 from pirol.compiler.capture.plans import LOCK, as_given, hints_of
 from pirol.compiler.capture.training import (
     BACKWARD,
     Call,
-    Cut,
     Maker,
     Some,
     Trained,
@@ -36,22 +34,22 @@ class Late(Trained):
     """The gradient of a program whose plan keeps nothing, for the tensors that
     `plans.wrt` names."""
 
-    def __init__(self, plans: TrainingPlans) -> None:
-        self.plans, self.name, self.drawn, self.kept = plans, "", [], 0
+    def __init__(self, plans: TrainingPlans, tensors: Sequence[Any]) -> None:
+        self.name, self.drawn, self.private = "", [], True
+        self.backwards, self.agains = {}, {}
         self.program = plans.program = plans.read()
         graph = self.program.graph
+        self.hints = hints_of(graph, [tensors[k] for k in self.program.inputs])
+        self.make = Maker(plans, self.program, self.hints, Run())
         wrt = [at for at, k in enumerate(self.program.inputs) if k in plans.wrt]
         self.wrt = tuple(depended(graph, graph, wrt))
         self.active = tuple(sorted(dependent(graph, self.wrt)))
         self.floats = [v.dtype if v.dtype in INEXACT else "" for v in graph.outputs]
-        self.backwards, self.agains, self.private = {}, {}, True
-        self.hints: dict[str, int] = {}
 
-    def fits(self, tensors: Sequence[Any]) -> bool:
+    @property
+    def fits(self) -> bool:
         """Whether the inputs tell all: nothing is drawn at random or written."""
         graph = self.program.graph
-        used = [tensors[k] for k in self.program.inputs]
-        self.hints = hints_of(graph, used)
         if any(op.attrs.get("effect") for op in graph.walk()):
             return False
         if not graph.writes:
@@ -67,25 +65,19 @@ class Late(Trained):
         return Call(self, used, used).joined(own) if self.wrt else own
 
     @cached_property
-    def make(self) -> Maker:  # type: ignore[override]
-        return Maker(self.plans, self.program, self.hints, Run(None, ()))
-
-    @cached_property
     def flat(self) -> Graph:
         return flatten(self.program.graph, Facts(self.hints), self.make.run)
 
     @cached_property
-    def cut(self) -> Cut:  # type: ignore[override]
-        whole, options = self.program.graph, self.plans.options
-        flat = replace(self.flat, writes=())
-        return Cut(flat, whole, self.wrt, self.hints, options.recompute)
+    def alone(self) -> Graph:  # type: ignore[override]
+        return lifted(self.flat)[0]
 
     def backward(self, some: Some) -> Compiled:
         """The plan of some gradients, over the inputs and the cotangents."""
         with LOCK:
             if some not in self.backwards:
                 try:
-                    graph = vjp(self.cut.alone, wrt=[self.wrt[k] for k in some])
+                    graph = vjp(self.alone, wrt=[self.wrt[k] for k in some])
                     self.backwards[some] = self.make(graph, as_given(graph), BACKWARD)
                 except Unsupported as error:
                     raise PirolError(

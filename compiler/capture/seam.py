@@ -170,8 +170,8 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
         plans = self._plans(wanted, mixed)
         assert isinstance(plans, TrainingPlans)
         try:
-            late = Late(plans)
-            return late if late.fits(given) else None
+            late = Late(plans, given)
+            return late if late.fits else None
         except Exception:  # Paddle runs such a program, as its plans will tell
             return None
 

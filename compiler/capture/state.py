@@ -162,7 +162,9 @@ def follow() -> None:
     plain = layer.__setattr__
 
     def write(self: Any, name: str, value: Any) -> None:
-        Changes.count += 1
+        # Not the mode that a Layer is in already, which loops set at each step.
+        same = isinstance(value, SIMPLE) and self.__dict__.get(name, _MISSING) is value
+        Changes.count += not same
         if now.state is not None:
             now.state.wrote(self, name, value)
         plain(self, name, value)

@@ -98,7 +98,7 @@ class TrainStep:
         state = whole.forward.settled()
         if state is None:
             return self._plainly(self._eager, inputs)
-        key = (state, modes, mixed, *(t.stop_gradient for t in inputs))
+        key = (state, mixed, *(t.stop_gradient for t in inputs))
         steps = self._known.setdefault(key, [])
         for step in steps:
             found = step.known(inputs)

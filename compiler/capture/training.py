@@ -181,7 +181,7 @@ class Trained:
     passed_on: Sequence[int] = ()
 
     def __init__(self, make: Maker, cut: Cut, original: Graph, name: str = "") -> None:
-        self.make, self.cut, self.name = make, cut, name
+        self.make, self.cut, self.name, self.alone = make, cut, name, cut.alone
         self.active, self.wrt, self.kept = cut.active, cut.wrt, cut.kept
         self.drawn = cut.drawn
         self.forward = make(cut.forward, original, name)
@@ -220,7 +220,7 @@ class Trained:
             return self.agains[some]
         with LOCK:
             if some not in self.agains:
-                alone = self.cut.alone
+                alone = self.alone
                 graph = vjp(alone, wrt=[self.wrt[k] for k in some])
                 wrt = [*self.wrt, *range(len(alone.inputs), len(graph.inputs))]
                 make, name = self.make, f"{self.name}gradient-"
