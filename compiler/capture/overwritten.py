@@ -1,4 +1,6 @@
-"""Writes in place ahead of `paddle.grad` in a program: each value is its own again.
+"""Ahead of `paddle.grad` in a program: values that Paddle's gradients would mistake.
+
+Writes in place:
 
 y = x * 2; s = f(y); y[0] = w; z = g(y); paddle.grad(s + z, [x, w])
 
@@ -7,6 +9,11 @@ put behind it name y where they mean what f read, and g, where Paddle does not s
 y is read (in a helper that it does not transform, or in a list), names y where it means
 the new value, so that w has no gradient. Before gradients are made, f is given a copy,
 and g the new value; only the write itself reads y then.
+
+What is differentiated by: x = z.detach(); y = f(x) + g(x); paddle.grad(y, [x]). What the
+readers of a value give it is added up where its maker's own gradient is made; detach has
+none, nor has the end of a split, and of x all but one would be left out. So f and g read
+a copy, by which is differentiated.
 """
 
 from __future__ import annotations
@@ -44,12 +51,33 @@ def follow() -> None:
     made: Any = importlib.import_module("paddle.autograd.ir_backward")
     make = made.calc_gradient
 
-    def calc_gradient(*args: Any, **kwargs: Any) -> Any:
+    def calc_gradient(outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         if capturing.depth:
-            tell_apart(pir.get_current_insertion_point().block())
-        return make(*args, **kwargs)
+            block = pir.get_current_insertion_point().block()
+            tell_apart(block)
+            copies = [(x, copied(x)) for x in inputs]
+            pir.set_insertion_point_to_block_end(block)
+            outputs, inputs = (
+                [next((c for x, c in copies if x.is_same(v)), v) for v in values]
+                for values in (outputs, inputs)
+            )
+        return make(outputs, inputs, *args, **kwargs)
 
     made.calc_gradient = calc_gradient
+
+
+def copied(value: Any) -> Any:
+    """A copy that all read in its place; itself where it has no maker, or a maker that
+    reads nothing, of which Paddle knows."""
+    maker = value.get_defining_op()
+    if maker is None or not maker.num_operands():
+        return value
+    users = value.all_used_ops()
+    pir.set_insertion_point_after(maker)
+    copy = paddle.assign(value)
+    for operand in _reads(value, users):
+        operand.set_source(copy)
+    return copy
 
 
 def tell_apart(block: Any) -> None:

@@ -96,7 +96,9 @@ def batch_norm(
     reserve = b.const(value=0, shape=(0,), dtype="uint8")  # what only a GPU keeps
     if (is_test and not trainable_statistics) or use_global_stats:
         y = _normalised(b, x, mean, variance, scale, epsilon, channel)
-        return _affine(b, y, None, bias, channel), mean, variance, None, None, reserve
+        saved = b.rsqrt(b.add(variance, epsilon))
+        y = _affine(b, y, None, bias, channel)
+        return y, mean, variance, mean, saved, reserve
     axes = tuple(k for k in range(x.type.rank) if k != channel)
     _, batch_mean, batch_variance = _centred(b, x, axes)
     y = _normalised(b, x, batch_mean, batch_variance, scale, epsilon, channel)
