@@ -1,6 +1,6 @@
 """The CUDA text of sorts: kernels by the size of what is sorted.
 
-text((4,))         # pirol_sort.cu, and PR_SORT(4, unsigned, PrPacked, 4)
+text((4,))         # pirol_sort.cu, and PR_SORT(4, unsigned, PrPacked, unsigned, 4)
 names(4)           # ("pirol_sort_4", "pirol_merge_4"), which sort_cuda.c launches
 """
 
@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pirol.kernels.render import HEADERS
 
 TEXT = (HEADERS / "pirol_sort.cu").read_text()
-ITEMS = {  # by their bytes: the type, what an entry is, blocks that are resident
-    1: "unsigned char, PrPacked, 4",
-    2: "unsigned short, PrPacked, 4",
-    4: "unsigned, PrPacked, 4",
-    8: "unsigned long long, PrWide, 3",
+ITEMS = {  # by their bytes: types, of an entry and a key too, blocks that are resident
+    1: "unsigned char, PrPacked, unsigned, 4",
+    2: "unsigned short, PrPacked, unsigned, 4",
+    4: "unsigned, PrPacked, unsigned, 4",
+    8: "unsigned long long, PrWide, unsigned long long, 3",
 }
 
 

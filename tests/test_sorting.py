@@ -77,12 +77,15 @@ def test_on_a_device(case: Sort, device: Device) -> None:
 FAULTS = {
     "the second run is left out": (r"which \+ 1 < runs \? run : 0", "0"),
     "a merge that begins too late": (r"int i = left \+ low", "int i = left + low + 1"),
-    "no barrier": (
-        r"(pr_put_own\(memory, own, thread\); +\\\n) +__syncthreads\(\);", r"\1",
-    ),
+    "no barrier": (r"(put_own\(memory, own, thread\);\n) +__syncthreads..;", r"\1"),
+    "a run that is not read backwards": (r"own.back \? last : k.", "own[k]"),
+    "the wrong half": (r"!= upper", "== upper"),
+    "a search that goes too far": (r"low \+= step \* found", "low += step * found + 1"),
+    "runs that keep too few": (r"grows = run < count", "grows = 0"),
+    "a zero by its key": (r" \|\| bits == keys.sign", ""),
     "two zeros": (r"if \(!size\) bits = 0;", ""),
-    "NaN by their sign": (r"if \(size > infinity\)", "if (false)"),
-    "places by chance": (r"key << 32 \| \(unsigned long long\)place", "key << 32"),
+    "NaN by their sign": (r"if \(size > keys.infinity\)", "if (false)"),
+    "places by chance": (r"key << 32 \| \(unsigned\)place", "key << 32"),
 }  # fmt: skip
 
 

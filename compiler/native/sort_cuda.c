@@ -44,7 +44,9 @@ static int merge_runs(Way *way) {
                           (void *)&of->indices, &way->from,
                           &to,                  (void *)&of->lines,
                           (void *)&of->length,  &way->runs,
-                          &way->kept,           &kept};
+                          &way->kept,           &kept,
+                          (void *)&of->keys.sign, (void *)&of->keys.infinity,
+                          (void *)&of->keys.mask, (void *)&of->keys.turned};
     int code = launch(way, MERGE, blocks, parameters);
     way->runs = pairs;
     way->kept = kept;
