@@ -65,6 +65,11 @@ def export(workload: Workload, folder: Path, open_sizes: bool = False) -> None:
     (folder / f"{workload.name}.json").write_text(json.dumps(asdict(workload)) + "\n")
 
 
+def parts(found: Any) -> list[Any]:
+    """A result's tensors: one, or those of a tuple."""
+    return list(found) if isinstance(found, (tuple, list)) else [found]
+
+
 def bits(array: Any) -> Any:
     """The array; of bfloat16, which NumPy alone has not, its bits."""
     return array.view(np.uint16) if array.dtype == "bfloat16" else array
@@ -253,7 +258,7 @@ def side(name: str, folder: Path, workload: Workload) -> tuple[Call, Call]:
 
 @dataclass(frozen=True)
 class Row:
-    """A workload's timings by side; bytes are its inputs' and its result's."""
+    """A workload's timings by side; bytes are its inputs' and its results'."""
 
     workload: Workload
     bytes: int
@@ -283,17 +288,20 @@ def compare(path: Path, gpu: Any, sides: Sequence[str]) -> Row:
     """Check and time a workload's sides in turn; one that fails is left out."""
     workload, folder = read(path), path.parent
     tensors = gpu.tensors(workload.inputs(gpu))
-    wanted = gpu.reference(workload, folder, tensors)
+    wanted = parts(gpu.reference(workload, folder, tensors))
     width = BITS[workload.dtype] // 8
-    size = sum(math.prod(t.shape) for t in tensors) * width
+    size, made = (
+        sum(math.prod(t.shape) for t in some) * width for some in (tensors, wanted)
+    )
     more = min(MOST, CACHE // size)
     sets = [tensors, *(gpu.another(tensors) for _ in range(more))]
-    row = Row(workload, size + math.prod(wanted.shape) * width, {})
+    row = Row(workload, size + made, {})
     for name in sides:
         try:
             call, own = side(name, folder, workload)
             where = f"{name}: {workload.name}"
-            gpu.check(where, call(*own(tensors)), wanted, workload.dtype)
+            for got, exact in zip(parts(call(*own(tensors))), wanted, strict=True):
+                gpu.check(where, got, exact, workload.dtype)
             given = [own(t) for t in sets]
             row.timings[name] = timing(name, call, given, gpu)
         except Exception as error:
@@ -307,8 +315,11 @@ def timing(name: str, call: Call, sets: Sequence[Any], gpu: Any) -> Timing:
     if name != "jax":
         each, host = timed(call, sets, gpu.wait)
         return Timing(each, host, gpu.replay(call, sets, COUNT))
-    # Its device works in order.
-    each, host = timed(call, sets, lambda: call(*sets[0]).block_until_ready())
+
+    def wait() -> None:  # its device works in order
+        parts(call(*sets[0]))[-1].block_until_ready()
+
+    each, host = timed(call, sets, wait)
     return Timing(each, host, math.nan)
 
 

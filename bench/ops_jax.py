@@ -160,6 +160,10 @@ def pool_gradient(x: Any, *sizes: int) -> Any:
     return jax.grad(lambda x: square(run(x, *sizes)).sum())(x)
 
 
+def gradients(run: Any, given: Any, ct: Any) -> Any:
+    return jax.vjp(run, *given)[1](ct)
+
+
 def _by_taps(x: Any, k: int, stride: int, pad: int, dilation: int) -> Any:
     pads = ((0, 0), (0, 0), *((pad, pad),) * (x.ndim - 2))
     x = jnp.pad(x, pads, constant_values=-jnp.inf)

@@ -139,6 +139,14 @@ def pool_gradient(x: Any, k: int, stride: int, pad: int, dilation: int) -> Any:
         return paddle.grad(loss, x)[0]
 
 
+def gradients(run: Any, given: Any, ct: Any) -> Any:
+    with paddle.enable_grad():
+        given = [x.detach() for x in given]
+        for x in given:
+            x.stop_gradient = False
+        return tuple(paddle.grad(run(*given), given, ct))
+
+
 def spectral(x: Any, re: Any, im: Any, way: Any) -> Any:
     spectrum = paddle.fft.rfft(x)
     modes = re.shape[-1]

@@ -100,6 +100,16 @@ GPU: tuple[Workload, ...] = (
     _pool("pool_k3_d2", (80, 64, 112, 112), 3, 1, 2),
     *SORTING,
 )
+# Forward and backward: gradients of all inputs, weights too.
+GPU += tuple(
+    replace(w, name=f"{w.name}_back", back=True)
+    for w in GPU
+    if w.name
+    in (
+        *("bias_gelu", "softmax", "layer_norm", "residual_rms_norm"),
+        *("mlp", "encoder_layer"),
+    )
+)
 # The same of halves, those in memory 256 MB each as well.
 GPU += tuple(
     replace(
@@ -112,7 +122,7 @@ GPU += tuple(
     if w.name
     in (
         *("pointwise", "bias_gelu", "softmax", "layer_norm", "transpose_add"),
-        *("mlp", "encoder_layer", "sort"),
+        *("mlp", "encoder_layer", "sort", "layer_norm_back", "encoder_layer_back"),
     )
 )
 # ResNet-18's convolutions of images of 112 x 112, and some in groups: channels, side,

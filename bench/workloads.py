@@ -4,6 +4,8 @@ A workload's first input goes through its steps; the further operands of a step 
 inputs of their own, whose shapes follow from the op. A step may have numbers behind a
 colon, `pool:3,1,1,2`, which the function is given too. `keep` sets a value aside until
 `join` adds it or `gate` multiplies by it; `swap` goes on with it, and keeps the other.
+Where `back` is set the results are gradients of all inputs, and the last input is what
+they are multiplied by (the result's cotangent).
 The ops are functions of the same name in each `ops_FRAMEWORK.py`; `source` is the
 function a user would write:
 
@@ -96,13 +98,15 @@ class Workload:
     shape: Shape
     steps: tuple[str, ...]
     dtype: str = "float32"
+    back: bool = False
 
     def __str__(self) -> str:
         shape = "x".join(map(str, self.shape))
         steps = ", ".join(self.steps[:SHOWN])
         more = len(self.steps) - SHOWN
         rest = f", and {more} more" if more > 0 else ""
-        return f"{self.name}: {self.dtype} {shape}: {steps}{rest}"
+        back = ", and back" if self.back else ""
+        return f"{self.name}: {self.dtype} {shape}: {steps}{rest}{back}"
 
     def scaled(self, by: int) -> Workload:
         """The same with every dim divided, to no less than 2."""
@@ -127,8 +131,14 @@ class Workload:
                 lines.append(f"x = {op}({', '.join(operands)})")
                 at = end
         names = ", ".join(f"x{k}" for k in range(at))
-        lines = ["x = x0", *lines, "return result(x)"]
-        return f"def workload({names}):\n" + "".join(f"    {e}\n" for e in lines)
+        lines = [f"def workload({names}):", "    x = x0", *(f"    {e}" for e in lines)]
+        lines.append("    return result(x)")
+        if self.back:
+            whole = f"gradients(forward, ({names},), ct)"
+            lines[0] = f"def forward({names}):"
+            lines = [f"    {e}" for e in lines]
+            lines = [f"def workload({names}, ct):", *lines, f"    return {whole}"]
+        return "\n".join(lines) + "\n"
 
     def told(self) -> Iterator[tuple[str, list[int]]]:
         """Each step's op and its numbers."""
@@ -153,6 +163,8 @@ class Workload:
                 shape = np.broadcast_shapes(shape, kept.pop())
             elif op in RESULTS:
                 shape = RESULTS[op](shape, *numbers)
+        if self.back:
+            found.append(self.drawn(rng, "same", shape))
         return [x.astype(DTYPES[self.dtype][1]) for x in found]
 
     def drawn(self, rng: Any, kind: str, shape: Shape, *numbers: int) -> Any:

@@ -128,15 +128,16 @@ def finish(graph: Graph, run: Run, target: str = "cpu") -> Lowered:
     """A flat graph's plan."""
     refused: list[Refused] = []
 
+    kind, *_ = parts = target.split("+")
+
     def fuse_all(g: Graph) -> Graph:
         fused, found = fuse(g, fusible)
         refused.extend(found)
-        return siblings(sink(fused, fusible), fusible)
+        return siblings(sink(fused, fusible, kind), fusible)
 
     def strip(g: Graph) -> Graph:
         return strips(g, batches)
 
-    kind, *_ = parts = target.split("+")
     alone = ("transforms", lines if "cufft" in parts else transforms, "flat")
     passes: tuple[tuple[str, Pass, str], ...] = (
         *([] if target == "cpu" else [alone]),

@@ -20,7 +20,9 @@ from pirol.prim import PRIMS
 from pirol.prim.prim import ELEMENTWISE
 
 STORE = 1.5  # what storing costs, in loads
-AGAIN = 0.1  # what an op costs that is repeated, in loads of its result
+# What an op of cost 1 costs that is repeated, in loads of its result, and the most that
+# one may cost: a GPU does some 28 operations while it loads a float.
+AGAIN = {"cpu": (0.1, 1), "cuda": (0.03, 16)}
 MOST_OPS = 32  # of one result
 UNKNOWN = 1024  # what a size counts as that is not known
 FREE = ("const", "iota", "broadcast")
@@ -29,8 +31,9 @@ STREAMS = (*ELEMENTWISE, "movement", "reduce", "stop")  # read each element once
 Lower = Callable[[Graph], Any]
 
 
-def sink(graph: Graph, lower: Lower) -> Graph:
-    """A fused graph whose groups store less; `lower` says what may be one kernel."""
+def sink(graph: Graph, lower: Lower, kind: str = "cpu") -> Graph:
+    """A fused graph whose groups store less, for a CPU or "cuda"; `lower` says what may
+    be one kernel."""
     groups = {op: _Group(op) for op in graph.ops if op.name == "group"}
     kept = set(graph.results)
     number = {op: k for k, op in enumerate(graph.ops)}
@@ -51,7 +54,7 @@ def sink(graph: Graph, lower: Lower) -> Graph:
             for value, found in readers.items():
                 if not found and value not in kept:
                     del groups[op].stores[value]
-            for reader in _Sinking(groups[op], readers, kept).run(lower):
+            for reader in _Sinking(groups[op], readers, kept, kind).run(lower):
                 for value in reader.reads:
                     users.setdefault(value, set()).add(reader.op)
     made = (groups[op].made() if op in groups else op for op in graph.ops)
@@ -102,8 +105,11 @@ class _Again:
 class _Sinking:
     """Which results of a group go to their readers."""
 
-    def __init__(self, group: _Group, readers: Readers, kept: set[Value]) -> None:
+    def __init__(
+        self, group: _Group, readers: Readers, kept: set[Value], kind: str
+    ) -> None:
         self.group, self.readers = group, readers
+        self.each, self.most = AGAIN[kind]
         self.makers = {r: op for op in group.ops for r in op.results}
         self.outer = {own: v for v, own in group.reads.items()}
         self.outer |= {own: v for v, own in group.stores.items()}
@@ -112,7 +118,7 @@ class _Sinking:
     def may_go(self, value: Value) -> bool:
         """Whether some groups read it, each of them each element once."""
         readers = self.readers[value]
-        made = _cheap(self.makers.get(self.group.stores[value]))
+        made = self.cheap(self.makers.get(self.group.stores[value]))
         return bool(readers) and made and all(g and _streams(g, value) for g in readers)
 
     def run(self, lower: Lower) -> Iterable[_Group]:
@@ -163,8 +169,7 @@ class _Sinking:
             total += _bytes(value) * (STORE + len(self.readers[value]))
         for reader, more in again.items():
             total -= sum(_bytes(v) for v in more.leaves if v not in reader.reads)
-            repeated = (op.result for op in more.ops if op.name not in FREE)
-            total -= AGAIN * sum(map(_bytes, repeated))
+            total -= self.each * sum(map(_repeated, more.ops))
         return total
 
     def tree(self, value: Value, gone: set[Value]) -> _Again | None:
@@ -180,9 +185,17 @@ class _Sinking:
             if op not in found.ops:
                 found.ops.add(op)
                 stack += op.operands
-            if not _cheap(op) or len(found.ops) > MOST_OPS:
+            if not self.cheap(op) or len(found.ops) > MOST_OPS:
                 return None
         return found
+
+    def cheap(self, op: Op | None) -> bool:
+        """Whether an op may be repeated."""
+        if op is None or len(op.results) != 1:
+            return False
+        prim = PRIMS.get(op.name)
+        quick = prim is not None and prim.kind in ELEMENTWISE and prim.cost <= self.most
+        return quick or op.name in FREE
 
     def with_(self, reader: _Group, chosen: Sequence[Value]) -> _Group:
         """The reader, computing what it read."""
@@ -227,13 +240,9 @@ def _streams(group: _Group, value: Value) -> bool:
     return True
 
 
-def _cheap(op: Op | None) -> bool:
-    """Whether an op may be repeated."""
-    if op is None or len(op.results) != 1:
-        return False
-    prim = PRIMS.get(op.name)
-    quick = prim is not None and prim.kind in ELEMENTWISE and prim.cost <= 1
-    return quick or op.name in FREE
+def _repeated(op: Op) -> float:
+    """What an op costs, in bytes of a result of cost 1."""
+    return 0 if op.name in FREE else PRIMS[op.name].cost * _bytes(op.result)
 
 
 def _bytes(value: Value) -> int:

@@ -23,6 +23,7 @@ pytestmark = [
 NAMES = ("softmax", "sum_all", "sum_rows", "transpose", "residual_rms_norm")
 NAMES += ("softmax_bf16", "complex_chain", "complex_functions", "stft_mask")
 NAMES += ("sort", "sort_bf16", "sort_f64", "sort_places", "topk")
+NAMES += ("bias_gelu_back", "softmax_back", "layer_norm_back", "residual_rms_norm_back")
 
 
 @pytest.fixture(autouse=True)

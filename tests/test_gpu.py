@@ -21,6 +21,7 @@ from half_data import (
     rows_over_their_largest,
     shares,
 )
+from test_random_bits import pair
 from test_scatter import SUMS, summed
 
 from pirol.compiler.interpreter import interpret
@@ -110,6 +111,13 @@ def test_sorts(case: sort_cases.Sort) -> None:
     for seed in range(2):
         x = case.data(seed)
         case.check(x, run(x))
+
+
+def test_random_bits() -> None:
+    graph, arrays = pair()
+    (wanted,) = interpret(graph, arrays)
+    (found,) = Program([graph], device=Gpu).cuda(0, arrays)
+    assert same_bits(found, wanted)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int32"])
