@@ -10,10 +10,10 @@ y is read (in a helper that it does not transform, or in a list), names y where 
 the new value, so that w has no gradient. Before gradients are made, f is given a copy,
 and g the new value; only the write itself reads y then.
 
-What is differentiated by: x = z.detach(); y = f(x) + g(x); paddle.grad(y, [x]). What the
-readers of a value give it is added up where its maker's own gradient is made; detach has
-none, nor has the end of a split, and of x all but one would be left out. So f and g read
-a copy, by which is differentiated.
+What is differentiated by: x = z.detach(); y = f(x) + g(x); paddle.grad(y, [x]). What
+the readers of a value give it is added up where its maker's own gradient is made; detach
+has none, nor has the end of a split, and of x all but one would be left out. So f and g
+read a copy, and it is the copy by which is differentiated.
 """
 
 from __future__ import annotations
