@@ -45,8 +45,10 @@ def first(found: Any) -> Any:
     return found[0] if isinstance(found, (list, tuple)) else found
 
 
-def of_gradients(function: Callable[..., Any], count: int, order: int) -> Any:
-    """tensors -> the gradients of this order, with a graph of their own."""
+def of_gradients(
+    function: Callable[..., Any], count: int, order: int, ends: bool = True
+) -> Any:
+    """tensors -> the gradients of this order; `ends`: they have none themselves."""
     inner = paddle.jit.not_to_static(function)
 
     def again(found: Any, tensors: Any, more: bool) -> Any:
@@ -60,7 +62,7 @@ def of_gradients(function: Callable[..., Any], count: int, order: int) -> Any:
     def run(tensors: Any) -> Any:
         found = [first(inner(*tensors))]
         for k in range(order):
-            grads = again(found, tensors, k + 1 < order)
+            grads = again(found, tensors, not ends or k + 1 < order)
             found = [g for g in grads if g is not None]
         return found
 
@@ -162,7 +164,7 @@ def test_walk_over_captured_gradients(name: str) -> None:
     count = 1 if name in UNARY else 2
     cases = UNARY | PAIRS | IMAGES
     arrays = [numbers(s, k, name.endswith("+")) for k, s in enumerate(shapes[:count])]
-    fast = pirol.to_static(of_gradients(cases[name], count, 1))
+    fast = pirol.to_static(of_gradients(cases[name], count, 1, ends=False))
     ours = walked(fast, arrays, "float32")
     assert not pirol.explain(fast).fallbacks
     try:

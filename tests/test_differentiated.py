@@ -10,7 +10,7 @@ import paddle
 import pytest
 
 import pirol
-from pirol.compiler.capture import overwritten
+from pirol.compiler.capture import differentiated
 
 F = paddle.nn.functional
 MAKERS: dict[str, Callable[[Any], Any]] = {
@@ -108,7 +108,60 @@ def test_batch_norm_in_use() -> None:
     compare(run, x.reshape([2, 4, 2, 1]), x[0] + 0.0, x[1] + 0.0)
 
 
+def test_parameters_are_inputs() -> None:
+    """As in eager; Paddle's own takes values of the program only."""
+    paddle.seed(1)
+    net = paddle.nn.Sequential(
+        paddle.nn.Linear(4, 8), paddle.nn.Tanh(), paddle.nn.Linear(8, 1)
+    )
+
+    def run(x: Any, w: Any) -> Any:
+        x = x.detach()
+        x.stop_gradient = False
+        slope = paddle.grad(net(x).sum(), [x], create_graph=True)[0]
+        weights = [p for p in net.parameters() if p.shape != [1]]
+        return paddle.grad((slope * slope * w).sum(), weights, allow_unused=True)[:2]
+
+    compare(run, *given())
+
+
+def test_an_input_that_does_not_count() -> None:
+    def run(x: Any, w: Any, allowed: bool) -> Any:
+        ends = x.detach(), w.detach()
+        for v in ends:
+            v.stop_gradient = False
+        found = paddle.grad((ends[0] * 2).sum(), ends, allow_unused=allowed)
+        return found[0], found[1] is None
+
+    fast = pirol.to_static(run)
+    assert fast(*given(), True)[1] is True
+    for each in (fast, run):
+        with pytest.raises((ValueError, RuntimeError), match="allow_unused"):
+            each(*given(), False)
+
+
+@pytest.mark.parametrize("on", [False, True])
+def test_gradients_go_on_with_create_graph_alone(on: bool) -> None:
+    def run(x: Any, w: Any) -> Any:
+        slope = paddle.grad((paddle.tanh(x) * w).sum(), [x], create_graph=on)[0]
+        return (slope * slope).sum() + (w * 0.0).sum(), slope
+
+    found = []
+    for each in (pirol.to_static(run, strict=True), run):
+        x, w = given()
+        x.stop_gradient = w.stop_gradient = False
+        loss, slope = each(x, w)
+        assert slope.stop_gradient is not on
+        loss.backward()
+        found.append([None if v.grad is None else v.grad.numpy() for v in (x, w)])
+    (ours, of_w), (theirs, exact_w) = found
+    assert (ours is None) == (theirs is None) == (not on)
+    np.testing.assert_allclose(of_w, exact_w, rtol=1e-4, atol=1e-6)
+    if on:
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
 def test_a_planted_fault_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overwritten, "copied", lambda value: value)
+    monkeypatch.setattr(differentiated, "_copied", lambda value: value)
     with pytest.raises(AssertionError):
         compare(gradient(MAKERS["detach"], USES["residual"]), *given())

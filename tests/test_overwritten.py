@@ -15,7 +15,7 @@ import paddle
 import pytest
 
 import pirol
-from pirol.compiler.capture import orders, overwritten
+from pirol.compiler.capture import differentiated, orders, overwritten
 
 MASK = [True, False, True, False, True]
 POINTS = [[k in (0, 6, 7, 17) for k in range(n, n + 4)] for n in range(0, 20, 4)]
@@ -239,7 +239,8 @@ def test_an_input_without_a_gradient_is_written() -> None:
 
 
 def test_paddles_own_programs_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overwritten, "tell_apart", lambda block: pytest.fail("called"))
+    fail = pytest.fail
+    monkeypatch.setattr(differentiated, "tell_apart", lambda block: fail("called"))
     run, _ = written(WRITES["slice"], 1, False)
     paddle.jit.to_static(run, full_graph=True, backend=None).get_concrete_program(
         *given()
@@ -247,8 +248,8 @@ def test_paddles_own_programs_are_left_alone(monkeypatch: pytest.MonkeyPatch) ->
 
 
 FAULTS: dict[str, tuple[Any, str, Any, tuple[str, int]]] = {
-    "no names": (overwritten, "tell_apart", lambda block: None, ("slice", 1)),
-    "not told": (overwritten, "_reads", lambda value, users: (), ("slice", 1)),
+    "no names": (differentiated, "tell_apart", lambda block: None, ("slice", 1)),
+    "not told": (overwritten, "reads", lambda value, users: (), ("slice", 1)),
     "not in order": (orders, "_at_mask", lambda ct, at, like: ct[:3], ("mask", 2)),
     "no share": (orders, "_summed", lambda v, like: like * 0, ("slice", 2)),
 }

@@ -1,6 +1,4 @@
-"""Ahead of `paddle.grad` in a program: values that Paddle's gradients would mistake.
-
-Writes in place:
+"""Writes in place ahead of `paddle.grad` in a program: each value is its own again.
 
 y = x * 2; s = f(y); y[0] = w; z = g(y); paddle.grad(s + z, [x, w])
 
@@ -9,19 +7,13 @@ put behind it name y where they mean what f read, and g, where Paddle does not s
 y is read (in a helper that it does not transform, or in a list), names y where it means
 the new value, so that w has no gradient. Before gradients are made, f is given a copy,
 and g the new value; only the write itself reads y then.
-
-What is differentiated by: x = z.detach(); y = f(x) + g(x); paddle.grad(y, [x]). What
-the readers of a value give it is added up where its maker's own gradient is made; detach
-has none, nor has the end of a split, and of x all but one would be left out. So f and g
-read a copy, and it is the copy by which is differentiated.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import paddle
@@ -40,44 +32,10 @@ class Capturing(threading.local):
 
     depth = 0
     by_sot = 0
+    options: Mapping[str, Any] = MappingProxyType({})  # of the next paddle.grad
 
 
 capturing = Capturing()
-
-
-@functools.cache
-def follow() -> None:
-    """Put ours before Paddle's function, once."""
-    made: Any = importlib.import_module("paddle.autograd.ir_backward")
-    make = made.calc_gradient
-
-    def calc_gradient(outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        if capturing.depth:
-            block = pir.get_current_insertion_point().block()
-            tell_apart(block)
-            copies = [(x, copied(x)) for x in inputs]
-            pir.set_insertion_point_to_block_end(block)
-            outputs, inputs = (
-                [next((c for x, c in copies if x.is_same(v)), v) for v in values]
-                for values in (outputs, inputs)
-            )
-        return make(outputs, inputs, *args, **kwargs)
-
-    made.calc_gradient = calc_gradient
-
-
-def copied(value: Any) -> Any:
-    """A copy that all read in its place; itself where it has no maker, or a maker that
-    reads nothing, of which Paddle knows."""
-    maker = value.get_defining_op()
-    if maker is None or not maker.num_operands():
-        return value
-    users = value.all_used_ops()
-    pir.set_insertion_point_after(maker)
-    copy = paddle.assign(value)
-    for operand in _reads(value, users):
-        operand.set_source(copy)
-    return copy
 
 
 def tell_apart(block: Any) -> None:
@@ -96,7 +54,7 @@ def _tell_apart(block: Any, write: Any) -> None:
     order = {op.id(): k for k, op in enumerate(block.ops)}
     here = order[write.id()]
     users = [(k, u) for u in old.all_used_ops() if (k := _place(order, u)) is not None]
-    for operand in _reads(old, [u for k, u in users if k > here]):
+    for operand in reads(old, [u for k, u in users if k > here]):
         operand.set_source(new)
     earlier = [u for k, u in users if k < here]
     maker = old.get_defining_op()
@@ -108,7 +66,7 @@ def _tell_apart(block: Any, write: Any) -> None:
         return
     pir.set_insertion_point_after(maker)
     copy = paddle.assign(old)
-    for operand in _reads(old, earlier):
+    for operand in reads(old, earlier):
         operand.set_source(copy)
 
 
@@ -119,7 +77,7 @@ def _place(order: dict[int, int], op: Any) -> int | None:
     return None if op is None else order[op.id()]
 
 
-def _reads(value: Any, users: list[Any]) -> Iterator[Any]:
+def reads(value: Any, users: list[Any]) -> Iterator[Any]:
     """The operands of ops that are the value."""
     for op in users:
         yield from (o for o in op.operands() if o.source().is_same(value))

@@ -21,11 +21,11 @@ from paddle.jit.dy2static.utils import RETURN_NO_VALUE_MAGIC_NUM as NO_VALUE
 from pirol.compiler.capture import (
     arguments,
     autocast,
+    differentiated,
     in_place,
     native,
     numbers,
     operators,
-    overwritten,
     scalars,
     sizes,
     unrolled,
@@ -267,7 +267,7 @@ def connect() -> str:
     arguments.own()
     follow()
     autocast.follow()
-    overwritten.follow()
+    differentiated.follow()
     in_place.follow()
     operators.follow()
     numbers.follow()
