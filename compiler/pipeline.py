@@ -26,6 +26,7 @@ from pirol.passes.convolutions import convolutions
 from pirol.passes.decompose import decompose
 from pirol.passes.fuse import Refused, fuse
 from pirol.passes.halves import halves
+from pirol.passes.neighbours import neighbours
 from pirol.passes.paddings import paddings
 from pirol.passes.plan import Plan, plan
 from pirol.passes.products import products
@@ -133,7 +134,7 @@ def finish(graph: Graph, run: Run, target: str = "cpu") -> Lowered:
     def fuse_all(g: Graph) -> Graph:
         fused, found = fuse(g, fusible)
         refused.extend(found)
-        return siblings(sink(fused, fusible, kind), fusible)
+        return siblings(neighbours(sink(fused, fusible, kind), fusible), fusible)
 
     def strip(g: Graph) -> Graph:
         return strips(g, batches)

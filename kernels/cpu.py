@@ -103,13 +103,13 @@ def _lanes_in_columns(nest: Nest) -> bool:
 
 
 def _contiguous(nest: Nest, along: Axis) -> int:
-    """Loads for each element that run along an axis."""
+    """How many elements loads read that run along an axis."""
     loads = (
         n
         for n, element in zip(nest.nodes, nest.per_element)
         if isinstance(n, Load) and element
     )
-    return sum(n.index.along(along.name) for n in loads)
+    return sum(nest.reads(n) for n in loads if n.index.along(along.name))
 
 
 def _work(nest: Nest, per_row: Dim) -> Dim:

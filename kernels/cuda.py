@@ -63,19 +63,19 @@ def narrow(nest: Nest) -> bool:
 
 
 def _rows_along_memory(nest: Nest) -> Nest | None:
-    """The nest with the row axis last that most of its loads run along, if there is
-    one, and 32 rows or more."""
+    """The nest with the row axis last that loads of most of the elements run along, if
+    there is one, and 32 rows or more."""
     loads = [
-        n.index
+        (n.index, nest.reads(n))
         for n, element in zip(nest.nodes, nest.per_element)
         if isinstance(n, Load) and element
     ]
     last = nest.columns[-1].name
-    across = [i for i in loads if not i.along(last)]
-    votes = [sum(i.along(a.name) for i in across) for a in nest.rows]
+    across = [(i, size) for i, size in loads if not i.along(last)]
+    votes = [sum(s for i, s in across if i.along(a.name)) for a in nest.rows]
     count = product(a.extent for a in nest.rows)
     few = isinstance(count, int) and count < LANES
-    if few or 2 * max(votes, default=0) <= len(loads):
+    if few or 2 * max(votes, default=0) <= sum(size for _, size in loads):
         return None
     lane = nest.rows[votes.index(max(votes))]
     others = [a for a in nest.axes if a is not lane]

@@ -103,6 +103,9 @@ JOINS: dict[str, Any] = {
 Node: TypeAlias = Load | Const | Index | Scalar | Reduce | Scan
 
 
+UNKNOWN = 1024  # what a size counts as that is not known
+
+
 @dataclass(frozen=True)
 class Store:
     """Write a node to element `index` of an output.
@@ -171,6 +174,12 @@ class Nest:
                     own = bool(index_of(node).axes() & columns)
                     found.append(own or any(found[a] for a in self.arguments(node)))
         return tuple(found)
+
+    def reads(self, load: Load) -> int:
+        """About how many elements a load reads, in the loops over all axes."""
+        own = load.index.axes()
+        size = dims.product(a.extent for a in self.axes if a.name in own)
+        return int(dims.known(size, dict.fromkeys(dims.symbols_of(size), UNKNOWN)))
 
     def arguments(self, node: Node) -> tuple[int, ...]:
         """The nodes that a node reads."""

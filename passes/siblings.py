@@ -37,7 +37,7 @@ def siblings(graph: Graph, lower: Lower, largest: int = LARGEST) -> Graph:
     joined: dict[Op, Op] = {}
     for ops in alike.values():
         for part in _parts(ops):
-            made = _join(part)
+            made = join(part)
             assert made.body is not None
             if lower(made.body) is None:
                 joined.update(dict.fromkeys(part, made))
@@ -83,7 +83,7 @@ def _parts(ops: Sequence[Op]) -> Iterator[list[Op]]:
         yield part
 
 
-def _join(ops: Sequence[Op]) -> Op:
+def join(ops: Sequence[Op]) -> Op:
     """One group that does what several do."""
     inputs: dict[Value, Value] = {}  # outer -> own
     made: list[Op] = []

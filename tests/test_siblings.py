@@ -200,7 +200,7 @@ def test_planted_faults_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AssertionError, match="wait"):
         test_what_needs_the_other_stays_apart()
     monkeypatch.undo()
-    join = module._join
+    join = module.join
 
     def turned(ops: Any) -> Any:
         """Results in the place of others."""
@@ -209,6 +209,6 @@ def test_planted_faults_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
             made.name, made.operands, made.attrs, made.results[::-1], made.body
         )
 
-    monkeypatch.setattr(module, "_join", turned)
+    monkeypatch.setattr(module, "join", turned)
     with pytest.raises(AssertionError):
         test_scalars_of_all_parameters_are_one_kernel(1)
