@@ -103,11 +103,11 @@ GPU: tuple[Workload, ...] = (
 # Forward and backward: gradients of all inputs, weights too.
 GPU += tuple(
     replace(w, name=f"{w.name}_back", back=True)
-    for w in GPU
+    for w in (*GPU, Workload("gelu_mlp", (4096, 1024), ("linear", "gelu") * 4))
     if w.name
     in (
         *("bias_gelu", "softmax", "layer_norm", "residual_rms_norm"),
-        *("mlp", "encoder_layer"),
+        *("gelu_mlp", "encoder_layer"),
     )
 )
 # The same of halves, those in memory 256 MB each as well.

@@ -36,11 +36,12 @@ from pirol.kernels.kernel import (
     Over,
     Put,
     Ref,
+    Set,
     Stmt,
     Var,
     WarpReduce,
 )
-from pirol.kernels.nest import Load, Nest, Scalar, Store
+from pirol.kernels.nest import Load, Nest, Node, Scalar, Store
 from pirol.prim import PRIMS
 
 LEAST, MOST = 16, 64  # registers that are held: what is aimed at, and the most
@@ -49,6 +50,7 @@ TEAM = 1024  # the most threads of one that holds it
 RESIDENT = 1024  # threads at once, however many registers they hold
 MUCH = 16  # elements of a thread, where it is not known
 BUSY = 1 << 16  # threads that keep a device busy
+COSTLY = 4  # of what is computed once, as quotients
 AHEAD = 4  # accesses of a long row one behind the other
 
 
@@ -59,23 +61,23 @@ def held(nest: Nest) -> Kernel:
     found = wide(nest, last, most=1 << (max(each, 1).bit_length() - 1))
     if found is None:
         found = Wide(nest, last.name, 1, (), ())
-    hold, team = _shared(nest, last.extent, found.width)
+    hold, team = _shared(nest, last.extent, found)
     warps = team // LANES
     return _Held(nest, warps, wide=found, hold=hold, team=team).kernel()
 
 
-def _shared(nest: Nest, extent: Dim, width: int) -> tuple[dict[int, int], int]:
+def _shared(nest: Nest, extent: Dim, found: Wide) -> tuple[dict[int, int], int]:
     """The nodes to hold, with the pass that computes each, and a row's threads."""
     if not isinstance(extent, int):
         return {}, BLOCK
-    hold, words = _hold(nest) if len(nest.columns) == 1 else ({}, 0)
-    team = _team(nest, extent, width, max(words, 1))
+    hold, words = _hold(nest, found.loads) if len(nest.columns) == 1 else ({}, 0)
+    team = _team(nest, extent, found.width, max(words, 1))
     return ({}, THREADS) if team is None else (hold, team)
 
 
-def _hold(nest: Nest) -> tuple[dict[int, int], int]:
+def _hold(nest: Nest, loads: Sequence[int]) -> tuple[dict[int, int], int]:
     """The nodes to hold, with the pass that computes each; 32-bit registers at once
-    for an element."""
+    for an element. All `loads` of a row are under way from its first pass on."""
     passes = Passes(nest)
     first: dict[int, int] = {}
     last: dict[int, int] = {}
@@ -87,7 +89,9 @@ def _hold(nest: Nest) -> tuple[dict[int, int], int]:
         for k in fresh:
             if nest.per_element[k] and _worth(nest.nodes[k]):
                 first[k] = p
-    hold = {k: p for k, p in first.items() if last.get(k, p) > p}
+    last |= {k: first[k] for k in first.keys() - last.keys()}
+    first |= {k: 0 for k in loads if k in first and _of_rows(nest, nest.nodes[k])}
+    hold = {k: p for k, p in first.items() if last[k] > p}
     live = [
         sum(BITS[nest.nodes[k].dtype] for k in hold if hold[k] <= p < last[k])
         for p in range(len(passes.passes))
@@ -95,10 +99,18 @@ def _hold(nest: Nest) -> tuple[dict[int, int], int]:
     return hold, -(-max(live, default=0) // 32)
 
 
+def _of_rows(nest: Nest, node: Node) -> bool:
+    """Whether it loads elements that each row has of its own, at places that no data
+    tell."""
+    if not isinstance(node, Load) or node.index.data():
+        return False
+    return any(a.name in node.index.axes() for a in nest.rows)
+
+
 def _worth(node: Any) -> bool:
     """Whether it costs more to compute again than to hold."""
     return isinstance(node, Load) or (
-        isinstance(node, Scalar) and PRIMS[node.prim].costly
+        isinstance(node, Scalar) and PRIMS[node.prim].cost >= COSTLY
     )
 
 
@@ -182,7 +194,8 @@ class _Held(Team):
         for k in reduces:
             found += self.start(k)
         stops = [*emitter.done, *emitter.have]
-        needed = closure(self.nest, targets, stops)
+        early = [k for k in self.wide.loads if self.hold.get(k) == p]
+        needed = closure(self.nest, [*targets, *early], stops)
         fetched = [k for k in self.wide.loads if k in needed]
         base = [k for k in self.wide.base() if k in needed]
         emitter.have |= {k: self.fetched(k) for k in fetched}
@@ -195,11 +208,11 @@ class _Held(Team):
         apart = [s for s in stores if s in self.wide.stores]
         one += [self.put(s, apart) for s in stores]
         # What is done again reads operands, and a result may lie on one of them.
-        later = not reduces and len(apart) == len(stores)
+        later = len(apart) == len(stores) and not self.seeks(reduces)
         quick = list(map(self.quick, one)) if later else []
         found += [inverse for inverse, _ in filter(None, quick)]
         near = [o[1] if o else s for s, o in zip(one, quick)] if any(quick) else []
-        found.append(self.turn(base, fetched, one, apart, near))
+        found.append(self.turn(base, fetched, one, apart, near, reduces))
         for k in reduces:
             found += self.finish(k)
         for k in fetched:
@@ -208,6 +221,10 @@ class _Held(Team):
         emitter.have |= {k: At(f"h{k}", self.slot) for k in self.hold if k in needed}
         emitter.done.update(reduces)
         return found
+
+    def seeks(self, reduces: Sequence[int]) -> bool:
+        """Whether one of them has more than one accumulator."""
+        return any(self.node(k).kind == "argmax" for k in reduces)
 
     @property
     def place(self) -> Affine:
@@ -247,9 +264,11 @@ class _Held(Team):
         one: Sequence[Stmt],
         apart: Sequence[Store],
         near: Sequence[Stmt] = (),
+        reduces: Sequence[int] = (),
     ) -> Stmt:
         """The loops over a thread's elements, `width` of them at a time; `near`: the
-        same work, quick, but to be done again where it sets `far`."""
+        same work, quick, but to be done again where it sets `far`, with what `reduces`
+        came to before."""
         width, first = self.wide.width, axis("first")
         plain = [k for k in fetched if k not in self.hold]
         start = affine.scale(axis("k"), width)
@@ -260,9 +279,11 @@ class _Held(Team):
             several.append(self.wide.fetch(k, array, to, first))
         loop = Loop("e", affine.ZERO, constant(width), tuple(one), unroll=width)
         if near:
+            back = [Set(f"acc{k}", Ref(f"old{k}")) for k in reduces]
+            several += [Let(f"old{k}", self.kept(k), Ref(f"acc{k}")) for k in reduces]
             several.append(Var("far", "bool", Num(False, "bool")))
             several.append(replace(loop, body=tuple(near)))
-            several.append(If(Ref("far"), (loop,)))
+            several.append(If(Ref("far"), (*back, loop)))
         else:
             several.append(loop)
         several += [self.wide.put(s, first) for s in apart]

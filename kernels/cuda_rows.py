@@ -213,23 +213,18 @@ class Team(Rows):
             return Offset(axis(name))
 
         first = Apply("eq", (offset("lane"), Num(0, "int64")), "int64", "bool")
-        used = Apply("lt", (offset("lane"), Num(self.warps, "int64")), "int64", "bool")
         rest = affine.divide(axis("lane"), self.warps, {"lane": 32})[1]
-        parts = Apply(
-            "select",
-            (used, At(memory, rest), identity(node.kind, dtype)),
-            dtype,
-            dtype,
-        )
-        return [
+        found: list[Stmt] = [
             Array(memory, dtype, self.warps, "shared"),
             WarpReduce(prim, name, dtype),
             If(first, (Put(memory, axis("warp"), Ref(name)),)),
             Barrier(),
-            Set(name, parts),
-            WarpReduce(prim, name, dtype),
-            Barrier(),
+            Set(name, At(memory, rest)),
+            WarpReduce(prim, name, dtype, self.warps),
         ]
+        # With others, their barriers lie before the next row's numbers are put there.
+        several = sum(len(reduces) for reduces, _ in self.passes.passes) > 1
+        return found if several else [*found, Barrier()]
 
 
 class Lanes(Team):

@@ -248,11 +248,13 @@ class Outer:
 
 @dataclass(frozen=True)
 class WarpReduce:
-    """Join a variable over a warp's 32 lanes, by a tree of shuffles; all get it."""
+    """Join a variable over each so many of a warp's lanes, by a tree of shuffles; all
+    get it."""
 
     prim: str
     name: str
     dtype: str
+    lanes: int = 32
 
 
 @dataclass(frozen=True)

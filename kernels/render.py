@@ -386,10 +386,11 @@ class _Renderer:
         return f"PR_ROUNDED({text})" if rounded else text
 
     def warp(self, stmt: WarpReduce) -> list[str]:
-        """Five exchanges, each lane joined with the one at distance 16, 8, 4, 2, 1."""
+        """Each lane is joined with the one at half the distance, down to 1."""
         name, dtype, lines = stmt.name, stmt.dtype, []
         joined = self.apply(Apply(stmt.prim, (Ref(name), Ref("other")), dtype, dtype))
-        for distance in (16, 8, 4, 2, 1):
+        distance = stmt.lanes
+        while distance := distance // 2:
             # A name: in `a > b ? a : b` the shuffle itself would be run divergently.
             other = f"__shfl_xor_sync(0xffffffffu, {name}, {distance})"
             head = f"const {self.type(dtype)} other = {other};"

@@ -20,12 +20,25 @@ from pirol.prim import PRIMS
 from pirol.prim.prim import ELEMENTWISE
 
 STORE = 1.5  # what storing costs, in loads
-# What an op of cost 1 costs that is repeated, in loads of its result, and the most that
-# one may cost: a GPU does some 28 operations while it loads a float.
-AGAIN = {"cpu": (0.1, 1), "cuda": (0.03, 16)}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """again: what an op of cost 1 costs that is repeated, in loads of its result; most:
+    what one may cost that is; besides: whether numbers of rows are stored for it, which
+    sums over rows then read."""
+
+    again: float
+    most: int
+    besides: bool
+
+
+# A GPU does some 28 operations while it loads a float. A CPU sums columns row by row.
+MACHINES = {"cpu": Machine(0.1, 1, False), "cuda": Machine(0.03, 16, True)}
+FEW = 16  # elements of a result for one of a row
 MOST_OPS = 32  # of one result
 UNKNOWN = 1024  # what a size counts as that is not known
-FREE = ("const", "iota", "broadcast")
+FREE = ("const", "iota", "broadcast", "reshape")
 STREAMS = (*ELEMENTWISE, "movement", "reduce", "stop")  # read each element once
 
 Lower = Callable[[Graph], Any]
@@ -109,10 +122,11 @@ class _Sinking:
         self, group: _Group, readers: Readers, kept: set[Value], kind: str
     ) -> None:
         self.group, self.readers = group, readers
-        self.each, self.most = AGAIN[kind]
+        self.machine = MACHINES[kind]
         self.makers = {r: op for op in group.ops for r in op.results}
         self.outer = {own: v for v, own in group.reads.items()}
         self.outer |= {own: v for v, own in group.stores.items()}
+        self.small: dict[Value, Value] = {}  # own -> outer: what it would store besides
         self.open = [v for v in group.stores if v not in kept and self.may_go(v)]
 
     def may_go(self, value: Value) -> bool:
@@ -127,7 +141,17 @@ class _Sinking:
         while chosen:
             made = {g: self.with_(g, chosen) for g in self.reading(chosen)}
             refused = {g for g, m in made.items() if lower(m.body()) is not None}
+            besides = {v for g in made for v in made[g].reads} & {*self.small.values()}
+            stores = {v: own for own, v in self.small.items() if v in besides}
+            if not refused and stores:
+                whole = _Group(self.group.op)
+                whole.ops, whole.reads = self.group.ops, self.group.reads
+                kept = {v: o for v, o in self.group.stores.items() if v not in chosen}
+                whole.stores = kept | stores
+                if lower(whole.body()) is not None:
+                    return ()
             if not refused:
+                self.group.stores |= stores
                 for reader, found in made.items():
                     reader.ops, reader.reads = found.ops, found.reads
                     reader.stores = found.stores
@@ -167,14 +191,16 @@ class _Sinking:
                 more.leaves |= tree.leaves
                 more.ops |= tree.ops
             total += _bytes(value) * (STORE + len(self.readers[value]))
+        leaves = {v for more in again.values() for v in more.leaves}
+        total -= STORE * sum(_bytes(v) for v in leaves & {*self.small.values()})
         for reader, more in again.items():
             total -= sum(_bytes(v) for v in more.leaves if v not in reader.reads)
-            total -= self.each * sum(map(_repeated, more.ops))
+            total -= self.machine.again * sum(map(_repeated, more.ops))
         return total
 
     def tree(self, value: Value, gone: set[Value]) -> _Again | None:
-        """What a result is computed of that is stored, where these are not any more;
-        None where that would be too much."""
+        """What a result is computed of that is stored, where these are not any more, or
+        as good as free to store; None where that would be too much."""
         found, stack = _Again(), [self.group.stores[value]]
         while stack:
             own = stack.pop()
@@ -182,6 +208,10 @@ class _Sinking:
                 found.leaves[self.outer[own]] = None
                 continue
             op = self.makers[own]
+            few = _bytes(own) * FEW <= _bytes(value) and op.name not in FREE
+            if few and self.machine.besides:
+                found.leaves[self.small.setdefault(own, Value(own.type))] = None
+                continue
             if op not in found.ops:
                 found.ops.add(op)
                 stack += op.operands
@@ -194,7 +224,11 @@ class _Sinking:
         if op is None or len(op.results) != 1:
             return False
         prim = PRIMS.get(op.name)
-        quick = prim is not None and prim.kind in ELEMENTWISE and prim.cost <= self.most
+        quick = (
+            prim is not None
+            and prim.kind in ELEMENTWISE
+            and prim.cost <= self.machine.most
+        )
         return quick or op.name in FREE
 
     def with_(self, reader: _Group, chosen: Sequence[Value]) -> _Group:
@@ -204,9 +238,10 @@ class _Sinking:
         gone = {self.group.stores[v] for v in chosen}
         wanted = [v for v in chosen if reader in self.readers[v]]
         trees = [t for v in wanted if (t := self.tree(v, gone)) is not None]
+        own_of = self.group.reads | {v: own for own, v in self.small.items()}
+        own_of = self.group.stores | own_of
         for leaf in dict.fromkeys(v for tree in trees for v in tree.leaves):
-            own = self.group.reads.get(leaf, self.group.stores.get(leaf))
-            assert own is not None
+            own = own_of[leaf]
             env[own] = made.reads.setdefault(leaf, Value(leaf.type))
         needed = {op for tree in trees for op in tree.ops}
         for op in self.group.ops:

@@ -84,6 +84,17 @@ def shares(dtype: str) -> Graph:
     return b.graph("f", [b.div(x, top)])
 
 
+def counted_shares() -> Graph:
+    """The same less how many of the row are half of its largest or more, which is added
+    up exactly."""
+    b, shape = Builder(), (ROWS, WIDTH)
+    x = b.input(TensorType(shape, "float32"))
+    share = b.div(x, b.broadcast(b.reduce_max(x, axes=(1,)), shape=shape, dims=(0,)))
+    large = b.cast(b.ge(share, 0.5), dtype="float32")
+    count = b.reduce_sum(large, axes=(1,))
+    return b.graph("f", [b.sub(share, b.broadcast(count, shape=shape, dims=(0,)))])
+
+
 def hard(by: int) -> list[int]:
     """Numerators of 24 bits, below `by`, whose quotients by it come nearest to the
     middle of two floats."""

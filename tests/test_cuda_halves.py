@@ -11,7 +11,14 @@ from cuda_simulator import Simulator, SimulatorError
 from cuda_simulator_build import has_compiler
 from graph_meaning import same_bits
 from graph_runs import cuda_text, launch_cuda, run_c, run_cuda, steps_of
-from half_data import TURNS, drawn, rows_over_their_largest, shares, turned_sum
+from half_data import (
+    TURNS,
+    counted_shares,
+    drawn,
+    rows_over_their_largest,
+    shares,
+    turned_sum,
+)
 from planted import Edit, text, without
 
 from pirol.compiler.ir import DTYPES, HALVES, Graph, TensorType
@@ -111,6 +118,18 @@ def test_quotients_are_those_of_a_division() -> None:
         wanted = x / x.max(axis=1, keepdims=True)
     found = run_cuda(graph, [x])[0]
     assert same_bits(found, wanted)
+
+
+@needs_simulator
+def test_quotients_that_are_added_up() -> None:
+    kernel, x = kernel_of(counted_shares()), rows_over_their_largest()
+    with np.errstate(all="ignore"):
+        share = x / x.max(axis=1, keepdims=True)
+    wanted = share - (share >= 0.5).sum(axis=1, keepdims=True, dtype=np.float32)
+    source = cuda_text([kernel])
+    assert kernel.has(Over) and same_bits(run(kernel, source, [x])[0], wanted)
+    edited = text(r"acc(\d+) = old\1;", "")(source)
+    assert not same_bits(run(kernel, edited, [x])[0], wanted)
 
 
 def test_what_is_stored_one_by_one_is_divided() -> None:

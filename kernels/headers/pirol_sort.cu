@@ -135,6 +135,12 @@ template <class E> PR_DEVICE void pr_put_own(E *memory, const E *own, int thread
   for (int k = 0; k < PR_EACH; ++k) memory[pr_slot(thread * PR_EACH + k)] = own[k];
 }
 
+// Entries that neighbouring threads write next to each other.
+template <class E> PR_DEVICE void pr_get_all(const E *memory, E *own, int thread) {
+  const E *first = memory + pr_slot(thread);
+  PR_EVERY(k) own[k] = first[pr_slot(k * PR_BLOCK)];
+}
+
 // How many of the first `both` of two runs are of the left one; a warp looks for it.
 template <class E> PR_DEVICE long long pr_split(
     const E *left, long long n_left, const E *right, long long n_right, long long both,
@@ -236,15 +242,15 @@ template <class T, class E, class W> PR_DEVICE void pr_sort(
       if (place < rest) own[k] = entry;
     }
     pr_sort_parts(memory, own, thread, shift, count, &of);
+    pr_get_all(memory, own, thread);
     PR_EVERY(k) {
       const int slot = thread + k * PR_BLOCK, at = slot & ((1 << of) - 1);
-      const int row = slot >> of;
+      const int row = slot >> of, to = row * few + at;
       if (at >= few || row >= there) continue;
-      const E entry = memory[pr_slot(slot)];
-      const long long to = tile * few + (row * few + at);
-      if (entries) entries[to] = entry;
-      else if (values) values[to] = pr_item(entry, keys, tile_x + row * width);
-      if (indices && !entries) indices[to] = pr_place(entry);
+      if (entries) (entries + tile * few)[to] = own[k];
+      else if (values)
+        (values + tile * few)[to] = pr_item(own[k], keys, tile_x + row * width);
+      if (indices && !entries) (indices + tile * few)[to] = pr_place(own[k]);
     }
     __syncthreads();
   }
@@ -291,14 +297,15 @@ template <class T, class E, class W> PR_DEVICE void pr_merge_runs(
     __syncthreads();
     pr_put_own(memory, own, thread);
     __syncthreads();
+    pr_get_all(memory, own, thread);
+    const long long first_result = line * count + begin;
+    const T *row = x + line * length;
     PR_EVERY(k) {
       const int at = thread + k * PR_BLOCK;
       if (at >= wanted) continue;
-      const E entry = memory[pr_slot(at)];
-      const long long place = begin + at, result = line * count + place;
-      if (to) to[pair * count + place] = entry;
-      else if (values) values[result] = pr_item(entry, keys, x + line * length);
-      if (indices && !to) indices[result] = pr_place(entry);
+      if (to) (to + pair * count + begin)[at] = own[k];
+      else if (values) (values + first_result)[at] = pr_item(own[k], keys, row);
+      if (indices && !to) (indices + first_result)[at] = pr_place(own[k]);
     }
     __syncthreads();
   }
