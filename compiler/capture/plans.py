@@ -49,10 +49,12 @@ os.register_at_fork(
 
 
 class Left(Enum):
-    """A call that is left to Paddle: no plan serves it, or a step of one raised."""
+    """A call that is left to Paddle: no plan serves it, a step of one raised, or a
+    check of the data failed."""
 
     REFUSED = 0
     FAILED = 1
+    CHECKED = 2
 
 
 class Plans:
@@ -94,7 +96,7 @@ class Plans:
             if self.options.strict:
                 raise
             self.options.fall_back("the call", f"a step failed: {error}")
-            return Left.FAILED
+            return Left.CHECKED if isinstance(error, RuntimeError) else Left.FAILED
         return Left.REFUSED if found is None else found
 
     def paddles(self, run: Any, inputs: Any, why: Left) -> Any:
@@ -102,8 +104,14 @@ class Plans:
         fault is the plan's; where both do, it is the input's, and Paddle names it."""
         with self.paddle_lock:
             result = run(inputs)
-        self.broken = self.broken or why is Left.FAILED
+        self.broken = self.broken or why is not Left.REFUSED
         return result
+
+    @property
+    def only_reads(self) -> bool:
+        """Whether the program is known to write to no input, nor to draw numbers."""
+        program = self.program
+        return program is not None and not program.graph.writes and not self.draws
 
     def attempt(self, tensors: list[Any]) -> list[Any] | None:
         """Run a plan that fits, made first if need be. Each run that ends on its way
