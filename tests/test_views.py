@@ -173,15 +173,97 @@ def listed(x: Any) -> Any:
     return paddle.stack(rows)
 
 
-def test_tensors_in_a_list() -> None:
-    """A loop over a size that is unknown has its gradient."""
+def rows_of(x: Any) -> Any:
+    total, weight = x[0] * 0.0, 0.0
+    for row in x:
+        total = total + row * weight
+        weight = weight + 1.0
+    return total
+
+
+@pytest.mark.parametrize("function", [listed, rows_of], ids=lambda f: f.__name__)
+def test_loops_over_an_unknown_size(function: Callable[..., Any]) -> None:
+    """Tensors in a list, rows one by one: there are gradients."""
     spec = [InputSpec([None, 4], stop_gradient=False)]
-    fast = pirol.to_static(listed, input_spec=spec)
+    fast = pirol.to_static(function, input_spec=spec)
     for rows in (3, 5):
         x = paddle.ones([rows, 4])
         x.stop_gradient = False
         found = fast(x)
-        np.testing.assert_array_equal(found, listed(x))
+        np.testing.assert_array_equal(found, function(x))
         (gradient,) = paddle.grad(found.sum(), x)
         np.testing.assert_array_equal(gradient[:, 0], np.arange(rows))
     assert not pirol.explain(fast).fallbacks and len(pirol.explain(fast).sized) == 1
+
+
+def counted(x: Any, n: Any) -> Any:
+    n.add_(paddle.ones_like(n))
+    return x * n.astype("float32").exp()
+
+
+def read_before(x: Any, n: Any) -> Any:
+    m = n.astype("float32") * 2.0
+    n[0] = n[0] + 3
+    return x * m.exp() + n.astype("float32")
+
+
+@pytest.mark.parametrize("recompute", ["auto", "none"])
+@pytest.mark.parametrize("dtype", ["float32", "int64"])
+@pytest.mark.parametrize("function", [counted, read_before], ids=lambda f: f.__name__)
+def test_gradients_by_inputs_that_are_written(
+    function: Callable[..., Any], dtype: str, recompute: str
+) -> None:
+    """A program's backward reads what it was given, and not what it wrote there."""
+    fast, found = pirol.to_static(function, strict=True, recompute=recompute), []
+    for run in (fast, function):
+        x, n = paddle.to_tensor([1.0, 2.0]), paddle.zeros([1], dtype)
+        x.stop_gradient = False
+        for _ in range(2):
+            y = run(x, n)
+            (first,) = paddle.grad((y * y).sum(), x, create_graph=True)
+            found += [y, first, *paddle.grad(first.sum(), x), n]
+    half = len(found) // 2
+    for ours, theirs in zip(found[:half], found[half:]):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+def before(x: Any, y: Any) -> Any:
+    old = x.clone()
+    x.add_(y)
+    return old, old + x
+
+
+def exchanged(x: Any, y: Any) -> Any:
+    old = x * 1.0
+    x[:] = y
+    y[:] = old
+    return x - y
+
+
+def moved(x: Any, y: Any) -> Any:
+    y[:] = x
+    x[:] = x + 1.0
+
+
+def shaped(x: Any, y: Any) -> Any:
+    old = x.clone().reshape([2, 1])
+    x.fill_(7.0)
+    return old * 1.0, y + x
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize(
+    "function", [before, exchanged, moved, shaped], ids=lambda f: f.__name__
+)
+def test_what_an_input_was_before(function: Callable[..., Any], strict: bool) -> None:
+    """An input that is written, and handed on as it was, in results and in others."""
+    fast, found = pirol.to_static(function, strict=strict), []
+    for run in (fast, function):
+        x, y = paddle.to_tensor([1.0, 2.0]), paddle.to_tensor([3.0, 5.0])
+        for _ in range(3):
+            made = run(x, y)
+            made = made if isinstance(made, tuple) else (made,)
+            found += [t.numpy() for t in (*made, x, y) if t is not None]
+    half = len(found) // 2
+    for ours, theirs in zip(found[:half], found[half:]):
+        np.testing.assert_array_equal(ours, theirs)

@@ -18,6 +18,7 @@ from pirol.compiler import cache, stored
 from pirol.compiler.autodiff import Level
 from pirol.compiler.capture import native
 from pirol.compiler.capture.ahead import Ahead, Later
+from pirol.compiler.capture.handed import with_copies
 from pirol.compiler.capture.ops import caller
 from pirol.compiler.capture.options import Options
 from pirol.compiler.capture.reader import Program
@@ -96,7 +97,9 @@ class Plans:
             if self.options.strict:
                 raise
             self.options.fall_back("the call", f"a step failed: {error}")
-            return Left.CHECKED if isinstance(error, RuntimeError) else Left.FAILED
+            paddles = str(error).startswith("(")  # (PreconditionNotMet) ..
+            checked = isinstance(error, RuntimeError) and not paddles
+            return Left.CHECKED if checked else Left.FAILED
         return Left.REFUSED if found is None else found
 
     def paddles(self, run: Any, inputs: Any, why: Left) -> Any:
@@ -109,7 +112,7 @@ class Plans:
 
     @property
     def only_reads(self) -> bool:
-        """Whether the program is known to write to no input, nor to draw numbers."""
+        """Whether the program is known to write to no input, and to draw no numbers."""
         program = self.program
         return program is not None and not program.graph.writes and not self.draws
 
@@ -139,6 +142,8 @@ class Plans:
         if self.program is None:
             return None, learned
         used = [tensors[k] for k in self.program.inputs]
+        for place in range(len(used) - self.program.copies, len(used)):
+            used[place] = used[place].detach().clone()
         for variant in self.variants:
             found = _undone(variant.run, used) if self.draws else variant.run(used)
             if found is not None:
@@ -185,9 +190,10 @@ class Plans:
         return self.variants[-1].miss().startswith("guard")
 
     def compiled(self, tensors: list[Any], learned: dict[str, int]) -> Compiled:
-        program = self.program or self.read()
-        self.program = program
+        program = self.program = self.program or self.read()
         _give_memory(tensors)
+        given = hints_of(program.graph, [tensors[k] for k in program.inputs])
+        program = self.program = with_copies(program, given)
         self.draws = any(op.attrs.get("effect") for op in program.graph.walk())
         hints = hints_of(program.graph, [tensors[k] for k in program.inputs]) | learned
         if self.ahead is not None:
