@@ -234,7 +234,7 @@ def captured(static: Any, capture: Callable[[], Any], given: dict[str, Any]) -> 
         return eagerly
     found, why = _attempt(capture)
     if not why and _loose(spec):
-        why = _lists(found)
+        why = _looped(found)
     if not why:
         return found
     if _loose(spec):
@@ -278,13 +278,22 @@ def _unlike_eager(found: Any) -> str:
     return stale(runnable.program, runnable.out_values)
 
 
-def _lists(found: Any) -> str:
-    """Whether a loop over a size puts tensors into a list: Paddle's program of it has
-    no gradient, and of a known size it is no loop."""
+def _looped(found: Any) -> str:
+    """Why a loop over a size, as Paddle has it, has no gradient; of a known size it is
+    no loop."""
     runnable = getattr(found[1], "origin_runnable_program", None)
-    ops = [] if runnable is None else ops_of(runnable.program.global_block())
-    arrays = any(op.name() == "pd_op.array_write_" for op in ops)
-    return "a loop over a size puts tensors into a list" if arrays else ""
+    for op in [] if runnable is None else ops_of(runnable.program.global_block()):
+        if op.name() == "pd_op.array_write_":
+            return "a loop over a size puts tensors into a list"
+        if op.name() == "pd_op.full" and _undefined(op):
+            return "a loop over a size is the first to set a tensor"
+    return ""
+
+
+def _undefined(op: Any) -> bool:
+    """Whether a number stands for what only a loop's body sets: Paddle gives it the
+    shape of that, and makes it of none."""
+    return len(op.attrs()["shape"]) != len(op.result(0).shape)
 
 
 def told(error: Exception) -> str:
