@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pirol.compiler.dims import add, floordiv, product, sub
+from pirol.compiler.dims import add, floordiv, maximum, mul, product, sub
 from pirol.compiler.ir import TensorType
 from pirol.prim.elementwise import NUMBERS, zeros_like
 from pirol.prim.prim import Attrs, Prim, define, require
@@ -130,12 +130,12 @@ def _window_sum_vjp(b: Any, op: Any, cts: Any) -> Sequence[Any]:
     x, at = op.operands[0], op.attrs
     reaches = [d * (k - 1) for d, k in zip(at["dilation"], at["window"])]
     before = [reach - low for reach, (low, _) in zip(reaches, at["padding"])]
-    starts = tuple(max(-k, 0) for k in before)
+    starts = tuple(maximum(mul(-1, k), 0) for k in before)
     sizes = tuple(map(add, x.shape, reaches))
     ones = (1,) * len(sizes)
     wide = b.pad(
         cts[0],
-        low=tuple(max(k, 0) for k in before),
+        low=tuple(maximum(k, 0) for k in before),
         high=tuple(map(add, sizes, starts)),
         interior=tuple(s - 1 for s in at["strides"]),
         value=0,

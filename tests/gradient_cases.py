@@ -241,7 +241,7 @@ IMAGES: dict[str, Callable[[Any, Any], Any]] = {
     ),
     "instance_norm": lambda x, w: F.instance_norm(x),
     "batch_norm": lambda x, w: F.batch_norm(
-        x, x[0, :, 0, 0].detach(), x[1, :, 0, 0].detach().abs(), training=True
+        x, x[0, :, 0, 0].detach() * 1.0, x[1, :, 0, 0].detach().abs(), training=True
     ),
     "pixel_shuffle": lambda x, w: F.pixel_shuffle(x.square(), 2),
     "bilinear": lambda x, w: F.interpolate(x, [9, 5], mode="bilinear"),

@@ -174,6 +174,48 @@ def test_a_step_that_fails_is_paddles_to_judge(monkeypatch: pytest.MonkeyPatch) 
     assert pirol.explain(wrong).compiles == 1
 
 
+def of_integers(x: Any, y: Any) -> Any:
+    """To Paddle's program log1p gives integers here, to eager floats."""
+    return paddle.logaddexp(x, y) * 2.0
+
+
+def angles(x: Any, y: Any) -> Any:
+    """The program expands y to sizes of -1."""
+    return paddle.atan2(x, y)
+
+
+def logged(x: Any, y: Any) -> Any:
+    x[0] = 1
+    return paddle.logaddexp(x, y)
+
+
+def test_what_fails_in_paddles_program_alone_runs_as_eager() -> None:
+    """Once a call, and no more by that program; where eager fails too, and where the
+    program writes to what it is given, the error is the program's."""
+    whole = paddle.to_tensor([[1, 2], [3, 4]]), paddle.to_tensor([2, 1])
+    rows = [InputSpec([None, None], stop_gradient=False), InputSpec([None])]
+    for function, spec, dtype in (
+        (of_integers, None, "int64"),
+        (angles, rows, "float32"),
+    ):
+        fast = pirol.to_static(function, input_spec=spec)
+        x, y = (t.astype(dtype) for t in whole)
+        x.stop_gradient = spec is None
+        for _ in range(2):
+            close(fast(x, y), function(x, y))
+        (fallback,) = [f for f in pirol.explain(fast).fallbacks if "run of" in f.why]
+        assert "fails" in fallback.why
+        if spec:
+            fast(x, y).sum().backward()
+            assert x.grad is not None
+    with pytest.raises(ValueError, match="3"):
+        pirol.to_static(of_integers)(whole[0], paddle.to_tensor([1, 2, 3]))
+    with pytest.raises(ValueError, match="retrieve"):
+        pirol.to_static(logged)(*whole)
+    with pytest.raises(Exception, match="two dtypes"):
+        pirol.to_static(of_integers, strict=True)(*whole)
+
+
 def test_a_failed_call_is_forgotten_by_the_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

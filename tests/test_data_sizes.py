@@ -73,6 +73,14 @@ def looped(x: Any, n: Any) -> Any:
     return x + total
 
 
+def along(x: Any, n: Any) -> Any:
+    x = x.reshape([2, 4, 3])
+    sums = paddle.sum(x, axis=n[0]), paddle.max(x, axis=n[0]), x.mean(n[0], True)
+    halves = paddle.split(x[:, :, :2], 2, axis=n[0])
+    joined = paddle.concat([x, x + 1.0], axis=n[0])
+    return *sums, *halves, joined, paddle.unsqueeze(x, n), x.cumsum(n[0])
+
+
 CASES: dict[Callable[..., Any], tuple[int, list[list[int]]]] = {
     # function: plans, contents of n
     shaped: (3, [[8, 3], [2, 12], [24, 1], [-1, 12], [-1, 3], [0, 6], [3, 8]]),
@@ -83,6 +91,7 @@ CASES: dict[Callable[..., Any], tuple[int, list[list[int]]]] = {
     classes: (1, [[2], [5], [3]]),
     resized: (1, [[2, 3], [8, 12], [1, 1], [5, 7]]),
     computed: (2, [[2, 3], [5, 2], [0, 4], [1, 1]]),
+    along: (4, [[0], [1], [-1], [2], [1], [0]]),
     looped: (3, [[2, 3], [1, 0], [5, 7], [0, 2]]),
 }
 

@@ -86,6 +86,54 @@ def test_a_complex_number_alone() -> None:
     np.testing.assert_array_equal(found.numpy(), wanted.numpy())
 
 
+def of_a_number(x: Any) -> Any:
+    return paddle.to_tensor(float(x.sum()))
+
+
+def of_numbers(x: Any) -> Any:
+    return paddle.to_tensor([float(x[0]), 0.5])
+
+
+def of_integers(x: Any) -> Any:
+    return paddle.to_tensor([int(x[0]), 2])
+
+
+MADE: dict[str, Callable[[Any], Any]] = {
+    "a tensor": lambda x: paddle.to_tensor(x),
+    "of another dtype": lambda x: paddle.to_tensor(x, dtype="float64"),
+    "tensors in a list": lambda x: paddle.to_tensor([x.sum(), x[0]]),
+    "with a number": lambda x: paddle.to_tensor([x.sum(), 1]),
+    "of integers and a number": lambda x: paddle.to_tensor([(x > 0).sum(), 1.5]),
+    "lists in a list": lambda x: paddle.to_tensor([[x.sum(), x[0]], [1, 2.0]]),
+    "a number of Python's": of_a_number,
+    "such numbers": of_numbers,
+    "such integers": of_integers,
+    "complex ones": lambda x: paddle.to_tensor([[1 + 2j, 3.0]]),
+    "a complex one of NumPy's": lambda x: paddle.to_tensor(np.complex128(1j)),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_what_to_tensor_makes(name: str) -> None:
+    """Dtype and values are eager's; to what it is made of, no gradient goes."""
+    make = MADE[name]
+
+    def run(x: Any) -> Any:
+        made = make(x)
+        return made, made.sum() * x
+
+    found = []
+    for f in (pirol.to_static(run, strict=True), run):
+        x = paddle.to_tensor([1.25, -0.5], stop_gradient=False)
+        made, product = f(x)
+        product.abs().sum().backward()
+        found.append((made, product, x.grad))
+    for ours, theirs in zip(*found):
+        assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape)
+        np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-6)
+    assert found[0][0].stop_gradient == found[1][0].stop_gradient
+
+
 @pytest.mark.parametrize("columns", [5, None])
 def test_statistics_of_complex_numbers(columns: int | None) -> None:
     def run(x: Any) -> Any:

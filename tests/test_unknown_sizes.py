@@ -73,6 +73,14 @@ def unbound(x: Any) -> Any:
     return x.unbind(0)[0]
 
 
+def unstacked(x: Any) -> Any:
+    return sum(paddle.unstack(x))
+
+
+def numbered(x: Any) -> Any:
+    return [row * k for k, row in enumerate(x)], dict(enumerate(x, 2))[2]
+
+
 def unpacked(x: Any) -> Any:
     first, *rest = x
     return first * 2, rest
@@ -100,6 +108,7 @@ def filled(x: Any) -> Any:
 SIZED = (
     *(integral, integrals, covariance, correlation, wrapped, clipped, thirds, cut),
     *(spectrum, quantile, signs, blocks, embedded, unbound, unpacked, spread, filled),
+    *(unstacked, numbered),
 )
 
 
@@ -216,3 +225,33 @@ def test_a_layer_and_its_training_step() -> None:
         expected = (layer(x) ** 2).sum()
         losses.append(float(step(x)) / float(expected))
     np.testing.assert_allclose(losses, 1, 1e-5)
+
+
+TENSOR_AXES: dict[str, Callable[..., Any]] = {
+    "all": lambda x, k: paddle.all(x > 0, axis=k),
+    "any": lambda x, k: (x > 0).any(k),
+    "amax": lambda x, k: paddle.amax(x, axis=k),
+    "amin": lambda x, k: x.amin(axis=k),
+    "flip": lambda x, k: paddle.flip(x, axis=k),
+    "logsumexp": lambda x, k: paddle.logsumexp(x, axis=k),
+    "nanmedian": lambda x, k: paddle.nanmedian(x, axis=k),
+    "roll": lambda x, k: paddle.roll(x, k, axis=k),
+}
+
+
+@pytest.mark.parametrize("name", TENSOR_AXES)
+def test_an_axis_that_a_tensor_tells(name: str) -> None:
+    """Where Paddle's static mode would end the process, eager runs the call."""
+    function = TENSOR_AXES[name]
+    x = paddle.to_tensor([[1.0, -2.0, 5.0], [0.5, 4.0, 3.0]])
+    fast = pirol.to_static(function)
+    with pytest.warns(pirol.PirolWarning, match=f"{name}: only the run tells"):
+        first = fast(x, paddle.to_tensor(1))
+    for k, found in ((1, first), (0, fast(x, paddle.to_tensor(0)))):
+        np.testing.assert_array_equal(found, function(x, paddle.to_tensor(k)))
+
+
+def test_a_permutation_is_no_tensor() -> None:
+    fast = pirol.to_static(lambda x, order: paddle.transpose(x, order))
+    with pytest.raises(TypeError, match="transpose"):
+        fast(paddle.ones([2, 3]), paddle.to_tensor([1, 0]))

@@ -23,7 +23,8 @@ from pirol.compiler.capture.overwritten import capturing
 
 INPUTS = ("builtin.parameter", "pd_op.data")
 # Functions whose result has the elements in other places of a shape.
-VIEWS = (".reshape", "squeeze", ".flatten", ".transpose", ".t")
+RESHAPED = (".reshape", "squeeze", ".flatten")
+VIEWS = (*RESHAPED, ".transpose", ".t")
 VIEWED = (
     "{title}_ of a view, or of what has one (reshape, x[0], transpose): eager Paddle"
     " would write both; write a copy instead: y = x[0].clone()"
@@ -78,7 +79,8 @@ def _written(old: Any, new: Any, title: str) -> Any:
     program = paddle.static.default_main_program()
     if isinstance(old, paddle.Tensor):
         old = recorder._global_parameter_recorder.get(program, old)
-    if new.dtype == old.dtype and [*new.shape] == [*old.shape]:
+    same = new.dtype == old.dtype and [*new.shape] == [*old.shape]
+    if same and not title.endswith(RESHAPED):
         return _setitem_static(old, (Ellipsis,), new)
     maker = old.get_defining_op()
     if maker is None or maker.name() in INPUTS:

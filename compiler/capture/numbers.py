@@ -2,13 +2,14 @@
 
 Paddle's static functions round such a number to float32 (`x * 0.1` is then x times
 0.10000000149), and eager ones do not; while Pirol captures, it is a tensor of float64.
+And what paddle.to_tensor makes of numbers and of tensors, as eager has it.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,10 @@ from paddle.base.data_feeder import convert_dtype
 
 from pirol.compiler.capture.operators import WIDE
 from pirol.compiler.capture.overwritten import capturing
+from pirol.compiler.capture.scalars import stands_for_one
 
 ops: Any = paddle._C_ops
+_VALUE: Any = paddle.pir.Value
 NAMES = tuple(map(convert_dtype, WIDE))
 
 
@@ -46,25 +49,70 @@ def _while_capturing(
 
 
 def _to_tensor(plain: Callable[..., Any]) -> Callable[..., Any]:
-    """Paddle's for numbers, which makes them of the default dtype first; a complex one
-    by itself is of the default's width."""
+    """Paddle's for numbers, which makes them of the default dtype first; what it makes
+    of tensors is theirs in eager no more, but a copy without gradient."""
 
     @functools.wraps(plain)
-    def run(data: Any, dtype: Any = None, *rest: Any, **kwargs: Any) -> Any:
+    def run(data: Any, dtype: Any = None, stop_gradient: bool = True) -> Any:
         if not capturing.depth:
-            return plain(data, dtype, *rest, **kwargs)
+            return plain(data, dtype, stop_gradient)
+        leaves = paddle.utils.flatten(data) if _listed(data) else [data]
+        if any(isinstance(v, _VALUE) for v in leaves):
+            found = _copied(data, dtype or _common(data, leaves))
+            found.stop_gradient = stop_gradient
+            return found
         default = paddle.get_default_dtype()
-        if dtype is None and isinstance(data, complex):
-            dtype = "complex128" if default == "float64" else "complex64"
+        numbers = not isinstance(data, np.generic)
+        if dtype is None and numbers and any(isinstance(v, complex) for v in leaves):
+            dtype = _default("complex128")
         if dtype is None or convert_dtype(dtype) not in NAMES:
-            return plain(data, dtype, *rest, **kwargs)
+            return plain(data, dtype, stop_gradient)
         paddle.set_default_dtype("float64")
         try:
-            return plain(data, dtype, *rest, **kwargs)
+            return plain(data, dtype, stop_gradient)
         finally:
             paddle.set_default_dtype(default)
 
     return run
+
+
+def _listed(data: Any) -> bool:
+    return isinstance(data, (list, tuple))
+
+
+def _copied(data: Any, dtype: Any) -> Any:
+    """A tensor, or lists of tensors and numbers, as a new tensor; no gradient goes
+    there."""
+    if _listed(data):
+        return paddle.stack([_copied(part, dtype) for part in data])
+    if isinstance(data, _VALUE):
+        return paddle.assign(data.detach().astype(dtype))
+    return paddle.to_tensor(data, dtype)
+
+
+def _common(data: Any, leaves: Sequence[Any]) -> str:
+    """The dtype of what has tensors; NumPy's in a list of them, the default in lists of
+    lists or of what is a number in eager."""
+    known = [v for v in leaves if isinstance(v, _VALUE)]
+    names = {convert_dtype(v.dtype) for v in known}
+    others = [np.asarray(v).dtype for v in leaves if not isinstance(v, _VALUE)]
+    alone = len(names) == 1 and not others
+    name = names.pop() if alone else np.result_type(*names, *others).name
+    parts = [v for v in known if not stands_for_one(v)]
+    direct = any(
+        v is part for v in (data if _listed(data) else [data]) for part in parts
+    )
+    return name if direct else _default(name)
+
+
+def _default(name: str) -> str:
+    """The dtype that Paddle gives to lists of numbers that are NumPy's `name`."""
+    real: str = paddle.get_default_dtype()
+    if name.startswith("complex"):
+        return "complex128" if real == "float64" else "complex64"
+    if name.startswith("float"):
+        return real
+    return "int64" if name == "int32" else name
 
 
 def _told(number: Any) -> Any:

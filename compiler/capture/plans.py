@@ -18,6 +18,7 @@ from pirol.compiler import cache, stored
 from pirol.compiler.autodiff import Level
 from pirol.compiler.capture import native
 from pirol.compiler.capture.ahead import Ahead, Later
+from pirol.compiler.capture.handed import with_copies
 from pirol.compiler.capture.ops import caller
 from pirol.compiler.capture.options import Options
 from pirol.compiler.capture.reader import Program
@@ -49,10 +50,12 @@ os.register_at_fork(
 
 
 class Left(Enum):
-    """A call that is left to Paddle: no plan serves it, or a step of one raised."""
+    """A call that is left to Paddle: no plan serves it, a step of one raised, or a
+    check of the data failed."""
 
     REFUSED = 0
     FAILED = 1
+    CHECKED = 2
 
 
 class Plans:
@@ -94,7 +97,9 @@ class Plans:
             if self.options.strict:
                 raise
             self.options.fall_back("the call", f"a step failed: {error}")
-            return Left.FAILED
+            paddles = str(error).startswith("(")  # (PreconditionNotMet) ..
+            checked = isinstance(error, RuntimeError) and not paddles
+            return Left.CHECKED if checked else Left.FAILED
         return Left.REFUSED if found is None else found
 
     def paddles(self, run: Any, inputs: Any, why: Left) -> Any:
@@ -102,8 +107,14 @@ class Plans:
         fault is the plan's; where both do, it is the input's, and Paddle names it."""
         with self.paddle_lock:
             result = run(inputs)
-        self.broken = self.broken or why is Left.FAILED
+        self.broken = self.broken or why is not Left.REFUSED
         return result
+
+    @property
+    def only_reads(self) -> bool:
+        """Whether the program is known to write to no input, and to draw no numbers."""
+        program = self.program
+        return program is not None and not program.graph.writes and not self.draws
 
     def attempt(self, tensors: list[Any]) -> list[Any] | None:
         """Run a plan that fits, made first if need be. Each run that ends on its way
@@ -131,6 +142,8 @@ class Plans:
         if self.program is None:
             return None, learned
         used = [tensors[k] for k in self.program.inputs]
+        for place in range(len(used) - self.program.copies, len(used)):
+            used[place] = used[place].detach().clone()
         for variant in self.variants:
             found = _undone(variant.run, used) if self.draws else variant.run(used)
             if found is not None:
@@ -177,9 +190,10 @@ class Plans:
         return self.variants[-1].miss().startswith("guard")
 
     def compiled(self, tensors: list[Any], learned: dict[str, int]) -> Compiled:
-        program = self.program or self.read()
-        self.program = program
+        program = self.program = self.program or self.read()
         _give_memory(tensors)
+        given = hints_of(program.graph, [tensors[k] for k in program.inputs])
+        program = self.program = with_copies(program, given)
         self.draws = any(op.attrs.get("effect") for op in program.graph.walk())
         hints = hints_of(program.graph, [tensors[k] for k in program.inputs]) | learned
         if self.ahead is not None:

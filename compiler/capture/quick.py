@@ -55,12 +55,30 @@ class QuickFunction(ASTStaticFunction):  # type: ignore[misc]
         sizes.noted.calls += 1
         try:
             result = captured(lambda: call(*args, **kwargs))
+        except Exception as error:
+            result = self._as_eager(error, args, kwargs)
         finally:
             sizes.noted.calls -= 1
         served, plain = last_served.layer, all(type(t) in TENSORS for t in tensors)
         if served is not None and not kwargs and plain:
             self._remember(known.setdefault(key, []), served)
         return result
+
+    def _as_eager(
+        self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """What the function itself gives, where Paddle's run of its program fails: in a
+        program Paddle does not always do what it does in eager mode."""
+        options = self._kwargs["build_strategy"]
+        if not last_served.failed or options.strict:
+            raise error
+        last_served.forget()
+        try:
+            found = self.dygraph_function(*args, **kwargs)
+        except Exception:
+            raise error from None
+        sizes.leave(self, f"Paddle's run of the program fails: {sizes.told(error)}")
+        return found
 
     def get_concrete_program(self, *args: Any, **kwargs: Any) -> Any:
         """As StaticFunction: a captured program and its layer, which serve later calls

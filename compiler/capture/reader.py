@@ -76,13 +76,14 @@ class Program:
     """A captured program: its graph, and for each op's `site` the PIR op.
 
     `keep` holds the PIR program, without which its ops are gone; `inputs` says which
-    of the tensors given at a call the graph's inputs are.
+    of the tensors given at a call the graph's inputs are, the last `copies` as copies.
     """
 
     graph: Graph
     sites: list[Any]
     inputs: list[int]
     keep: Any
+    copies: int = 0
 
 
 def read(

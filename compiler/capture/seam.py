@@ -22,6 +22,7 @@ from pirol.compiler.capture import (
     arguments,
     autocast,
     differentiated,
+    ends,
     in_place,
     native,
     numbers,
@@ -54,7 +55,12 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
         """Run on the (nested) inputs of an AST program."""
         plans, found = self._serve(self._prepare_inputs(inputs))
         if isinstance(found, Left):
-            return plans.paddles(self._differentiable(super().__call__), inputs, found)
+            run = self._differentiable(super().__call__)
+            try:
+                return plans.paddles(run, inputs, found)
+            except Exception:
+                last_served.failed = found is not Left.CHECKED and plans.only_reads
+                raise
         last_served.layer = plans.options.latest = self
         return self._remove_no_value(self._restore_out(found))
 
@@ -237,12 +243,14 @@ class Slot:
 
 
 class _LastServed(threading.local):
-    """The program layer of this thread's last call that a plan served."""
+    """The program layer of this thread's last call that a plan served; whether Paddle's
+    run of the program failed, though no check of the data did."""
 
     layer: CompiledLayer | None = None
+    failed = False
 
     def forget(self) -> None:
-        self.layer = None
+        self.layer, self.failed = None, False
 
 
 last_served = _LastServed()
@@ -273,6 +281,7 @@ def connect() -> str:
     numbers.follow()
     scalars.follow()
     sizes.follow()
+    ends.follow()
     unrolled.follow()
     return ""
 

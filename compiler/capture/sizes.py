@@ -16,7 +16,7 @@ import importlib
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ import paddle
 from paddle.jit.dy2static.error import ERROR_DATA
 
 from pirol.compiler.capture.overwritten import capturing
+from pirol.compiler.capture.views import ops_of, stale
 
 # Functions that only check what they compute with sizes.
 ASKING = {"outer", "fold", "get_attr_shape", "Dirichlet.__init__"}
@@ -32,7 +33,11 @@ ASKING |= {f"conv{n}d{kind}" for n in (1, 2, 3) for kind in ("", "_transpose")}
 # Functions to which a size that is not above 0 is 0, and not unknown.
 DECIDING = {"take"}
 # Ops to whose arguments -1 says something else.
-TAKING = "clip full full_like one_hot scale slice strided_slice topk"
+TAKING = (
+    "affine_grid clip crop empty eye fold frame full full_like gaussian linspace "
+    "one_hot pad pad3d pool2d pool3d randint repeat_interleave roll scale slice split "
+    "strided_slice tile topk tril_indices triu_indices uniform"
+)
 LIBRARY = os.path.dirname(paddle.__file__)
 ARITHMETIC = "add sub mul truediv floordiv mod pow divmod"
 
@@ -115,11 +120,9 @@ def follow() -> None:
 
     value.shape = property(shape, known.fset)
     value.__getitem__ = _taking(value.__getitem__)
-    value.__iter__ = _parts
     for name in TAKING.split():
         setattr(ops, name, _taking(getattr(ops, name)))
     ops.expand, ops.squeeze = _expand(ops.expand), _squeeze(ops.squeeze)
-    ops.unbind = _unbind(ops.unbind)
     made: Any = importlib.import_module("paddle.tensor.creation")
     made._to_tensor_static = _taking(made._to_tensor_static)
 
@@ -132,25 +135,6 @@ def _taking(function: Callable[..., Any]) -> Callable[..., Any]:
         if watched() and any(map(_unknown, (*args, *kwargs.values()))):
             note(sys._getframe(1))
         return function(*args, **kwargs)
-
-    return run
-
-
-def _parts(self: Any) -> Iterator[Any]:
-    """`a, b = x`; Paddle goes on for ever where it does not know how many there are."""
-    if not self.shape or self.shape[0] == -1:
-        raise TypeError(f"of {self.shape} the parts cannot be told one by one")
-    return (self[k] for k in range(self.shape[0]))
-
-
-def _unbind(unbind: Callable[..., Any]) -> Callable[..., Any]:
-    """Of how many it does not know, Paddle ends the process."""
-
-    @functools.wraps(unbind)
-    def run(x: Any, axis: int = 0) -> Any:
-        if isinstance(x, paddle.pir.Value) and x.shape[axis] == -1:
-            raise ValueError(f"unbind: the size of axis {axis} is unknown")
-        return unbind(x, axis)
 
     return run
 
@@ -244,11 +228,13 @@ def captured(static: Any, capture: Callable[[], Any], given: dict[str, Any]) -> 
     What fails in a call is not captured if the function itself does not fail.
     """
     spec, options = static._function_spec, static._kwargs["build_strategy"]
-    state = static.__dict__.setdefault("_pirol_sizes", State())
+    state = _state(static)
     eagerly = None, Eagerly(static.dygraph_function, given)
     if state.eager:
         return eagerly
     found, why = _attempt(capture)
+    if not why and _loose(spec):
+        why = _looped(found)
     if not why:
         return found
     if _loose(spec):
@@ -262,27 +248,59 @@ def captured(static: Any, capture: Callable[[], Any], given: dict[str, Any]) -> 
         found = first if isinstance(first, Exception) and not noted.where else found
         why = again
 
-    def told() -> None:
+    def note_it() -> None:
         options.fall_back("the call", why)
         state.eager = not state.sized or not isinstance(found, Exception)
 
     if not isinstance(found, Exception):
-        told()
+        note_it()
         return eagerly
     if options.strict or not noted.calls:
         raise found
-    return None, Eagerly(static.dygraph_function, given, found, told)
+    return None, Eagerly(static.dygraph_function, given, found, note_it)
 
 
 def _attempt(capture: Callable[[], Any]) -> tuple[Any, str]:
     """What is captured, or the error; and why that does not do."""
     noted.where = ""
     try:
-        return capture(), noted.where
+        found = capture()
+        return found, noted.where or _unlike_eager(found)
     except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines()]
-        told = next((line for line in reversed(lines) if line), type(error).__name__)
-        return error, noted.where or f"it could not be captured: {told}"
+        return error, noted.where or f"it could not be captured: {told(error)}"
+
+
+def _unlike_eager(found: Any) -> str:
+    """Why a captured program does not do what eager does, though Paddle takes it."""
+    runnable = getattr(found[1], "origin_runnable_program", None)
+    if runnable is None:
+        return ""
+    return stale(runnable.program, runnable.out_values)
+
+
+def _looped(found: Any) -> str:
+    """Why a loop over a size, as Paddle has it, has no gradient; of a known size it is
+    no loop."""
+    runnable = getattr(found[1], "origin_runnable_program", None)
+    for op in [] if runnable is None else ops_of(runnable.program.global_block()):
+        if op.name() == "pd_op.array_write_":
+            return "a loop over a size puts tensors into a list"
+        if op.name() == "pd_op.full" and _undefined(op):
+            return "a loop over a size is the first to set a tensor"
+    return ""
+
+
+def _undefined(op: Any) -> bool:
+    """Whether a number stands for what only a loop's body sets: Paddle gives it the
+    shape of that, and makes it of none."""
+    return len(op.attrs()["shape"]) != len(op.result(0).shape)
+
+
+def told(error: Exception) -> str:
+    """The last line of an error that says what it is."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    words = [line for line in lines if line and not line.startswith("[operator ")]
+    return words[-1] if words else type(error).__name__
 
 
 @dataclass
@@ -291,6 +309,17 @@ class State:
 
     sized: bool = False
     eager: bool = False
+
+
+def _state(static: Any) -> State:
+    found: State = static.__dict__.setdefault("_pirol_sizes", State())
+    return found
+
+
+def leave(static: Any, why: str) -> None:
+    """Let eager run all further calls of a StaticFunction."""
+    _state(static).eager = True
+    static._kwargs["build_strategy"].fall_back("the call", why)
 
 
 def _loose(spec: Any) -> bool:

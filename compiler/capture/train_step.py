@@ -147,7 +147,7 @@ class TrainStep:
         found = step.run(tensors)
         if isinstance(found, Left):
             result = self._plainly(whole, inputs)
-            step.plans.broken = step.plans.broken or found is Left.FAILED
+            step.plans.broken = step.plans.broken or found is not Left.REFUSED
             return result
         if step not in steps and len(steps) < MOST:  # of tensors alone
             steps.append(step)

@@ -165,6 +165,12 @@ class Cut:
             known(v.type.size, hints) * BITS[v.dtype] // 8 for v in left
         )
         self.drawn = [parts.kept.index(at[k]) for k in places]
+        # Inputs that the outputs depend on, and a run writes; and what is kept of them.
+        alone = prune(replace(flat, writes=()))
+        read = {*alone.outputs, *(v for op in alone.ops for v in op.operands)}
+        self.written = [k for k, _ in flat.writes if flat.inputs[k] in read]
+        own = {both.graph.inputs[k]: k for k in self.written}
+        self.old = {j: own[v] for j, v in enumerate(parts.kept) if v in own}
         self.forward, self.gradients = parts.forward, parts.backward
         self.all = tuple(range(len(self.wrt)))
 
@@ -230,6 +236,9 @@ class Trained:
 
     def run(self, tensors: Sequence[Any]) -> list[Any] | None:
         """The outputs, joined to the tensors `wrt`; None where no plan fits."""
+        before = list(tensors)
+        for k in self.cut.written:
+            before[k] = _copy(tensors[k])
         found = _run(self.forward, tensors)
         if found is None:
             return None
@@ -238,7 +247,9 @@ class Trained:
             outputs, kept = detached(tensors, outputs, kept)
         if not self.wrt:
             return outputs
-        return Call(self, list(tensors), kept).joined(outputs)
+        for j, k in self.cut.old.items():
+            kept[j] = before[k]
+        return Call(self, before, kept).joined(outputs)
 
 
 def depended(flat: Graph, whole: Graph, wrt: Sequence[int]) -> list[int]:
@@ -252,6 +263,12 @@ def depended(flat: Graph, whole: Graph, wrt: Sequence[int]) -> list[int]:
         if flat.inputs[k] in reached
         or (whole.inputs[k] in needed and not users[flat.inputs[k]])
     ]
+
+
+def _copy(tensor: Any) -> Any:
+    """A tensor as it is before a run that writes to it."""
+    with paddle.no_grad():
+        return tensor.clone()
 
 
 def _run(plan: Compiled, tensors: Sequence[Any]) -> list[Any] | None:

@@ -13,7 +13,7 @@ from pirol.compiler.dims import Shape
 from pirol.compiler.ir import Value
 from pirol.prim.builder import Builder
 from pirol.prim.decomp.bounds import cut, dropped
-from pirol.prim.decomp.registry import axis_in, decomposes, need, number
+from pirol.prim.decomp.registry import axis_in, axis_of, decomposes, need
 
 
 def places(
@@ -61,7 +61,7 @@ def looked_up(
 @decomposes("pd_op.gather", composite=False)
 def gather(b: Builder, x: Value, index: Value, axis: Value) -> Any:
     """The slices of one axis that the index (a scalar, a vector or a column) names."""
-    at = axis_in(int(number(b, axis, "axis")), x.type.rank, "gather")
+    at = axis_of(b, axis, x.type.rank, "gather")
     if index.type.rank == 2:
         need(dims.equal(index.shape[1], 1) is True, "gather by a matrix")
         index = dropped(b, index, (1,))

@@ -12,7 +12,7 @@ from pirol.compiler import dims
 from pirol.compiler.ir import COMPLEX, DTYPES, FLOATS, INEXACT, Value
 from pirol.prim.builder import Builder
 from pirol.prim.decomp.pointwise import NUMBERS, holds, power
-from pirol.prim.decomp.registry import axis_in, decomposes, ints, need, number
+from pirol.prim.decomp.registry import axes_of, axis_in, axis_of, decomposes, need
 
 
 def spread(b: Builder, reduced: Value, like: Value, axes: Sequence[int]) -> Value:
@@ -65,7 +65,7 @@ def sum_(b: Builder, x: Value, axis: Any, *, keepdim: bool, dtype: str) -> Any:
         kind = "int64"
     need(kind != "bool", "sum of bool")
     x = b.cast(x, dtype=kind)
-    return _reduced(b, x, ints(b, axis, "axis"), keepdim, "reduce_sum")
+    return _reduced(b, x, axes_of(b, axis), keepdim, "reduce_sum")
 
 
 @decomposes("pd_op.reduce_as", compute_in="float32")
@@ -81,7 +81,7 @@ def reduce_as(b: Builder, x: Value, target: Value) -> Any:
 def mean_(b: Builder, x: Value, axis: Any = (), *, keepdim: bool) -> Any:
     """The mean over axes (all, where none is named); of integers and bools by way of
     float32."""
-    axes = _named(x, ints(b, axis, "axis"), "mean")
+    axes = _named(x, axes_of(b, axis), "mean")
     if x.dtype in INEXACT:
         result = mean_of(b, x, axes)
     else:
@@ -102,7 +102,7 @@ def _or_lowest(b: Builder, value: Value, count: Any) -> Value:
 def _extreme(name: str) -> None:
     @decomposes(f"pd_op.{name}")
     def of_operand(b: Builder, x: Value, axis: Any, *, keepdim: bool) -> Any:
-        return _ends(b, x, ints(b, axis, "axis"), keepdim, name)
+        return _ends(b, x, axes_of(b, axis), keepdim, name)
 
     @decomposes(f"pd_op.a{name}")
     def of_attr(b: Builder, x: Value, *, axis: Sequence[int], keepdim: bool) -> Any:
@@ -131,7 +131,7 @@ def _place(name: str, prim: str, sign: str, which: str) -> None:
         kept = (1,) * x.type.rank
         if flatten:
             x = b.reshape(x, shape=(x.type.size,))
-        at = 0 if flatten else axis_in(number(b, axis, "axis"), x.type.rank, name)
+        at = 0 if flatten else axis_of(b, axis, x.type.rank, name)
         x = b.reshape(x, shape=(1,)) if not x.type.rank else x
         worst = bound(DTYPES[x.dtype][1], which)
         lowest = b.const(value=worst, shape=x.shape, dtype=x.dtype)
@@ -175,7 +175,7 @@ WIDER = {"float32": "float64", "complex64": "complex128"}
 @decomposes("pd_op.prod", compute_in="float32")
 def prod(b: Builder, x: Value, axis: Any, *, keepdim: bool, reduce_all: bool) -> Any:
     """The product over axes; float32 is multiplied up in float64."""
-    axes = [] if reduce_all else ints(b, axis, "axis")
+    axes = [] if reduce_all else axes_of(b, axis)
     need(x.dtype != "bool", "prod of bool")
     if x.dtype in COMPLEX:
         count = dims.product(x.shape[a] for a in _named(x, axes, "prod"))
@@ -238,7 +238,7 @@ def frobenius_norm(
 ) -> Any:
     """The root of the sum of squares over axes, or of all."""
     need(x.dtype in FLOATS, f"frobenius_norm of {x.dtype}")
-    at = _named(x, [] if reduce_all else ints(b, axis, "axis"), "frobenius_norm")
+    at = _named(x, [] if reduce_all else axes_of(b, axis), "frobenius_norm")
     result = _norm(b, x, at, 2)
     return _kept(b, result, x, at) if keep_dim else result
 

@@ -137,6 +137,26 @@ def number(b: Builder, value: Value, what: str) -> Any:
     return found[0]
 
 
+def fixed(b: Builder, item: Any, what: str) -> int:
+    """A number as an int; one that a tensor tells must be what the first call has."""
+    if not isinstance(item, (int, float)):
+        seen = b.facts.value(item)
+        need(seen is not None, f"{what} is known only when the program runs")
+        b.require_equal(item, seen, what)
+        item = seen
+    return int(item)
+
+
+def axes_of(b: Builder, value: Any) -> list[int]:
+    """The contents of an operand that names axes."""
+    return [fixed(b, item, "an axis") for item in ints(b, value, "axis")]
+
+
+def axis_of(b: Builder, value: Value, rank: int, op: str) -> int:
+    """The axis that a scalar operand names, counted from the front."""
+    return axis_in(fixed(b, number(b, value, "axis"), "an axis"), rank, op)
+
+
 def axis_in(axis: int, rank: int, op: str) -> int:
     """The axis counted from the front; declines one out of range."""
     need(-rank <= axis < max(rank, 1), f"{op}: axis {axis} is outside rank {rank}")

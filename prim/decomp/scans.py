@@ -7,7 +7,7 @@ from typing import Any
 from pirol.compiler.ir import Value
 from pirol.prim.builder import Builder
 from pirol.prim.decomp.pointwise import NUMBERS
-from pirol.prim.decomp.registry import axis_in, decomposes, need, number
+from pirol.prim.decomp.registry import axis_in, axis_of, decomposes, need
 from pirol.prim.indexing import latest
 
 
@@ -21,7 +21,7 @@ def cumsum(
         x = b.reshape(x, shape=(x.type.size,))
     if x.type.rank == 0:
         return x
-    at = axis_in(int(number(b, axis, "axis")), x.type.rank, "cumsum")
+    at = axis_of(b, axis, x.type.rank, "cumsum")
     return _scanned(b, "cumsum", x, at, exclusive, reverse)
 
 

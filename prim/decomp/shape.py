@@ -12,7 +12,7 @@ from pirol.compiler.errors import Unsupported
 from pirol.compiler.ir import Guard, Value
 from pirol.prim.builder import Builder
 from pirol.prim.decomp.bounds import cut, dropped
-from pirol.prim.decomp.registry import axis_in, decomposes, ints, need, number
+from pirol.prim.decomp.registry import axes_of, axis_in, axis_of, decomposes, ints, need
 
 
 @decomposes("pd_op.assign", composite=False)
@@ -75,7 +75,7 @@ def flatten(b: Builder, x: Value, *, start_axis: int, stop_axis: int) -> Any:
 def squeeze(b: Builder, x: Value, axis: Any) -> Any:
     """Without the named dims of size 1 (all such, where none is named: an unknown one
     stays, as Paddle declares, in calls in which it is not 1)."""
-    named = {axis_in(a, x.type.rank, "squeeze") for a in ints(b, axis, "axis")}
+    named = {axis_in(a, x.type.rank, "squeeze") for a in axes_of(b, axis)}
     if not named:
         for size in x.shape:
             _is_not_one(b, size)
@@ -99,7 +99,7 @@ def _is_not_one(b: Builder, size: Any) -> None:
 def unsqueeze(b: Builder, x: Value, axis: Any) -> Any:
     """With dims of 1 put in, one axis after another."""
     shape = list(x.shape)
-    for a in ints(b, axis, "axis"):
+    for a in axes_of(b, axis):
         shape.insert(axis_in(a, len(shape) + 1, "unsqueeze"), 1)
     return b.reshape(x, shape=tuple(shape))
 
@@ -195,7 +195,7 @@ def repeated(b: Builder, x: Value, axis: int, times: Any) -> Value:
 @decomposes("pd_op.concat", composite=False, operands="x axis")
 def concat(b: Builder, parts: list[Value], axis: Value) -> Any:
     """The tensors one behind the other."""
-    at = axis_in(int(number(b, axis, "axis")), parts[0].type.rank, "concat")
+    at = axis_of(b, axis, parts[0].type.rank, "concat")
     need(len({v.dtype for v in parts}) == 1, "concat of several dtypes")
     need(len({v.type.rank for v in parts}) == 1, "concat of several ranks")
     shape = parts[0].shape
@@ -229,7 +229,7 @@ def stack(b: Builder, parts: list[Value], *, axis: int) -> Any:
 @decomposes("pd_op.split_with_num", composite=False)
 def split_with_num(b: Builder, x: Value, axis: Value, *, num: int) -> Any:
     """`num` equal parts."""
-    at = axis_in(int(number(b, axis, "axis")), x.type.rank, "split")
+    at = axis_of(b, axis, x.type.rank, "split")
     size = dims.floordiv(x.shape[at], num)
     b.require_equal(dims.mul(size, num), x.shape[at], "an uneven split")
     return tuple(cut(b, x, at, dims.mul(size, k), size) for k in range(num))
@@ -238,7 +238,7 @@ def split_with_num(b: Builder, x: Value, axis: Value, *, num: int) -> Any:
 @decomposes("pd_op.split", composite=False)
 def split(b: Builder, x: Value, sections: Any, axis: Value) -> Any:
     """Parts of the given sizes; one -1 is inferred."""
-    at = axis_in(int(number(b, axis, "axis")), x.type.rank, "split")
+    at = axis_of(b, axis, x.type.rank, "split")
     sizes = ints(b, sections, "the sections")
     if -1 in sizes:
         rest: Any = 0
