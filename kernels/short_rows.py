@@ -4,9 +4,9 @@ A row of 6 would leave most of a vector empty, and what was stored one by one is
 load as a vector just then. So a block of rows is brought into arrays, row by row, and
 what is done with the elements goes along the arrays, over the rows' ends:
 
-    for (row = r; row < r + 42; ++row)
+    for (row = r; row < r + 10; ++row)
       for (i = 0; i < 6; ++i)  near6[..] = in0[v5 + ..];
-    for (at = 0; at < 256; ++at)  ..near6[at]..
+    for (at = 0; at < 64; ++at)  ..near6[at]..
 
 What is the same for all rows, such as the places of a window's elements, is computed
 once, before the first block.
@@ -31,9 +31,9 @@ from pirol.kernels.emit import (
 from pirol.kernels.gathered import levels, needed
 from pirol.kernels.kernel import Array, At, Expr, Let, Loop, Put, Stmt
 from pirol.kernels.nest import Const, Index, Load, Nest, index_of
-from pirol.kernels.tile import TILE
+from pirol.kernels.tile import SHORT
 
-SHORT = TILE // 2  # lanes of a short row, at most
+BLOCK = 64  # lanes of a block, if a row has no more: what they need stays in L1
 WHOLE = 64  # lanes of the widest vectors, of bytes: others are fewer, and divide it
 NARROW = 2**31  # places below it are kept in 32 bits: vectors of more of them
 
@@ -49,7 +49,7 @@ def short_rows(nest: Nest, passes: Passes) -> tuple[Stmt, ...] | None:
 
 @dataclass
 class _Block:
-    """TILE lanes of whole rows; `kept` says of which dtype a node's array is."""
+    """About BLOCK lanes of whole rows; `kept` says of which dtype a node's array is."""
 
     nest: Nest
     passes: Passes
@@ -59,7 +59,7 @@ class _Block:
     def __post_init__(self) -> None:
         self.kept: dict[int, str] = {}
         self.made: list[Stmt] = []
-        self.rows = TILE // self.width
+        self.rows = max(1, BLOCK // self.width)
         self.stored = [s.node for s in self.passes.row_stores]
         self.used = closure(self.nest, self.stored, ())
 
@@ -112,10 +112,11 @@ class _Block:
         return [self.flat(body, constant(self.length), whole)]
 
     def read_later(self, here: Sequence[int]) -> list[int]:
-        """What others read of the nodes that are computed here."""
+        """What is stored, or others read, of the nodes that are computed here."""
         nodes = self.nest.nodes
         others = [k for k in self.used if k not in here and k not in self.kept]
         read = {a for k in others for a in self.nest.arguments(nodes[k])}
+        read |= {*self.stored}
         return [k for k in here if k in read and not isinstance(nodes[k], Const)]
 
     def brought(self, level: Sequence[int], first: Affine) -> Stmt:

@@ -39,7 +39,7 @@ from pirol.kernels.kernel import (
 from pirol.kernels.nest import Axis, Nest, Reduce, Scan, index_of
 
 TILE = 256  # rows taken together as lanes, where accumulators are kept for each
-SHORT = 128  # iterations of a loop whose last vector counts
+SHORT = 128  # lanes of a row whose last vector counts
 VECTORS = (8, 4)  # lanes
 EIGHT = 8  # elements of a long column that a lane takes at once
 FEW_TERMS = 32  # columns of no more elements than this are taken whole

@@ -97,14 +97,14 @@ def test_as_the_interpreter(name: str) -> None:
 
 
 def test_many_rows_are_one_block() -> None:
-    block = f"row < (r + {256 // 7} < end"
+    block = f"row < (r + {64 // 7} < end"
     for name in ("same", "own"):
         assert block in text(graph_of(CASES[name], (9, 13), 7)[0])
     assert "row" not in text(graph_of(own_places, (9, 13), 129)[0])
 
 
 def test_what_rows_share_is_computed_before_them() -> None:
-    before, after = text(graph_of(same_places, (9, 13), 7)[0]).split("r += 36")
+    before, after = text(graph_of(same_places, (9, 13), 7)[0]).split("r += 9")
     (places,) = re.findall(r"const int64_t \*restrict (in\d)", before)
     assert f"{places}[" in before and f"{places}[" not in after
 
