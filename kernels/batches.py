@@ -39,8 +39,7 @@ class Batches:
         places: list[list[Affine | None]] = [[] for _ in ends]
         for node in self.nest.nodes:
             if isinstance(node, Load):
-                plain = node.guard is None and not node.index.data()
-                places[node.buffer].append(node.index if plain else None)
+                places[node.buffer].append(node.index if node.guard is None else None)
         for store in self.nest.stores:
             plain = store.among is None and not store.index.data()
             places[count + store.output].append(store.index if plain else None)
@@ -62,7 +61,8 @@ class Batches:
 
 def _leads(at: Affine, lead: tuple[tuple[str, Dim], ...], kind: TensorType) -> bool:
     """Whether a place has the row-major number of the leading axes as its own leading
-    digit. The rest of it is less than one, as it is within the buffer for each."""
+    digit. The rest of it is less than one, as it is within the buffer for each, and for
+    all that data may name."""
     whole = product(n for _, n in lead)
     size = product(kind.shape)
     if not dims.multiple(size, whole):

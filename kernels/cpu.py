@@ -6,7 +6,8 @@ over few or over outer elements). "Along columns": the lanes are one row's eleme
 third, for transposes, is in turn.py, the fourth, for contractions, in contract.py, the
 fifth, for windows, in window.py, the sixth, for what goes to places that data name, in
 scatter.py, the seventh, for contractions of lines that one operand has for all rows, in
-along.py.
+along.py. Loads that lie apart are first brought together (gathered.py), of several
+short rows at once (short_rows.py).
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ from pirol.kernels.nest import (
     plain_sums,
 )
 from pirol.kernels.scatter import scatter
-from pirol.kernels.tile import TILE, Tile, row_stores
+from pirol.kernels.short_rows import short_rows
+from pirol.kernels.tile import TILE, Tile, row_stores, whole_lanes
 from pirol.kernels.turn import HIGH, turned
 from pirol.kernels.window import windows
 from pirol.prim import PRIMS
@@ -133,14 +135,20 @@ def _along_rows(nest: Nest) -> Kernel:
         each = _work(nest, dims.mul(columns, unit))
         return _kernel(nest, tuple(body), units, each)
     assert inner is not None
-    outer = [a.name for a in rows[:-1]]
-    body = unravel(outer, nest, "r")
-    body += _row_tiles(nest, passes, inner, affine.ZERO, constant(inner.extent), tiled)
-    loop = Loop("r", axis("begin"), axis("end"), tuple(body), kind="rows")
+    apart = not tiled and scattered(nest, inner.name)
+    block = short_rows(nest, passes) if apart else None
+    statements = block or _by_rows(nest, passes, inner, tiled)
     each = _work(nest, dims.mul(columns, inner.extent))
     count = product(a.extent for a in rows[:-1])
     lead = tuple((a.name, a.extent) for a in rows[:-1])
-    return replace(_kernel(nest, (loop,), count, each), lead=lead)
+    return replace(_kernel(nest, statements, count, each), lead=lead)
+
+
+def _by_rows(nest: Nest, passes: Passes, inner: Axis, tiled: bool) -> tuple[Stmt, ...]:
+    """The rows of all axes but the inner, one after the other."""
+    body = unravel([a.name for a in nest.rows[:-1]], nest, "r")
+    body += _row_tiles(nest, passes, inner, affine.ZERO, constant(inner.extent), tiled)
+    return (Loop("r", axis("begin"), axis("end"), tuple(body), kind="rows"),)
 
 
 def _unit(nest: Nest) -> int:
@@ -175,11 +183,20 @@ def _row_tiles(
         if not apart:
             same = lines(nest, lane)
             body = tuple(row_stores(nest, passes, {}, same))
-            loop = Loop(lane, start, stop, body, kind="lanes", limit=limit)
-            return [*Emitter(nest).lets(same), loop]
+            loops: tuple[Stmt, ...] = whole_lanes(lane, stop, body)
+            if limit or start != affine.ZERO or _at_hand(nest):
+                loops = (Loop(lane, start, stop, body, kind="lanes", limit=limit),)
+            return [*Emitter(nest).lets(same), *loops]
         body = tuple(brought_together(nest, passes, apart, tile))
         return [Loop("tile", start, stop, body, step=TILE, limit=limit)]
     return [Loop("tile", start, stop, tuple(tile.body()), step=TILE, limit=limit)]
+
+
+def _at_hand(nest: Nest) -> bool:
+    """Whether an element is read where one is stored: it may be the same memory, and
+    no iteration may run twice."""
+    stored = {s.index for s in nest.stores}
+    return any(isinstance(n, Load) and n.index in stored for n in nest.nodes)
 
 
 @dataclass

@@ -56,7 +56,7 @@ def scattered(nest: Nest, lane: str) -> list[int]:
     return found if work >= WORTH * len(found) else []
 
 
-def _needed(nest: Nest, loads: Sequence[int]) -> list[int]:
+def needed(nest: Nest, loads: Sequence[int]) -> list[int]:
     """The nodes that say where the loads lie, and whether they are there."""
     nodes = [nest.nodes[k] for k in loads]
     guards = [n.guard for n in nodes if isinstance(n, Load) and n.guard is not None]
@@ -70,7 +70,7 @@ def brought_together(
     nodes, place, have = nest.nodes, tile.place(), dict[int, Expr]()
     found: list[Stmt] = []
 
-    def put(kept: Sequence[int], whole: bool) -> None:
+    def put(kept: Sequence[int]) -> None:
         """What is computed of these nodes, into arrays."""
         emitter, names = Emitter(nest, dict(have)), [f"lane{k}" for k in kept]
         body = emitter.lets(closure(nest, kept, have))
@@ -78,44 +78,27 @@ def brought_together(
         found.extend(
             Array(n, nodes[k].dtype, TILE, "local") for n, k in zip(names, kept)
         )
-        found.append(tile.lanes(body, whole))
+        found.append(tile.lanes(body))
         have.update({k: At(name, place) for name, k in zip(names, kept)})
 
-    # A short row's last lanes are a large part of it: they too are best a vector.
-    plain = _along(nest, tile.lane, loads) if tile.short else []
-    stored = [s.node for s in passes.row_stores] if tile.short else []
-    for n, level in enumerate(_levels(nest, loads)):
-        named = _needed(nest, level)
-        behind = closure(nest, named, have)
-        kept = [*named, *(k for k in stored if k in behind), *(() if n else plain)]
-        kept = [k for k in dict.fromkeys(kept) if k not in have]
+    for level in levels(nest, loads):
+        named = needed(nest, level)
+        kept = [k for k in named if k not in have]
         if kept:
-            put(kept, tile.short and n > 0)
+            put(kept)
         emitter = Emitter(nest, {d: Ref(f"v{d}") for d in named})
         body: list[Stmt] = [Let(f"v{d}", nodes[d].dtype, have[d]) for d in named]
         body += [Put(f"near{k}", place, emitter.value(nodes[k])) for k in level]
         found += [Array(f"near{k}", nodes[k].dtype, TILE, "local") for k in level]
         found.append(tile.lanes(body))
         have |= {k: At(f"near{k}", place) for k in level}
-    rest = [k for k in stored if k not in have]
-    if rest:
-        put(rest, True)
     return [*found, tile.lanes(row_stores(nest, passes, have))]
 
 
-def _along(nest: Nest, lane: str, loads: Sequence[int]) -> list[int]:
-    """The other loads that differ from lane to lane."""
-    return [
-        k
-        for k, n in enumerate(nest.nodes)
-        if isinstance(n, Load) and k not in loads and lane in n.index.axes()
-    ]
-
-
-def _levels(nest: Nest, loads: Sequence[int]) -> list[list[int]]:
+def levels(nest: Nest, loads: Sequence[int]) -> list[list[int]]:
     """The loads, those first that need none of the others."""
     level: dict[int, int] = {}
     for k in sorted(loads):
-        behind = closure(nest, _needed(nest, [k]), ())
+        behind = closure(nest, needed(nest, [k]), ())
         level[k] = max((level[d] + 1 for d in behind if d in level), default=0)
     return [[k for k in level if level[k] == n] for n in sorted({*level.values()})]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pirol.compiler import dims
 from pirol.compiler.dims import product
@@ -39,10 +39,24 @@ from pirol.kernels.kernel import (
 from pirol.kernels.nest import Axis, Nest, Reduce, Scan, index_of
 
 TILE = 256  # rows taken together as lanes, where accumulators are kept for each
-SHORT = 128  # lanes of a short row
-VECTOR = 16  # lanes of the widest vectors
+SHORT = 128  # lanes of a row whose last vector counts
+VECTORS = (8, 4)  # lanes
 EIGHT = 8  # elements of a long column that a lane takes at once
 FEW_TERMS = 32  # columns of no more elements than this are taken whole
+
+
+def whole_lanes(var: str, stop: Affine, body: tuple[Stmt, ...]) -> tuple[Loop, ...]:
+    """A loop whose iterations may run twice: where it is short and the last vector
+    would not be full, that one begins earlier."""
+    loop = Loop(var, affine.ZERO, stop, body, "lanes")
+    last = stop.const
+    if stop.terms or not isinstance(last, int) or last > SHORT:
+        return (loop,)
+    vector = next((v for v in VECTORS if v <= last), 1)
+    if last % vector == 0:
+        return (loop,)
+    whole = replace(loop, stop=constant(last - last % vector))
+    return whole, replace(loop, start=constant(last - vector))
 
 
 def row_stores(
@@ -68,20 +82,11 @@ class Tile:
     def __post_init__(self) -> None:
         self.made: set[str] = set()  # the arrays declared so far
 
-    @property
-    def short(self) -> bool:
-        """Whether what is left of a row beyond its last whole vector counts."""
-        stop = self.stop.const
-        return not self.stop.terms and isinstance(stop, int) and stop <= SHORT
-
-    def lanes(self, body: Sequence[Stmt], whole: bool = False) -> Loop:
-        """A loop over the tile. whole: on to a whole vector, where a short row's body
-        may take what lies in the arrays behind the last lane."""
-        start, limit = axis("tile"), self.stop
-        if whole:
-            limit = constant(dims.mul(dims.ceildiv(limit.const, VECTOR), VECTOR))
+    def lanes(self, body: Sequence[Stmt]) -> Loop:
+        """A loop over the tile."""
+        start = axis("tile")
         stop = affine.add(start, constant(TILE))
-        return Loop(self.lane, start, stop, tuple(body), kind="lanes", limit=limit)
+        return Loop(self.lane, start, stop, tuple(body), kind="lanes", limit=self.stop)
 
     def place(self) -> Affine:
         return affine.add(axis(self.lane), affine.scale(axis("tile"), -1))

@@ -47,15 +47,13 @@ from pirol.kernels.kernel import (
     Var,
 )
 from pirol.kernels.nest import Axis, Load, Nest, Node, Reduce, index_of, with_index
-from pirol.kernels.tile import row_stores
+from pirol.kernels.tile import row_stores, whole_lanes
 
 MOST = 64  # taps that are run through for each lane
 DEALT = (2, 3, 4)  # steps of which compilers take vectors of elements apart
 KEPT = 1 << 14  # bytes of a plane's lines that are all read before any is dealt out
 AHEAD = 1 << 18  # bytes of a plane of the input that is fetched while another is read
 LINE = 64  # bytes that come into a cache together
-SHORT = 128  # iterations of a loop whose last vector counts
-VECTORS = (8, 4)  # lanes
 
 
 @dataclass(frozen=True)
@@ -219,20 +217,6 @@ def _over_parts(side: Side, body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
     return (Loop(f"{side.place}_part", affine.ZERO, constant(side.step), body),)
 
 
-def _lanes(var: str, stop: Affine, body: tuple[Stmt, ...]) -> tuple[Loop, ...]:
-    """A loop whose iterations may run twice: where it is short and the last vector
-    would not be full, that one begins earlier."""
-    loop = Loop(var, affine.ZERO, stop, body, "lanes")
-    last = stop.const
-    if stop.terms or not isinstance(last, int) or last > SHORT:
-        return (loop,)
-    vector = next((v for v in VECTORS if v <= last), 1)
-    if last % vector == 0:
-        return (loop,)
-    whole = replace(loop, stop=constant(last - last % vector))
-    return whole, replace(loop, start=constant(last - vector))
-
-
 def _over(side: Side, body: Sequence[Stmt], kind: str) -> tuple[Loop, ...]:
     """A loop over the places of a remainder."""
     var, stop = f"{side.place}_at", constant(side.extent)
@@ -243,7 +227,7 @@ def _over(side: Side, body: Sequence[Stmt], kind: str) -> tuple[Loop, ...]:
     place = Offset(affine.add(_number(side, 0), _part(side)))
     body = (Let(side.place, "int64", place), *body)
     if kind == "lanes":
-        return _lanes(var, stop, body)
+        return whole_lanes(var, stop, body)
     return (Loop(var, affine.ZERO, stop, body),)
 
 
@@ -308,7 +292,7 @@ class Windows:
         fetched, last = self.fetched(nest, needed), self.sides[-1]
         if self.dealt:
             put = Put("row", self.in_row(axis(last.place)), value)
-            read = _lanes(last.place, constant(last.extent), (*lets, put))
+            read = whole_lanes(last.place, constant(last.extent), (*lets, put))
             if self.kept:
                 return *self.each_line((*fetched, *read)), *self.each_line(self.deal())
             return self.each_line((*fetched, *read, *self.deal()))
@@ -382,7 +366,7 @@ class Windows:
             )
             for k in range(s.step)
         )
-        return _lanes(f"{s.place}_at", constant(s.length), puts)
+        return whole_lanes(f"{s.place}_at", constant(s.length), puts)
 
     def at(self, parts: Sequence[Affine]) -> Affine:
         """The element of the plane where the sides' variables stand."""
@@ -412,7 +396,7 @@ class Windows:
         put = Put("totals", axis("j"), Ref("total"))
         last = [constant(dims.sub(s.row.extent, 1)) for s in self.sides]
         stop = affine.add(self.in_line(last), constant(1))
-        return _lanes("j", stop, (start, *body, put))
+        return whole_lanes("j", stop, (start, *body, put))
 
     def each_tap(self, body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
         """Loops over the taps; one by one where their parts of the plane differ, which
@@ -444,7 +428,7 @@ class Windows:
             stop = constant(last.extent)
             body = (Loop(last.name, affine.ZERO, stop, body, "lanes"),)
         else:
-            body = _lanes(last.name, constant(last.extent), body)
+            body = whole_lanes(last.name, constant(last.extent), body)
         for s in reversed(self.sides[:-1]):
             body = (Loop(s.row.name, affine.ZERO, constant(s.row.extent), body),)
         return body

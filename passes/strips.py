@@ -1,8 +1,9 @@
 """Strips: groups that are run one after the other for each item of a batch in turn.
 
 Where what one group makes of an item is read by others for that item alone, as the
-scores of a head of attention are, a thread can keep it in its cache. Such groups come
-to stand next to each other, with the attributes `strip`, a number, and `items`.
+scores of a head of attention are, or the largest of a window's lines, a thread can keep
+it in its cache. Such groups come to stand next to each other, with the attributes
+`strip`, a number, and `items`.
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Protocol
 
-from pirol.compiler.dims import Dim, equal
-from pirol.compiler.ir import Graph, Op, Value
+from pirol.compiler.dims import Dim, equal, product
+from pirol.compiler.ir import BITS, Graph, Op, Value
 from pirol.passes.plan import is_reshape
+
+LARGE = 1 << 20  # bytes that a core's own cache has no room for
+PART = 1 << 17  # that it has room for, with what is read and made along
+TRIED = 4  # numbers of parts
 
 
 class Batches(Protocol):
@@ -41,6 +46,7 @@ class _Strips:
         self.order = list(graph.ops)
         self.number = {op: k for k, op in enumerate(graph.ops)}
         self.batched = set(filter(_multiplies_batches, graph.ops))
+        self.looking = set(filter(_looks_up, graph.ops))
         self.producers, self.users = graph.producers(), graph.users()
         self.members: dict[Op, tuple[Op, ...]] = {}  # a strip's, by each of them
         self.items: dict[tuple[Op, ...], Dim] = {}
@@ -53,7 +59,7 @@ class _Strips:
         self.returned = {self.root(v) for v in graph.results}
 
     def run(self) -> Graph:
-        if not self.batched:
+        if not self.batched | self.looking:
             return self.graph
         for op in self.graph.ops:
             for value in op.results:
@@ -112,7 +118,23 @@ class _Strips:
             items = 1 if known is None else known.items
             if items != 1 and not any(equal(items, other) for other in asked):
                 asked.append(items)
+        asked = asked or [*self.by_size(strip)]
         return next((n for n in asked if self.fits(strip, n)), None)
+
+    def by_size(self, strip: tuple[Op, ...]) -> list[int]:
+        """Where what one makes is looked up by another, and is more than a core's cache
+        has room for: by how many parts it has."""
+        made = [v for op in strip for v in op.results if self.inside(v, {*strip})]
+        sizes = [v.type.size for v in made]
+        if self.looking.isdisjoint(strip) or not all(isinstance(n, int) for n in sizes):
+            return []
+        whole = sum(int(n) * BITS[v.dtype] // 8 for n, v in zip(sizes, made))
+        if whole <= LARGE:
+            return []
+        least = -(-whole // PART)
+        rows = [int(product(v.shape[:-1])) for v in made]
+        found = [n for n in range(least, 4 * least) if not any(k % n for k in rows)]
+        return found[:TRIED]
 
     def fits(self, strip: tuple[Op, ...], items: Dim) -> bool:
         """Whether what one makes and others read is made and read by items."""
@@ -157,6 +179,11 @@ class _Strips:
 
     def feeds(self, op: Op) -> set[Op]:
         return {user for v in op.results for user in self.users[v]}
+
+
+def _looks_up(op: Op) -> bool:
+    """Whether it is a group that reads at places that data name."""
+    return op.body is not None and any(inner.name == "gather" for inner in op.body.ops)
 
 
 def _multiplies_batches(op: Op) -> bool:

@@ -18,13 +18,15 @@ from paddle.static import InputSpec
 import pirol
 from pirol.compiler import _native
 from pirol.compiler.dims import evaluate, product, symbols_of
-from pirol.compiler.ir import Graph, Op
+from pirol.compiler.ir import Graph, Op, TensorType
 from pirol.kernels import affine
 from pirol.kernels import batches as analysis
 from pirol.kernels.batches import Batches, batches
 from pirol.kernels.nest import Load
+from pirol.passes import strips as making
 from pirol.passes.halves import halves
 from pirol.passes.plan import Plan
+from pirol.prim import Builder
 
 # Steady in `make test`; a fresh one with --hypothesis-profile=fuzz.
 SEED = 0 if settings().derandomize else random.SystemRandom().randrange(2**32)
@@ -107,8 +109,16 @@ def check_apart(known: Batches, items_dim: Any, sizes: dict[str, int]) -> None:
     for number, place in places:
         if number in apart:
             size = int(np.prod([evaluate(d, sizes) for d in ends[number].shape]))
-            at = affine.evaluate(place, grid, sizes)
-            assert np.all(at // (size // items) == item)
+            for ends_of_data in data_ends(place, sizes):
+                at = affine.evaluate(place, grid | ends_of_data, sizes)
+                assert np.all(at // (size // items) == item)
+
+
+def data_ends(place: affine.Affine, sizes: dict[str, int]) -> list[dict[str, int]]:
+    """The least and the largest of each number that data name in a place."""
+    data = [a for a, _ in place.terms if isinstance(a, affine.Data)]
+    ends = ((0, evaluate(a.below, sizes) - 1) for a in data)
+    return [dict(zip((a.name for a in data), e)) for e in itertools.product(*ends)]
 
 
 def sizes_of(graph: Graph) -> list[dict[str, int]]:
@@ -230,6 +240,39 @@ def test_results(program: Any, dynamic: bool, threads: int, monkeypatch: Any) ->
     finally:
         _native.set_threads(before)
     assert ran or program is across
+
+
+def pooled(x: Any) -> Any:
+    return paddle.nn.functional.fractional_max_pool2d(x, 6, random_u=0.3)
+
+
+def test_what_is_looked_up(monkeypatch: Any) -> None:
+    """In as many parts as a cache has room for, if it has none for the whole."""
+    given = [paddle.randn([3, 10, 15, 14])]
+    plain, strips = run(pooled, given, False)
+    assert strips == 0
+    monkeypatch.setattr(making, "LARGE", 20000)
+    monkeypatch.setattr(making, "PART", 3000)
+    fast, _ = compiled(pooled, [paddle.randn([3, 10, 15, 14])], False)
+    assert members(fast) == [2]
+    assert {op.attrs.get("items", 9) for op in groups(fast)} == {9}
+    parted, strips = run(pooled, given, False)
+    assert strips == 1
+    for a, b in zip(parted, plain, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("axis, own", [(0, {1, 2}), (1, {0, 1, 2}), (2, {0, 1, 2})])
+def test_places_that_data_name(axis: int, own: set[int]) -> None:
+    """They are an item's own where data do not say of which item."""
+    b, shape = Builder(), (6, 5, 8)
+    x, at = (b.input(TensorType(shape, t)) for t in ("float32", "int64"))
+    order = tuple(-1 if k == axis else k for k in range(3))
+    found = b.gather(x, at, shape=shape, dims=order)
+    known = batches(b.graph("f", [b.exp(found)]))
+    assert known is not None and known.apart(6) == own
+    for items in (2, 6, 30):
+        check_apart(known, items, {})
 
 
 def test_a_gradient_has_strips() -> None:

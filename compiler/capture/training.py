@@ -400,10 +400,11 @@ class Call:
     def joined(self, outputs: Sequence[Any]) -> list[Any]:
         """The outputs with a gradient to the tensors `wrt`.
 
-        By Paddle's own nodes: tensor -> view -> stack of all -> scale -> view, an
-        output. Hooks take cotangents off the way and put gradients on it; in between
-        are tokens, of one number each. (A PyLayer is not told which gradients are asked
-        for, fails where it gives more, and crashes when it is walked a second time.)
+        By Paddle's own nodes: tensor -> view -> stack of all, unless it is the only one
+        -> scale -> view, an output. Hooks take cotangents off the way and put gradients
+        on it; in between are tokens, of one number each. (A PyLayer is not told which
+        gradients are asked for, fails where it gives more, and crashes when it is
+        walked a second time.)
         """
         self.shapes = [t.shape for t in outputs]
         ops, tokens, found = paddle._C_ops, [], list(outputs)
@@ -416,13 +417,15 @@ class Call:
                     token.data = zero
                     token._register_grad_hook(functools.partial(_gradient, self, k))
                     tokens.append(token)
-            whole = ops.stack(tokens, 0)
+            alone = len(tokens) == 1
+            whole = tokens[0] if alone else ops.stack(tokens, 0)
+            shape = () if alone else (len(tokens),)
             for k in self.trained.active:
                 inner = ops.scale(whole, 1.0, 0.0, True)
-                if outputs[k].dtype != inner.dtype:  # to which a cotangent is cast
+                if self.trained.floats[k] != "float32":  # to which a cotangent is cast
                     inner = ops.cast(inner, outputs[k].dtype)
                 inner.data = outputs[k]
-                take = functools.partial(_take, self, k, len(tokens))
+                take = functools.partial(_take, self, k, shape)
                 inner._register_grad_hook(take)
                 found[k] = _view(inner)
         return found
@@ -436,9 +439,9 @@ def _gradient(call: Call, k: int, token: Any) -> Any:
         raise
 
 
-def _take(call: Call, k: int, tokens: int, ct: Any) -> Any:
+def _take(call: Call, k: int, shape: Some, ct: Any) -> Any:
     call.take(k, ct)
-    return _zeros(ct.dtype, tokens).detach()  # Paddle asks for the same dtype again
+    return _zeros(ct.dtype, *shape).detach()  # Paddle asks for the same dtype again
 
 
 def _view(tensor: Any) -> Any:

@@ -249,6 +249,11 @@ def _first_of_few(
     values = [_at(b, x, axis, k) for k in wide]
     best = functools.reduce(b.max, values)
     same = [b.or_(b.eq(v, best), b.ne(v, v)) for v in values]
+    if place is None:  # the places ascend
+        first = here[-1]
+        for k, found in zip(here[-2::-1], same[-2::-1]):
+            first = b.select(found, k, first)
+        return best, first
     flat = [_flat(b, x, place, axis, k) for k in wide]
     firsts = [b.select(s, k, PLACES - 1) for s, k in zip(same, flat)]
     return best, functools.reduce(b.min, firsts)
