@@ -122,7 +122,7 @@ GPU += tuple(
     if w.name
     in (
         *("pointwise", "bias_gelu", "softmax", "layer_norm", "transpose_add"),
-        *("mlp", "encoder_layer", "sort", "layer_norm_back", "encoder_layer_back"),
+        *("mlp", "encoder_layer", "sort"),
     )
 )
 # ResNet-18's convolutions of images of 112 x 112, and some in groups: channels, side,

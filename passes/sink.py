@@ -141,26 +141,29 @@ class _Sinking:
         while chosen:
             made = {g: self.with_(g, chosen) for g in self.reading(chosen)}
             refused = {g for g, m in made.items() if lower(m.body()) is not None}
-            besides = {v for g in made for v in made[g].reads} & {*self.small.values()}
-            stores = {v: own for own, v in self.small.items() if v in besides}
-            if not refused and stores:
-                whole = _Group(self.group.op)
-                whole.ops, whole.reads = self.group.ops, self.group.reads
-                kept = {v: o for v, o in self.group.stores.items() if v not in chosen}
-                whole.stores = kept | stores
-                if lower(whole.body()) is not None:
-                    return ()
             if not refused:
-                self.group.stores |= stores
+                before, self.group.stores = (
+                    self.group.stores,
+                    self.storing(chosen, made),
+                )
+                if self.group.stores.keys() - before and lower(self.group.body()):
+                    self.group.stores = before
+                    return ()
                 for reader, found in made.items():
                     reader.ops, reader.reads = found.ops, found.reads
                     reader.stores = found.stores
-                for value in chosen:
-                    del self.group.stores[value]
                 return made
             self.open = [v for v in self.open if refused.isdisjoint(self.readers[v])]
             chosen = self.chosen()
         return ()
+
+    def storing(
+        self, chosen: Sequence[Value], made: Mapping[_Group, _Group]
+    ) -> dict[Value, Value]:
+        """What is stored without those: of small values what the readers want."""
+        kept = {v: own for v, own in self.group.stores.items() if v not in chosen}
+        wanted = {v for reader in made.values() for v in reader.reads}
+        return kept | {v: own for own, v in self.small.items() if v in wanted}
 
     def reading(self, chosen: Sequence[Value]) -> list[_Group]:
         return list(dict.fromkeys(g for v in chosen for g in self.readers[v] if g))

@@ -263,7 +263,7 @@ def test_further_derivatives() -> None:
 def test_a_gradient_within_the_program(random: str) -> None:
     def f(x: Any) -> Any:
         y = F.dropout(x * x, 0.5)
-        return y, paddle.grad(y, [x])[0]
+        return y, paddle.grad(y, [x], create_graph=True)[0]
 
     fast, x = pirol.to_static(f, random=random), numbers(30, 30)
     y, g = fast(x)
