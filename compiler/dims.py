@@ -212,6 +212,11 @@ def known(dim: Dim, values: Mapping[str, int]) -> int:
         return 0
 
 
+def about(dim: Dim, unknown: int = 1024) -> int:
+    """The dim's value, if each of its symbols were `unknown`."""
+    return evaluate(dim, dict.fromkeys(symbols_of(dim), unknown))
+
+
 def strides(shape: Sequence[Dim]) -> Shape:
     """Row-major strides in elements."""
     result: list[Dim] = []

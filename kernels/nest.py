@@ -103,9 +103,6 @@ JOINS: dict[str, Any] = {
 Node: TypeAlias = Load | Const | Index | Scalar | Reduce | Scan
 
 
-UNKNOWN = 1024  # what a size counts as that is not known
-
-
 @dataclass(frozen=True)
 class Store:
     """Write a node to element `index` of an output.
@@ -178,8 +175,7 @@ class Nest:
     def reads(self, load: Load) -> int:
         """About how many elements a load reads, in the loops over all axes."""
         own = load.index.axes()
-        size = dims.product(a.extent for a in self.axes if a.name in own)
-        return int(dims.known(size, dict.fromkeys(dims.symbols_of(size), UNKNOWN)))
+        return dims.about(dims.product(a.extent for a in self.axes if a.name in own))
 
     def arguments(self, node: Node) -> tuple[int, ...]:
         """The nodes that a node reads."""

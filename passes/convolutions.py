@@ -64,8 +64,7 @@ def _pays(op: Op) -> bool:
     (_, w), groups = op.operands, op.attrs["groups"]
     batch, _, *places = op.result.shape
     sizes = (floordiv(w.shape[0], groups), product((batch, *places)), w.shape[1])
-    guess = dict.fromkeys(dims.symbols_of(*sizes), UNKNOWN)
-    out, many, channels = (dims.evaluate(n, guess) for n in sizes)
+    out, many, channels = (dims.about(n, UNKNOWN) for n in sizes)
     taps = math.prod(w.shape[2:])
     enough = min(out, many, channels * taps) >= LEAST and taps <= TAPS
     return enough and 2 * groups * out * many * channels * taps >= WORTH

@@ -6,7 +6,7 @@ groups free of cycles and must be accepted by `lower` (graph -> None or a refusa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -91,6 +91,29 @@ def _widens_for(op: Op, users: Sequence[Op]) -> bool:
     return half and op.result.dtype == WIDE and plain
 
 
+def waiting(graph: Graph, acting: Sequence[Op]) -> Iterator[tuple[Op, Op]]:
+    """Ops of which the second follows the first, though it reads none of its results:
+    those that act keep their order, and what uses a size follows what sets it."""
+    yield from zip(acting, acting[1:])
+    setters: dict[str, Op] = {}
+    for op in graph.ops:
+        for name in named_by(op) & setters.keys() if setters else ():
+            yield setters[name], op
+        for name in defined_by(op):
+            setters.setdefault(name, op)
+
+
+def relink(made: Any, first: Any, then: Any) -> None:
+    """Put a node in the place of two, among those that they need and feed."""
+    both = {first, then}
+    made.needs = (first.needs | then.needs) - both
+    made.feeds = (first.feeds | then.feeds) - both
+    for other in made.needs:
+        other.feeds = (other.feeds - both) | {made}
+    for other in made.feeds:
+        other.needs = (other.needs - both) | {made}
+
+
 @dataclass(eq=False)
 class _Group:
     ops: list[Op]
@@ -115,22 +138,12 @@ class _Fuser:
             for source in self.sources(op):
                 self.link(source, op)
         acting = [op for op in graph.ops if op.attrs.get("effect")]
-        for before, op in zip(acting, acting[1:]):
-            self.link(before, op)  # random draws keep their order
-        self.link_sizes()
+        for first, then in waiting(graph, acting):
+            self.link(first, then)  # random draws keep their order
 
     def link(self, first: Op, then: Op) -> None:
         self.of[first].feeds.add(self.of[then])
         self.of[then].needs.add(self.of[first])
-
-    def link_sizes(self) -> None:
-        """An op that uses a size follows the op that sets it."""
-        setters: dict[str, Op] = {}
-        for op in self.graph.ops:
-            for name in named_by(op) & setters.keys() if setters else ():
-                self.link(setters[name], op)
-            for name in defined_by(op):
-                setters.setdefault(name, op)
 
     def sources(self, op: Op) -> list[Op]:
         return [self.producers[v] for v in op.operands if v in self.producers]
@@ -197,13 +210,8 @@ class _Fuser:
         return self.answers[key]
 
     def merge(self, a: _Group, b: _Group, ops: list[Op]) -> None:
-        group = _Group(
-            ops, True, (a.feeds | b.feeds) - {a, b}, (a.needs | b.needs) - {a, b}
-        )
-        for other in group.feeds:
-            other.needs = (other.needs - {a, b}) | {group}
-        for other in group.needs:
-            other.feeds = (other.feeds - {a, b}) | {group}
+        group = _Group(ops, True)
+        relink(group, a, b)
         for op in ops:
             self.of[op] = group
 

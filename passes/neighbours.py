@@ -12,15 +12,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from pirol.compiler.dims import Dim, equal, known, product, symbols_of
-from pirol.compiler.ir import Graph, Op, Value, defined_by, named_by
-from pirol.passes.fuse import Lower
-from pirol.passes.siblings import join
+from pirol.compiler.dims import Dim, about, equal, product
+from pirol.compiler.ir import Graph, Op, Value
+from pirol.passes.fuse import Lower, relink, waiting
+from pirol.passes.siblings import join, keeps_place
 from pirol.prim import PRIMS
 from pirol.prim.prim import ELEMENTWISE
 
 LEAST = 1 << 12  # elements of a tensor that is worth it
-UNKNOWN = 1024  # what a size counts as that is not known
 LONG = 64  # elements of a row that a loop of its own is made for
 MOST_VALUES = 16  # that a kernel reads and stores
 MOST_STEPS = 1000  # that are looked through for a way between two groups
@@ -32,7 +31,7 @@ def neighbours(graph: Graph, lower: Lower) -> Graph:
     """A fused graph with such groups joined; `lower` says what may be one kernel."""
     steps = _Steps(graph)
     for value in [*graph.inputs, *(r for op in graph.ops for r in op.results)]:
-        if _size(value.type.size) >= LEAST:
+        if about(value.type.size) >= LEAST:
             steps.join_readers(value, lower)
     return graph.with_ops(steps.in_order()) if steps.joined else graph
 
@@ -52,23 +51,16 @@ class _Steps:
         self.joined = False
         self.steps = {_Step(op, k) for k, op in enumerate(graph.ops)}
         self.readers: dict[Value, list[_Step]] = {}
-        makers = {r: step for step in self.steps for r in step.op.results}
-        setters: dict[str, _Step] = {}  # of sizes
-        acted: _Step | None = None
-        for step in sorted(self.steps, key=_rank):
-            found = {makers[v] for v in step.op.operands if v in makers}
-            if _acts(step.op):
-                found |= {acted} if acted is not None else set()
-                acted = step
-            found |= {setters[name] for name in named_by(step.op) & setters.keys()}
-            for name in defined_by(step.op):
-                setters.setdefault(name, step)
-            step.needs = found - {step}
-            for need in step.needs:
-                need.feeds.add(step)
-            if _is_plain(step.op):
-                for value in dict.fromkeys(step.op.operands):
-                    self.readers.setdefault(value, []).append(step)
+        of = {step.op: step for step in self.steps}
+        made = graph.producers()
+        pairs = [(made[v], op) for op in graph.ops for v in op.operands if v in made]
+        pairs += waiting(graph, [*filter(keeps_place, graph.ops)])
+        for first, then in pairs:
+            of[then].needs.add(of[first])
+            of[first].feeds.add(of[then])
+        for op in filter(_is_plain, graph.ops):
+            for value in dict.fromkeys(op.operands):
+                self.readers.setdefault(value, []).append(of[op])
 
     def join_readers(self, value: Value, lower: Lower) -> None:
         """Join those of a value's readers that go over all of it."""
@@ -94,13 +86,8 @@ class _Steps:
         values = len(made.op.operands) + len(made.op.results)
         if values > MOST_VALUES or made.op.body is None or lower(made.op.body):
             return None
+        relink(made, first, then)
         both = {first, then}
-        made.needs = (first.needs | then.needs) - both
-        made.feeds = (first.feeds | then.feeds) - both
-        for other in made.needs:
-            other.feeds = (other.feeds - both) | {made}
-        for other in made.feeds:
-            other.needs = (other.needs - both) | {made}
         self.steps -= both
         self.steps.add(made)
         for value in made.op.operands:
@@ -129,11 +116,6 @@ def _rank(step: _Step) -> int:
     return step.rank
 
 
-def _acts(op: Op) -> bool:
-    """Whether it keeps its place among others that act, or sets a size."""
-    return bool(not op.results or op.branches or op.attrs.get("effect"))
-
-
 def _is_plain(op: Op) -> bool:
     """Whether it is a group that takes elements in the order in which they lie."""
     if op.name != "group" or op.body is None or op.body.guards:
@@ -148,7 +130,7 @@ def _goes_over(op: Op, size: Dim) -> bool:
     """Whether that is the size of its largest values."""
     assert op.body is not None
     values = [*op.operands, *(r for o in op.body.ops for r in o.results)]
-    largest = max(values, key=lambda v: _size(v.type.size)).type.size
+    largest = max(values, key=lambda v: about(v.type.size)).type.size
     return equal(largest, size) is True
 
 
@@ -161,7 +143,7 @@ def _in_one_order(first: Op, then: Op) -> bool:
     row = rows.pop()
     if rows or row is None:
         return False
-    return bool(one and other) or _size(row) >= LONG
+    return bool(one and other) or about(row) >= LONG
 
 
 def _reduced(op: Op) -> set[tuple[tuple[Dim, ...], tuple[int, ...]]]:
@@ -191,7 +173,3 @@ def _reaches(first: _Step, then: _Step) -> bool:
         todo += fresh
         seen.update(fresh)
     return False
-
-
-def _size(size: Dim) -> int:
-    return int(known(size, dict.fromkeys(symbols_of(size), UNKNOWN)))

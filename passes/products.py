@@ -24,7 +24,6 @@ from pirol.prim.prim import WIDE
 
 LEAST = 16  # rows, columns, terms
 WORTH = 1 << 24  # operations that pay for a step and memory around it
-UNKNOWN = 1024  # what a size counts as that is not known
 FLOATS = ("float32", "float64")
 
 
@@ -211,8 +210,7 @@ def sides(op: Op) -> tuple[Side, Side]:
 def _pays(x: Side, y: Side) -> bool:
     """Whether there are enough rows, columns and terms, and of all together."""
     sizes = (x.count(x.free), y.count(y.free), x.count(x.summed), y.count(y.batch))
-    guess = dict.fromkeys(dims.symbols_of(*sizes), UNKNOWN)
-    *matrix, batch = (dims.evaluate(n, guess) for n in sizes)
+    *matrix, batch = map(dims.about, sizes)
     return min(matrix) >= LEAST and 2 * math.prod(matrix) * batch >= WORTH
 
 

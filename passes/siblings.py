@@ -28,7 +28,7 @@ def siblings(graph: Graph, lower: Lower, largest: int = LARGEST) -> Graph:
     alike: dict[Any, list[Op]] = {}
     acts = 0  # what acts, or sets a size, keeps its place among what is joined
     for op in graph.ops:
-        acts += bool(not op.results or op.branches or op.attrs.get("effect"))
+        acts += keeps_place(op)
         shape = _shape(op, largest)
         if shape is not None:
             read = any(users[v] for v in op.results)
@@ -42,6 +42,11 @@ def siblings(graph: Graph, lower: Lower, largest: int = LARGEST) -> Graph:
             if lower(made.body) is None:
                 joined.update(dict.fromkeys(part, made))
     return graph.with_ops(_ordered(graph, joined)) if joined else graph
+
+
+def keeps_place(op: Op) -> bool:
+    """Whether it acts, or sets a size: such ops keep their order."""
+    return bool(not op.results or op.branches or op.attrs.get("effect"))
 
 
 def _depths(graph: Graph) -> dict[Op, int]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pirol.compiler.dims import known, symbols_of
+from pirol.compiler.dims import about
 from pirol.compiler.ir import BITS, Graph, Op, Value, prune
 from pirol.prim import PRIMS
 from pirol.prim.prim import ELEMENTWISE
@@ -37,7 +37,6 @@ class Machine:
 MACHINES = {"cpu": Machine(0.1, 1, False), "cuda": Machine(0.03, 16, True)}
 FEW = 16  # elements of a result for one of a row
 MOST_OPS = 32  # of one result
-UNKNOWN = 1024  # what a size counts as that is not known
 FREE = ("const", "iota", "broadcast", "reshape")
 STREAMS = (*ELEMENTWISE, "movement", "reduce", "stop")  # read each element once
 
@@ -142,10 +141,8 @@ class _Sinking:
             made = {g: self.with_(g, chosen) for g in self.reading(chosen)}
             refused = {g for g, m in made.items() if lower(m.body()) is not None}
             if not refused:
-                before, self.group.stores = (
-                    self.group.stores,
-                    self.storing(chosen, made),
-                )
+                before = self.group.stores
+                self.group.stores = self.storing(chosen, made)
                 if self.group.stores.keys() - before and lower(self.group.body()):
                     self.group.stores = before
                     return ()
@@ -241,8 +238,8 @@ class _Sinking:
         gone = {self.group.stores[v] for v in chosen}
         wanted = [v for v in chosen if reader in self.readers[v]]
         trees = [t for v in wanted if (t := self.tree(v, gone)) is not None]
-        own_of = self.group.reads | {v: own for own, v in self.small.items()}
-        own_of = self.group.stores | own_of
+        small = {v: own for own, v in self.small.items()}
+        own_of = self.group.stores | self.group.reads | small
         for leaf in dict.fromkeys(v for tree in trees for v in tree.leaves):
             own = own_of[leaf]
             env[own] = made.reads.setdefault(leaf, Value(leaf.type))
@@ -284,6 +281,4 @@ def _repeated(op: Op) -> float:
 
 
 def _bytes(value: Value) -> int:
-    size = value.type.size
-    count = int(known(size, dict.fromkeys(symbols_of(size), UNKNOWN)))
-    return count * int(BITS[value.dtype]) // 8
+    return about(value.type.size) * int(BITS[value.dtype]) // 8

@@ -124,7 +124,8 @@ class _Strips:
     def by_size(self, strip: tuple[Op, ...]) -> list[int]:
         """Where what one makes is looked up by another, and is more than a core's cache
         has room for: by how many parts it has."""
-        made = [v for op in strip for v in op.results if self.inside(v, {*strip})]
+        members = {*strip}
+        made = [v for op in strip for v in op.results if self.inside(v, members)]
         sizes = [v.type.size for v in made]
         if self.looking.isdisjoint(strip) or not all(isinstance(n, int) for n in sizes):
             return []

@@ -31,3 +31,11 @@ def _value(told: Any) -> Any:
     if None in data:
         raise Unsupported("a constant complex number that is infinite or NaN")
     return complex(*data)
+
+
+def fixed_numbers(value: Any) -> list[int] | None:
+    """What a value of a program holds, if the program itself tells."""
+    maker = value.get_defining_op()
+    if maker is None or maker.name() != "pd_op.full_int_array":
+        return None
+    return [*attributes(maker)["value"]]

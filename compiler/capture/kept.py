@@ -15,6 +15,7 @@ from typing import Any
 import paddle
 from paddle.autograd.backward_utils import ValueDict, ValueSet
 
+from pirol.compiler.capture.in_place import INPUTS
 from pirol.compiler.capture.reader import Program
 from pirol.compiler.dims import known
 from pirol.compiler.ir import BITS, Value
@@ -26,7 +27,6 @@ VIEWS = {
     for name in ("reshape", "flatten", "squeeze", "unsqueeze", "share_data")
 }
 CONSTANTS = ("pd_op.full", "pd_op.full_int_array", "pd_op.assign_value")
-THERE = ("builtin.parameter", "pd_op.data")
 
 
 def kept_by_paddle(layer: Any, program: Program, hints: Mapping[str, int]) -> int:
@@ -68,7 +68,7 @@ def _sizes(
     ours = _bytes(program, hints)
     found: dict[Any, int] = ValueDict()
     for op, copy in zip(original.program.global_block().ops, copied):
-        if op.name() not in (*CONSTANTS, *THERE):
+        if op.name() not in (*CONSTANTS, *INPUTS):
             for before, after in zip(op.results(), copy.results()):
                 if before.id in ours:
                     found[after] = ours[before.id]

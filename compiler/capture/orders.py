@@ -16,7 +16,7 @@ from typing import Any
 import paddle
 from paddle.base import core
 
-from pirol.compiler.capture.attributes import attributes
+from pirol.compiler.capture.attributes import attributes, fixed_numbers
 from pirol.compiler.capture.overwritten import capturing
 from pirol.compiler.capture.plans import LOCK
 from pirol.compiler.errors import Unsupported
@@ -93,7 +93,7 @@ def _set_value(op: Any, inputs: Lists, ct: Any) -> Lists | None:
     """The cotangents of what is overwritten and of what is put there; None where only
     the program's run tells the place."""
     part, attrs = inputs[1][0], attributes(op)
-    bounds = [_numbers(v) for (v, *_) in inputs[2:5]]
+    bounds = [fixed_numbers(v) for (v, *_) in inputs[2:5]]
     if None in bounds:
         return None
     starts, ends, steps = bounds
@@ -109,19 +109,13 @@ def _set_value(op: Any, inputs: Lists, ct: Any) -> Lists | None:
 def _slice(op: Any, inputs: Lists, ct: Any) -> Lists | None:
     """Zeros but for the slice; of what is known only when it runs, as _set_value."""
     (x, *_), attrs = inputs[0], attributes(op)
-    bounds = [_numbers(v) for (v, *_) in inputs[1:]]
+    bounds = [fixed_numbers(v) for (v, *_) in inputs[1:]]
     if None in bounds:
         return None
     axes, gone = attrs["axes"], attrs.get("decrease_axis", [])
     bounds += [[1] * len(axes)] * (3 - len(bounds))
     put, zeros = paddle._C_ops.set_value_with_tensor, paddle.zeros_like(x)
     return [[put(zeros, ct, *bounds, axes, gone, [])]]
-
-
-def _numbers(value: Any) -> list[int] | None:
-    maker = value.get_defining_op()
-    fixed = maker.name() == "pd_op.full_int_array"
-    return [*attributes(maker)["value"]] if fixed else None
 
 
 def _index_put(op: Any, inputs: Lists, ct: Any) -> Lists | None:

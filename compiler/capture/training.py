@@ -238,7 +238,7 @@ class Trained:
         """The outputs, joined to the tensors `wrt`; None where no plan fits."""
         before = list(tensors)
         for k in self.cut.written:
-            before[k] = _copy(tensors[k])
+            before[k] = tensors[k].detach().clone()
         found = _run(self.forward, tensors)
         if found is None:
             return None
@@ -263,12 +263,6 @@ def depended(flat: Graph, whole: Graph, wrt: Sequence[int]) -> list[int]:
         if flat.inputs[k] in reached
         or (whole.inputs[k] in needed and not users[flat.inputs[k]])
     ]
-
-
-def _copy(tensor: Any) -> Any:
-    """A tensor as it is before a run that writes to it."""
-    with paddle.no_grad():
-        return tensor.clone()
 
 
 def _run(plan: Compiled, tensors: Sequence[Any]) -> list[Any] | None:

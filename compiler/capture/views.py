@@ -15,7 +15,8 @@ from typing import Any
 
 from paddle.autograd.backward_utils import ValueDict, ValueSet
 
-from pirol.compiler.capture.attributes import attributes
+from pirol.compiler.capture.attributes import attributes, fixed_numbers
+from pirol.compiler.capture.in_place import INPUTS
 from pirol.compiler.capture.reader import INPLACE
 
 _VIEWS = (
@@ -26,7 +27,6 @@ VIEWS = {f"pd_op.{name}" for name in _VIEWS.split()}
 VIEWS |= {"builtin.split", "builtin.slice"}
 # What is read of a value is its shape alone.
 SHAPES = ("pd_op.shape", "pd_op.shape64", "pd_op.numel", "pd_op.full_like")
-INPUTS = ("builtin.parameter", "pd_op.data")
 Box = dict[int, tuple[int, int]]  # axis -> start, end
 
 
@@ -99,10 +99,11 @@ class _Memory:
         whole = base.is_same(target)
         box = _box(op, op.name()) if whole else {}
         others = [v for v in [base, *self.parts.get(base, [])] if not v.is_same(target)]
-        apart = [v for v in others if v in self.box and _apart(self.box[v], box)]
+        apart: list[Any] = []
         for value in others:
-            if value in ValueSet(apart):
+            if value in self.box and _apart(self.box[value], box):
                 self.base[value] = result
+                apart.append(value)
             else:
                 self.stale.add(value)
         self.parts[result] = apart
@@ -121,7 +122,7 @@ def _box(op: Any, name: str) -> Box:
         return {}
     count = 2 if name == "pd_op.slice" else 3
     starts, ends, *steps = (
-        _numbers(op.operand_source(first[name] + k)) for k in range(count)
+        fixed_numbers(op.operand_source(first[name] + k)) or [] for k in range(count)
     )
     if any(step < 1 for given in steps for step in given):
         return {}
@@ -136,9 +137,3 @@ def _box(op: Any, name: str) -> Box:
 
 def _within(place: int, size: int) -> int:
     return min(max(place + size if place < 0 else place, 0), size)
-
-
-def _numbers(value: Any) -> list[int]:
-    maker = value.get_defining_op()
-    fixed = maker is not None and maker.name() == "pd_op.full_int_array"
-    return [*attributes(maker)["value"]] if fixed else []
