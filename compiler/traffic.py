@@ -132,8 +132,8 @@ def _bytes(values: Iterable[Value], sizes: Sizes) -> int:
 
 
 def _bytes_of(kind: TensorType, sizes: Sizes) -> int:
-    size: int = known(kind.size, sizes)
-    return size * BITS[kind.dtype] // 8
+    size: int = known(kind.size, sizes) * BITS[kind.dtype] // 8
+    return size
 
 
 def size_of(value: Value, sizes: Sizes) -> int:
