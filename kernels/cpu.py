@@ -12,7 +12,7 @@ short rows at once (short_rows.py).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -109,17 +109,23 @@ def _lanes_in_columns(nest: Nest) -> bool:
         return not nest.rows
     if not nest.rows:
         return True
-    return _contiguous(nest, last) >= _contiguous(nest, nest.rows[-1])
+    # What only results read goes through blocks where it lies otherwise (across.py).
+    row, every = nest.rows[-1], range(len(nest.nodes))
+    sums = [k for k in every if isinstance(nest.nodes[k], Reduce)]
+    read = closure(nest, sums, ())
+    if _contiguous(nest, row, read) and not _contiguous(nest, last, read):
+        return False
+    return _contiguous(nest, last, every) >= _contiguous(nest, row, every)
 
 
-def _contiguous(nest: Nest, along: Axis) -> int:
-    """How many elements loads read that run along an axis."""
-    loads = (
-        n
-        for n, element in zip(nest.nodes, nest.per_element)
-        if isinstance(n, Load) and element
+def _contiguous(nest: Nest, along: Axis, nodes: Iterable[int]) -> int:
+    """How many elements loads among some nodes read that run along an axis."""
+    loads = [(nest.nodes[k], nest.per_element[k]) for k in nodes]
+    return sum(
+        nest.reads(n)
+        for n, element in loads
+        if isinstance(n, Load) and element and n.index.along(along.name)
     )
-    return sum(nest.reads(n) for n in loads if n.index.along(along.name))
 
 
 def _work(nest: Nest, per_row: Dim) -> Dim:
@@ -197,7 +203,8 @@ def _row_tiles(
             return [*Emitter(nest).lets(same), *loops]
         body = tuple(brought_together(nest, passes, apart, tile))
         return [Loop("tile", start, stop, body, step=TILE, limit=limit)]
-    return [Loop("tile", start, stop, tuple(tile.body()), step=TILE, limit=limit)]
+    statements = tuple(tile.body())
+    return [Loop("tile", start, stop, statements, step=tile.size, limit=limit)]
 
 
 def _at_hand(nest: Nest) -> bool:

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 from pirol.compiler import dims
 from pirol.compiler.dims import Dim
-from pirol.compiler.ir import Graph
+from pirol.compiler.ir import Graph, Op
 from pirol.kernels.lower import Refusal
-from pirol.kernels.nest import Nest, Reduce, Scalar, Store, index_of
+from pirol.kernels.nest import Load, Nest, Reduce, Scalar, Store, index_of
 from pirol.prim import PRIMS
+from pirol.prim.prim import COSTLY, ELEMENTWISE
 
 LARGE = 1 << 15  # elements that are worth more than one thread
 REPEATS = 2  # how often a costly value may be computed
+LOOKUP = 4  # the cost of a load at a place that data name
 
 
 def unprofitable(body: Graph, nest: Nest) -> Refusal | None:
-    """A refusal where costly primitives would run more often than apart, where each row
-    would store the same element, or one row a large tensor."""
+    """A refusal where costly primitives, or cheap ones that are costly together, would
+    run more often than apart, where each row would store the same element, or one row
+    a large tensor."""
     if _is_one_row(nest):
         return Refusal(
             "serial", "one thread would store all elements of a large tensor"
         )
     if nest.rows and any(_is_stored_again(nest, s) for s in nest.stores):
         return Refusal("repeat", "every row would store the same element")
+    if sum(map(_cheap, body.ops)) >= COSTLY and _cheap_again(nest) >= COSTLY:
+        return Refusal("recompute", "cheap values would be computed again and again")
     apart = sum(_costly(op.name) for op in body.ops)
     if apart == 0:
         return None
@@ -48,6 +53,26 @@ def _is_stored_again(nest: Nest, store: Store) -> bool:
     """Whether rows that are more than one store to one place."""
     many = any(a.extent != 1 for a in nest.rows)
     return many and store.among is None and not store.index.axes()
+
+
+def _cheap(op: Op) -> int:
+    """The cost of an op that is cheap, or looks a table up."""
+    prim = PRIMS.get(op.name)
+    if op.name == "gather" or prim is None:
+        return LOOKUP
+    return prim.cost if prim.kind in ELEMENTWISE and not prim.costly else 0
+
+
+def _cheap_again(nest: Nest) -> int:
+    """The cost of cheap values, and loads at places that data name, which loops around
+    them repeat."""
+    return sum(
+        LOOKUP if isinstance(node, Load) else PRIMS[node.prim].cost
+        for k, node in enumerate(nest.nodes)
+        if (isinstance(node, Scalar) and not _costly(node.prim))
+        or (isinstance(node, Load) and node.index.data())
+        if _repeated(nest, k)
+    )
 
 
 def _costly(name: str) -> bool:

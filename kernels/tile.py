@@ -1,4 +1,4 @@
-"""Reductions whose lanes are rows: an accumulator for each, in blocks of TILE rows."""
+"""Reductions whose lanes are rows: an accumulator for each, in tiles of rows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 
 from pirol.compiler import dims
 from pirol.compiler.dims import product
+from pirol.compiler.ir import BITS
 from pirol.kernels import affine
+from pirol.kernels.across import across
 from pirol.kernels.affine import Affine, axis, constant
 from pirol.kernels.emit import (
     TILE,
@@ -37,9 +39,11 @@ from pirol.kernels.kernel import (
     Stmt,
     Var,
 )
-from pirol.kernels.nest import Axis, Nest, Reduce, Scan, index_of
+from pirol.kernels.nest import Axis, Load, Nest, Reduce, Scan, index_of
 from pirol.kernels.stages import is_long
 
+NEAR = 1 << 19  # bytes that stay in a core's own cache
+LEAST = 32  # rows of a tile, at least
 SHORT = 128  # lanes of a row whose last vector counts
 VECTORS = (8, 4)  # lanes
 EIGHT = 8  # elements of a long column that a lane takes at once
@@ -73,7 +77,7 @@ def row_stores(
 
 @dataclass
 class Tile:
-    """TILE rows as lanes, an accumulator array for each reduction."""
+    """Some rows as lanes, an accumulator array for each reduction."""
 
     nest: Nest
     passes: Passes
@@ -82,11 +86,27 @@ class Tile:
 
     def __post_init__(self) -> None:
         self.made: set[str] = set()  # the arrays declared so far
+        self.size = TILE if len(self.passes.passes) < 2 else self.small()
+
+    def small(self) -> int:
+        """How many rows there are, so that a second pass finds what the first read."""
+        nodes = self.nest.nodes
+        read = sum(
+            BITS[n.dtype] // 8
+            for n, each in zip(nodes, self.nest.per_element)
+            if isinstance(n, Load) and each
+        )
+        size, columns = TILE, product(a.extent for a in self.nest.columns)
+        while (
+            isinstance(columns, int) and size > LEAST and size * columns * read > NEAR
+        ):
+            size //= 2
+        return size
 
     def lanes(self, body: Sequence[Stmt]) -> Loop:
         """A loop over the tile."""
         start = axis("tile")
-        stop = affine.add(start, constant(TILE))
+        stop = affine.add(start, constant(self.size))
         return Loop(self.lane, start, stop, tuple(body), kind="lanes", limit=self.stop)
 
     def place(self) -> Affine:
@@ -122,14 +142,26 @@ class Tile:
         needed = closure(self.nest, self.passes.targets(p), have)
         scans = [k for k in needed if isinstance(self.nest.nodes[k], Scan)]
         found = [stmt for k in (*reduces, *scans) for stmt in self.start(k)]
+        blocks = (
+            None
+            if scans
+            else across(self.nest, self.lane, self.size, self.stop, needed, stores)
+        )
+        if blocks is not None:
+            emitter.have |= blocks.have()
+            needed = closure(self.nest, self.passes.targets(p), emitter.have)
         body = emitter.lets(needed)
         argmax = any(self.reduce(k).kind == "argmax" for k in reduces)
         lines = any(map(self.in_lines, needed))
         if stores or scans or argmax or lines or is_long(body):
             for k in reduces:
                 body += self.update(k, emitter)
-            body += [emitter.put(s) for s in stores]
             columns = [a.name for a in self.nest.columns]
+            if blocks is not None:
+                body += [blocks.put(emitter, s) for s in stores]
+                inner = blocks.around(self.lanes(body))
+                return [*found, column_loops(self.nest, [inner], columns[:-1])]
+            body += [emitter.put(s) for s in stores]
             return [*found, column_loops(self.nest, [self.lanes(body)], columns)]
         return [*found, *self.reduced(reduces, emitter, body)]
 
@@ -221,7 +253,7 @@ class Tile:
         if name in self.made:
             return [fill]
         self.made.add(name)
-        return [Array(name, dtype, TILE, "local"), fill]
+        return [Array(name, dtype, self.size, "local"), fill]
 
     def scan(self, k: int, emitter: Emitter) -> list[Stmt]:
         value = Let(f"v{k}", self.reduce(k).dtype, self.read(k))

@@ -175,9 +175,11 @@ def read_along(nest: Nest, along: Axis, across: Axis) -> list[int]:
 
 
 def _reads(load: Load, along: Axis, across: Axis) -> bool:
-    index = load.index
-    if load.guard is not None or index.data():
-        return False
-    plain = index.plain(across.name) and index.plain(along.name)
+    return load.guard is None and lies_along(load.index, along, across)
+
+
+def lies_along(index: Affine, along: Axis, across: Axis) -> bool:
+    """Whether memory runs along one axis, and an index steps on the other."""
+    plain = index.plain(across.name) and index.plain(along.name) and not index.data()
     steps = index.coefficient(across.name) not in (0, 1)
     return plain and steps and index.coefficient(along.name) == 1
