@@ -202,19 +202,6 @@ def test_the_option_is_checked() -> None:
         pirol.train_step(Net(), None, None, random="no")
 
 
-@pytest.mark.filterwarnings("ignore::pirol.PirolWarning")
-def test_a_program_with_a_seed_of_its_own_is_paddles() -> None:
-    fast, x = pirol.to_static(dropped(0.5)), paddle.ones([100])
-
-    def seeded(x: Any) -> Any:
-        return paddle._C_ops.dropout(x, None, 0.5, False, "upscale_in_train", 5, True)
-
-    fast = pirol.to_static(seeded)
-    found = [fast(x).numpy() for _ in range(2)]
-    np.testing.assert_array_equal(*found)
-    assert {f.op for f in pirol.explain(fast).fallbacks} == {"pd_op.dropout"}
-
-
 def test_an_export_refuses_what_draws(tmp_path: Path) -> None:
     fast = pirol.to_static(dropped(0.5))
     with paddle.no_grad():
@@ -247,23 +234,3 @@ def test_sot(monkeypatch: pytest.MonkeyPatch) -> None:
     paddle.seed(SEED)
     for y, mask in zip(found, masks([0.5] * 2, *[[50]] * 2)):
         is_kept(y, mask)
-
-
-@pytest.mark.parametrize("name", ["axis", "2d", "alpha"])
-def test_others_are_drawn_as_by_eager(name: str) -> None:
-    """Of whole channels, and to the saturation value: explicit draws of Paddle's."""
-    of = {
-        "axis": lambda x: F.dropout(x, 0.5, axis=[0, 1]),
-        "2d": lambda x: F.dropout2d(x, 0.5),
-        "alpha": lambda x: F.alpha_dropout(x, 0.5),
-    }[name]
-
-    def f(x: Any) -> Any:
-        return of(x)
-
-    fast, x = pirol.to_static(f), numbers(4, 5, 6, 7)
-    found = []
-    for run in (fast, f):
-        paddle.seed(SEED)
-        found.append(run(x).numpy())
-    np.testing.assert_allclose(*found, rtol=1e-6)

@@ -18,6 +18,7 @@ from paddle.jit.dy2static.program_translator import ASTStaticFunction
 
 from pirol.compiler.capture import sizes
 from pirol.compiler.capture.orders import captured
+from pirol.compiler.capture.overwritten import dropouts
 from pirol.compiler.capture.seam import CompiledLayer, last_served
 from pirol.compiler.capture.signature import open_to_all
 from pirol.compiler.capture.state import Changes, State
@@ -86,7 +87,8 @@ class QuickFunction(ASTStaticFunction):  # type: ignore[misc]
         capture = super().get_concrete_program
         given = {k: v for k, v in kwargs.items() if k not in OF_CAPTURE}
         state = self.settled() or self._pirol_python[-1]
-        with state.noted(), paddle.enable_grad():
+        counted = self._kwargs["build_strategy"].counted
+        with state.noted(), paddle.enable_grad(), dropouts(counted):
             return sizes.captured(self, lambda: capture(*args, **kwargs), given)
 
     def settled(self) -> State | None:

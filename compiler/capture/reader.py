@@ -7,11 +7,8 @@ become functional; what an input holds in the end is one of the graph's writes.
 from __future__ import annotations
 
 import itertools
-import re
-import sysconfig
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import paddle
@@ -20,6 +17,7 @@ from paddle.base import core
 
 from pirol.compiler.capture import marks
 from pirol.compiler.capture.attributes import attributes
+from pirol.compiler.capture.lines import line_of, of_dropout
 from pirol.compiler.capture.memory import Memory
 from pirol.compiler.dims import symbol
 from pirol.compiler.errors import Unsupported
@@ -63,12 +61,6 @@ MISTAKEN = {
     **dict.fromkeys(("pd_op.any", "pd_op.all", "pd_op.equal_all"), {0: "bool"}),
 }
 SKIPPED_ATTRS = ("op_callstack", "struct_name", "stop_gradient", "place")
-_FRAME = re.compile(r'File "(.+)", line (\d+)')
-_HIDDEN = (
-    str(Path(paddle.__file__).parent),
-    str(Path(__file__).parent),
-    sysconfig.get_paths()["stdlib"],
-)
 
 
 @dataclass
@@ -209,6 +201,8 @@ class _Reader:
         attrs = {"site": len(self.shared.sites), "layout": layout, **_attrs(op)}
         if _acts(name, attrs):
             attrs["effect"] = True
+        if of_dropout(op):
+            attrs["dropout"] = True
         fixed = tuple(k for k, v in enumerate(flat_operands(op)) if is_fixed(v))
         if fixed:
             attrs["fixed"] = fixed
@@ -228,7 +222,7 @@ class _Reader:
                 right = str(known.get(dtype, dtype))
                 types[number] = TensorType(types[number].shape, right)
         new = Op(
-            name, tuple(operands), attrs, tuple(map(Value, types)), None, _line(op)
+            name, tuple(operands), attrs, tuple(map(Value, types)), None, line_of(op)
         )
         self.append(new, op)
         self.define(results, list(new.results))
@@ -261,7 +255,7 @@ class _Reader:
             results = tuple(Value(TensorType(shape, dtype)) for dtype in dtypes)
             told["layout"] = (-1,)
             self.spans[number] = made = Op(
-                name, (made,), told, results, None, _line(op)
+                name, (made,), told, results, None, line_of(op)
             )
             self.ops.append(made)
             self.begun[number] = len(self.ops)
@@ -287,7 +281,7 @@ class _Reader:
             value = self.env[result]
             if (ends or result.stop_gradient) and not isinstance(value, list):
                 stopped = Value(value.type)
-                stop = Op("stop_gradient", (value,), {}, (stopped,), None, _line(op))
+                stop = Op("stop_gradient", (value,), {}, (stopped,), None, line_of(op))
                 self.ops.append(stop)
                 self.env[result] = stopped
 
@@ -391,7 +385,7 @@ def control(outer: _Reader, op: Any) -> None:
         attrs["effect"] = True
     values = tuple(map(Value, types))
     new = Op(
-        op.name(), tuple(operands), attrs, values, None, _line(op), tuple(branches)
+        op.name(), tuple(operands), attrs, values, None, line_of(op), tuple(branches)
     )
     outer.append(new, op)
     outer.define(op.results(), list(values))
@@ -493,12 +487,3 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str, complex)):
         return value
     return str(value).rsplit(".", 1)[-1].lower()
-
-
-def _line(op: Any) -> str:
-    """The innermost of the user's own lines, "file.py:12"."""
-    for text in reversed(getattr(op, "callstack", [])):
-        frame = _FRAME.search(text)
-        if frame and not frame.group(1).startswith((*_HIDDEN, "<")):
-            return f"{Path(frame.group(1)).name}:{frame.group(2)}"
-    return ""

@@ -29,6 +29,7 @@ from pirol.compiler.capture import (
     operators,
     scalars,
     sizes,
+    stacked,
     unrolled,
 )
 from pirol.compiler.capture.attributes import attributes
@@ -283,6 +284,7 @@ def connect() -> str:
     sizes.follow()
     ends.follow()
     unrolled.follow()
+    stacked.follow()
     return ""
 
 
