@@ -2,8 +2,8 @@
 
 `paddle.grad` in a program makes foo_grad, foo_double_grad, foo_triple_grad, and then
 fails. Where it does, the program is captured once more, and gradients are made of ops
-that have gradients themselves: by Paddle's own decompositions, and here for matmul,
-which these lack.
+that have gradients themselves: by Paddle's own decompositions, by ours where it has
+none (translated.py), and by rules here.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from paddle.base import core
 from pirol.compiler.capture.attributes import attributes, fixed_numbers
 from pirol.compiler.capture.overwritten import capturing
 from pirol.compiler.capture.plans import LOCK
+from pirol.compiler.capture.translated import translated
 from pirol.compiler.errors import Unsupported
 
 Lists = list[list[Any]]
@@ -56,17 +57,23 @@ def _any_order() -> Iterator[None]:
 
 
 def _gradients(call: Callable[..., Lists]) -> Callable[..., Lists]:
+    enabled = paddles._is_bwd_prim_enabled  # not where a size is unknown
+
     def run(op: Any, inputs: Lists, outputs: Lists, cts: Lists, stops: Lists) -> Lists:
         given = [v for values in inputs for v in values if v.initialized()]
         if any(v.dtype in COMPLEX for v in given):  # Paddle's forget the conjugates
             raise Unsupported(f"{op.name()} of complex numbers: no gradient's gradient")
         rule = RULES.get(op.name())
         found = None if rule is None else rule(op, inputs, cts[0][0])
+        # Paddle's of several results, as of a norm's mean, forget what leads to those.
+        own = enabled() and paddles.has_custom_vjp(op) and op.num_results() == 1
+        if found is None and not own:
+            found = translated(op, inputs, cts)
         if found is None:
             return call(op, inputs, outputs, cts, stops)
         fake = paddle.pir.fake_value
         return [
-            [fake() if s else v for v, s in zip(part, stopped)]
+            [fake() if s or v is None else v for v, s in zip(part, stopped)]
             for part, stopped in zip(found, stops)
         ]
 

@@ -8,6 +8,7 @@ arguments stop them.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -89,7 +90,8 @@ class QuickFunction(ASTStaticFunction):  # type: ignore[misc]
         state = self.settled() or self._pirol_python[-1]
         counted = self._kwargs["build_strategy"].counted
         with state.noted(), paddle.enable_grad(), dropouts(counted):
-            return sizes.captured(self, lambda: capture(*args, **kwargs), given)
+            first = functools.partial(captured, lambda: capture(*args, **kwargs))
+            return sizes.captured(self, first, given)
 
     def settled(self) -> State | None:
         """What was captured of Layers as they are now; None where these are others

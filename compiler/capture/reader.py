@@ -7,7 +7,7 @@ become functional; what an input holds in the end is one of the graph's writes.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from paddle.base import core
 
 from pirol.compiler.capture import marks
 from pirol.compiler.capture.attributes import attributes
+from pirol.compiler.capture.effects import acts
 from pirol.compiler.capture.lines import line_of, of_dropout
 from pirol.compiler.capture.memory import Memory
 from pirol.compiler.dims import symbol
@@ -37,19 +38,6 @@ REPEATED = {
     for name in ("full", "full_int_array", "assign_value", "shape64", "slice")
 }
 FIXED = ("pd_op.full", "pd_op.full_int_array")
-# Ops that draw random numbers or act otherwise: all run, in the program's order.
-_ACTS = (
-    "assert bernoulli binomial dirichlet dropout exponential_ gaussian"
-    " gaussian_inplace_ gumbel_softmax multinomial poisson print randint randperm rrelu"
-    " standard_gamma truncated_gaussian_random uniform uniform_inplace_ top_p_sampling"
-)
-EFFECTS = {f"pd_op.{name}" for name in _ACTS.split()}
-# Those that do so only with some attributes.
-SOMETIMES: dict[str, Callable[[Mapping[str, Any]], bool]] = {
-    "pd_op.rnn": lambda attrs: attrs["dropout_prob"] != 0,
-    "pd_op.fractional_max_pool2d": lambda attrs: attrs["random_u"] == 0,
-    "pd_op.fractional_max_pool3d": lambda attrs: attrs["random_u"] == 0,
-}
 # Results whose dtype Paddle declares otherwise than its kernel gives it: the dtype,
 # that of the first operand (of integers float32), or what the attribute `dtype` says.
 FIRST, FLOAT, SAID = "first", "float", "said"
@@ -199,7 +187,7 @@ class _Reader:
             raise Unsupported(f"control flow by {name} is not compiled")
         operands, layout = self.operands(op)
         attrs = {"site": len(self.shared.sites), "layout": layout, **_attrs(op)}
-        if _acts(name, attrs):
+        if acts(name, attrs):
             attrs["effect"] = True
         if of_dropout(op):
             attrs["dropout"] = True
@@ -338,14 +326,6 @@ class _Reader:
             else:
                 size = len(vector.as_list())
                 self.env[result] = [values.pop(0) for _ in range(size)]
-
-
-def _acts(name: str, attrs: Mapping[str, Any]) -> bool:
-    """Whether it draws random numbers, or acts otherwise."""
-    if attrs.get("is_test"):
-        return False
-    sometimes = SOMETIMES.get(name)
-    return name in EFFECTS if sometimes is None else sometimes(attrs)
 
 
 def _differentiable(op: Any) -> bool:
@@ -487,3 +467,30 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str, complex)):
         return value
     return str(value).rsplit(".", 1)[-1].lower()
+
+
+def alone(op: Any) -> tuple[Graph, list[tuple[int, int]]]:
+    """The graph of one op, and which operand, and which of a vector, each input is."""
+    reader, places, given = _Reader(_Shared(None, False)), [], []
+    for k, source in enumerate(_sources(op)):
+        if not source.initialized():
+            continue
+        maker = source.get_defining_op()
+        if maker is not None and maker.name() in FIXED:
+            reader.op(maker)
+            continue
+        many = source.type().as_vec_type() is not None
+        parts = _sources(maker) if many else [source]
+        for j, part in enumerate(parts):
+            reader.env[part] = Value(reader.type(part, "s"))
+            places.append((k, j))
+            given.append(reader.env[part])
+        if many:
+            reader.op(maker)
+    reader.op(op)
+    made = [v for r in op.results() if r.initialized() for v in _each(reader.env[r])]
+    return Graph("op", tuple(given), tuple(reader.ops), tuple(made)), places
+
+
+def _each(value: Any) -> list[Value]:
+    return value if isinstance(value, list) else [value]
