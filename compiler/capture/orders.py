@@ -9,6 +9,7 @@ none (translated.py), and by rules here.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -68,16 +69,41 @@ def _gradients(call: Callable[..., Lists]) -> Callable[..., Lists]:
         # Paddle's of several results, as of a norm's mean, forget what leads to those.
         own = enabled() and paddles.has_custom_vjp(op) and op.num_results() == 1
         if found is None and not own:
-            found = translated(op, inputs, cts)
+            found = translated(op, inputs, outputs, cts)
         if found is None:
             return call(op, inputs, outputs, cts, stops)
-        fake = paddle.pir.fake_value
-        return [
-            [fake() if s or v is None else v for v, s in zip(part, stopped)]
-            for part, stopped in zip(found, stops)
-        ]
+        return _given(found, stops)
 
     return run
+
+
+@functools.cache
+def follow() -> None:
+    """Put ours before Paddle's function, once."""
+    call = paddles.call_vjp
+
+    def run(op: Any, inputs: Lists, outputs: Lists, cts: Lists, stops: Lists) -> Lists:
+        found: Lists = call(op, inputs, outputs, cts, stops)
+        if not capturing.depth or "_grad" not in op.name():
+            return found
+        # divide_double_grad has none of the operand grad_out, for one, where nobody
+        # asked divide_grad for the numerator's.
+        pairs = (p for part, stopped in zip(found, stops) for p in zip(part, stopped))
+        if all(s or (v is not None and v.initialized()) for v, s in pairs):
+            return found
+        whole = translated(op, inputs, outputs, cts)
+        return found if whole is None else _given(whole, stops)
+
+    paddles.call_vjp = run
+
+
+def _given(found: Lists, stops: Lists) -> Lists:
+    """Gradients as Paddle takes them."""
+    fake = paddle.pir.fake_value
+    return [
+        [fake() if s else v for v, s in zip(part, stopped)]
+        for part, stopped in zip(found, stops)
+    ]
 
 
 def _matmul(op: Any, inputs: Lists, ct: Any) -> Lists | None:

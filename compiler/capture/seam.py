@@ -27,6 +27,7 @@ from pirol.compiler.capture import (
     native,
     numbers,
     operators,
+    orders,
     scalars,
     sizes,
     stacked,
@@ -280,6 +281,7 @@ def connect() -> str:
     in_place.follow()
     operators.follow()
     numbers.follow()
+    orders.follow()
     scalars.follow()
     sizes.follow()
     ends.follow()

@@ -16,6 +16,7 @@ from typing import Any
 import paddle
 
 from pirol.compiler.autodiff import vjp
+from pirol.compiler.capture.attributes import attributes
 from pirol.compiler.capture.reader import alone
 from pirol.compiler.dims import same_shape
 from pirol.compiler.errors import ShapeError, Unsupported
@@ -43,15 +44,16 @@ POINTWISE = {name: name for name in SAME.split()} | OTHERS
 LOGICAL = ("not", "and", "or", "xor")  # of bools only
 
 
-def translated(op: Any, inputs: Lists, cts: Lists) -> Lists | None:
+def translated(op: Any, inputs: Lists, outputs: Lists, cts: Lists) -> Lists | None:
     """The cotangents of an op's operands, None for one that has none; None where Pirol
     does not decompose the op, or by what Paddle has no function for."""
     try:
         graph, places = alone(op)
         found = {k: None for k in range(len(places))}
         wrt = [k for k, v in enumerate(graph.inputs) if v.dtype in FLOATS]
-        given = [ct for part in cts for ct in part]
-        ends = [(v, ct) for v, ct in zip(graph.outputs, given) if _is(ct)]
+        pairs = [p for part, given in zip(outputs, cts) for p in zip(part, given)]
+        told = [ct for output, ct in pairs if output.initialized()]
+        ends = [(v, ct) for v, ct in zip(graph.outputs, told, strict=True) if _is(ct)]
         flat = decompose(replace(graph, outputs=tuple(v for v, _ in ends)), Facts())
         made = canonicalize(inline(vjp(flat, wrt=wrt)))
         values = [inputs[i][j] for i, j in places]
@@ -66,10 +68,15 @@ def translated(op: Any, inputs: Lists, cts: Lists) -> Lists | None:
     return [part for part, wanted in zip(result, counts, strict=True) if wanted]
 
 
-def _is(value: Any) -> bool:
-    if value is None or not value.initialized():
+def _is(ct: Any) -> bool:
+    """Whether a result has a cotangent; of one that nobody reads it is zeros."""
+    if ct is None or not ct.initialized() or paddle.pir.is_fake_value(ct):
         return False
-    return not paddle.pir.is_fake_value(value)
+    maker = ct.get_defining_op()
+    if maker is None or maker.name() != "pd_op.full_like":
+        return True
+    number = maker.operand_source(1).get_defining_op()
+    return number is None or attributes(number).get("value") != 0
 
 
 class _Emitter:
@@ -212,6 +219,12 @@ def _polygamma(e: _Emitter, op: Op) -> Any:
     return paddle.polygamma(e.full(x), int(e.numbers[order]))
 
 
+def _fmod(e: _Emitter, op: Op) -> Any:
+    """Paddle's is rounded down, as is this of positive numbers."""
+    x, y = map(e.full, op.operands)
+    return paddle.copysign(paddle.mod(paddle.abs(x), paddle.abs(y)), x)
+
+
 def _reduce(
     function: Callable[..., Any], of_bools: Callable[..., Any]
 ) -> Callable[[_Emitter, Op], Any]:
@@ -276,6 +289,7 @@ EMIT: dict[str, Callable[[_Emitter, Op], Any]] = {
     "scatter_add": _scatter_add,
     "dot_general": _dot,
     "polygamma": _polygamma,
+    "fmod": _fmod,
     "reduce_sum": _reduce(paddle.sum, paddle.any),
     "reduce_prod": _reduce(paddle.prod, paddle.all),
     "reduce_max": _reduce(paddle.max, paddle.any),
