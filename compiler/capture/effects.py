@@ -1,10 +1,12 @@
-"""Ops of Paddle's that draw random numbers or act otherwise: all run, in the program's
-order."""
+"""Which ops of Paddle's draw random numbers or act otherwise, so that all of them run,
+in the program's order; and which have gradients."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from paddle.base import core
 
 _ACTS = (
     "assert bernoulli binomial dirichlet dropout exponential_ gaussian"
@@ -26,3 +28,10 @@ def acts(name: str, attrs: Mapping[str, Any]) -> bool:
         return False
     sometimes = SOMETIMES.get(name)
     return name in EFFECTS if sometimes is None else sometimes(attrs)
+
+
+def differentiable(op: Any) -> bool:
+    """Whether Paddle has a gradient of it, in eager mode at least; those of `foo_grad`
+    are ours."""
+    ours = op.name() == "pd_op.memcpy" or "_grad" in op.name()
+    return ours or any(op.blocks()) or bool(core.has_vjp(op))

@@ -13,13 +13,13 @@ from typing import Any
 
 import paddle
 from paddle.autograd.backward_utils import ValueDict
-from paddle.base import core
 
 from pirol.compiler.capture import marks
 from pirol.compiler.capture.attributes import attributes
-from pirol.compiler.capture.effects import acts
+from pirol.compiler.capture.effects import acts, differentiable
 from pirol.compiler.capture.lines import line_of, of_dropout
 from pirol.compiler.capture.memory import Memory
+from pirol.compiler.capture.stacks import STACKS, ends, stacked
 from pirol.compiler.dims import symbol
 from pirol.compiler.errors import Unsupported
 from pirol.compiler.ir import DTYPES, INTS, Graph, Op, TensorType, Value
@@ -84,6 +84,7 @@ class _Shared:
     stops: bool
     sites: list[Any] = field(default_factory=list)
     symbols: int = 0
+    pushed: dict[int, Any] = field(default_factory=dict)  # by stack: reader, op
     memory: Memory = field(default_factory=Memory)
 
 
@@ -176,6 +177,8 @@ class _Reader:
                 self.env[op.result(0)] = self.of(whole)[op.attrs()["index"]]
             case "pd_op.if" | "pd_op.while":
                 control(self, op)
+            case name if name in STACKS:
+                stacked(self, op)
             case "pd_op.assign" if op.has_attr(marks.SPAN):
                 self.marked(op)
             case _:
@@ -261,7 +264,7 @@ class _Reader:
     def stop(self, op: Any, results: Sequence[Any]) -> None:
         """Stop gradients at results that Paddle says have none, though operands do, or
         that nobody has a gradient of."""
-        ends = not _differentiable(op)
+        ends = not differentiable(op)
         sources = (s for s in _sources(op) if s.initialized())
         if not ends and all(s.stop_gradient for s in sources):
             return
@@ -272,6 +275,14 @@ class _Reader:
                 stop = Op("stop_gradient", (value,), {}, (stopped,), None, line_of(op))
                 self.ops.append(stop)
                 self.env[result] = stopped
+
+    def written(self) -> list[Any]:
+        """The PIR values from outside that the block gave another value."""
+        return [
+            value
+            for value, at_first in self.names.items()
+            if self.env[value] is not at_first and not isinstance(at_first, list)
+        ]
 
     def append(self, new: Op, op: Any) -> None:
         """Add an op; `op` is the PIR op that it stands for."""
@@ -328,20 +339,13 @@ class _Reader:
                 self.env[result] = [values.pop(0) for _ in range(size)]
 
 
-def _differentiable(op: Any) -> bool:
-    """Whether Paddle has a gradient of it, in eager mode at least; those of `foo_grad`
-    are ours."""
-    ours = op.name() == "pd_op.memcpy" or "_grad" in op.name()
-    return ours or any(op.blocks()) or bool(core.has_vjp(op))
-
-
 def control(outer: _Reader, op: Any) -> None:
     """Read `if` or `while`: each block a graph, what it uses from outside an input."""
     loop = op.name() == "pd_op.while"
     blocks = [op.as_while_op().body()] if loop else _two_blocks(op)
     inner = [_Reader(outer.shared, outer) for _ in blocks]
     args = [_read_block(r, b) for r, b in zip(inner, blocks)]
-    results = [[r.of(v) for v in _sources(b.ops[-1])] for r, b in zip(inner, blocks)]
+    results = [ends(r, op, _sources(b.ops[-1])) for r, b in zip(inner, blocks)]
     written = _written(inner)
     if loop and written:
         raise Unsupported("a loop's body writes to a tensor outside it")
@@ -408,10 +412,8 @@ def _read_block(reader: _Reader, block: Any) -> list[Value]:
 def _written(readers: Sequence[_Reader]) -> list[Any]:
     """The PIR values from outside that some block gave another value."""
     found = ValueDict()
-    for reader in readers:
-        for value, at_first in reader.names.items():
-            if reader.env[value] is not at_first and not isinstance(at_first, list):
-                found[value] = True
+    for value in (v for reader in readers for v in reader.written()):
+        found[value] = True
     return [value for value, _ in found.items()]
 
 
