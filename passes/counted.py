@@ -16,6 +16,7 @@ from dataclasses import replace
 from pirol.compiler.ir import Graph, Op, TensorType, Value
 
 LOOP, EFFECT = "pd_op.while", "effect"
+DRAWN, NEXT = "pirol.random_key", "pirol.next_key"
 KEY = TensorType((), "int64")
 DRAW = {EFFECT: True, "layout": ()}  # attributes of what draws a key
 
@@ -23,9 +24,26 @@ DRAW = {EFFECT: True, "layout": ()}  # attributes of what draws a key
 def counted(graph: Graph) -> Graph:
     """The graph, at level "pir", with dropouts by counting, in branches too."""
     inner, keys = _within(graph)
-    draws = {key: Op("pirol.random_key", (), DRAW, (key,)) for key in keys}
+    draws = {key: Op(DRAWN, (), DRAW, (key,)) for key in keys}
     ops = [o for op in inner.ops for o in (*_needed(op, draws), op)]
     return inner.with_ops(ops)
+
+
+def from_state(graph: Graph) -> Graph:
+    """The graph with a further input, which it writes: each key is the next one of that
+    number; the graph itself, if it draws none."""
+    last = state = Value(KEY)
+    ops = []
+    for op in graph.ops:
+        if op.name == DRAWN:
+            op = replace(op, name=NEXT, operands=(last,), attrs={"layout": (-1,)})
+            last = op.result
+        ops.append(op)
+    if last is state:
+        return graph
+    writes = (*graph.writes, (len(graph.inputs), last))
+    inputs = (*graph.inputs, state)
+    return replace(graph, inputs=inputs, ops=tuple(ops), writes=writes)
 
 
 def _needed(op: Op, draws: dict[Value, Op]) -> list[Op]:
@@ -79,9 +97,7 @@ def _control(op: Op) -> tuple[Op, list[Value]]:
 def _loop(op: Op, body: Graph, keys: Sequence[Value]) -> tuple[Op, list[Value]]:
     """The loop with the keys as further variables of it."""
     count, given = len(op.results), [Value(KEY) for _ in keys]
-    steps = [
-        Op("pirol.next_key", (key,), {"layout": (-1,)}, (Value(KEY),)) for key in keys
-    ]
+    steps = [Op(NEXT, (key,), {"layout": (-1,)}, (Value(KEY),)) for key in keys]
     body = replace(
         body,
         inputs=(*body.inputs[:count], *keys, *body.inputs[count:]),

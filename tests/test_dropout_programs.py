@@ -14,7 +14,6 @@ import paddle.nn.functional as F
 import pytest
 from dropout_masks import (
     SEED,
-    dropped,
     is_kept,
     mask_of,
     masks,
@@ -202,12 +201,43 @@ def test_the_option_is_checked() -> None:
         pirol.train_step(Net(), None, None, random="no")
 
 
-def test_an_export_refuses_what_draws(tmp_path: Path) -> None:
-    fast = pirol.to_static(dropped(0.5))
+def test_an_exported_program_goes_on_by_itself(tmp_path: Path) -> None:
+    """Each call from the key at which the last one ended."""
+    fast, x = pirol.to_static(twice), np.ones((30, 40), "float32")
+    with paddle.no_grad():
+        fast(paddle.to_tensor(x))
+    paddle.seed(SEED)
+    pirol.export(fast, tmp_path / "f.pirol")
+    paddle.seed(SEED)
+    first = core.default_cpu_generator().random()
+    run = pirol.load(tmp_path / "f.pirol")
+    assert run.input_names == ("x",)
+    for begin in (first, 5):
+        found = [y for _ in range(3) for y in run(x)]
+        for k, y in enumerate(found):
+            key = begin + (k + 1) * 0x9E3779B97F4A7C15
+            is_kept(paddle.to_tensor(y), mask_of(key, 0.5, x.shape))
+        run.seed(5)
+    again = pirol.load(tmp_path / "f.pirol")
+    assert (again(x)[0] != 0).tolist() == mask_of(
+        first + 0x9E3779B97F4A7C15, 0.5, x.shape
+    ).tolist()
+
+
+def test_an_export_of_other_draws(tmp_path: Path) -> None:
+    def f(x: Any) -> Any:
+        return F.dropout(x, 0.5) * paddle.rand([3])
+
+    fast = pirol.to_static(f)
     with paddle.no_grad():
         fast(paddle.ones([3]))
-        with pytest.raises(PirolError, match="random_key"):
+        with pytest.raises(PirolError, match=r"only Paddle runs: pd_op.uniform \(test"):
             pirol.export(fast, tmp_path / "f.pirol")
+        layer = pirol.to_static(paddle.nn.Linear(3, 3))
+        layer(paddle.ones([2, 3]))
+        pirol.export(layer, tmp_path / "g.pirol")
+    with pytest.raises(PirolError, match="draws nothing"):
+        pirol.load(tmp_path / "g.pirol").seed(1)
 
 
 def test_an_encoder_layer() -> None:
