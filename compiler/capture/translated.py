@@ -59,7 +59,7 @@ def translated(op: Any, inputs: Lists, outputs: Lists, cts: Lists) -> Lists | No
         values = [inputs[i][j] for i, j in places]
         emitted = _Emitter().run(made, [*values, *(ct for _, ct in ends)])
         found.update(zip(wrt, emitted))
-    except (Unsupported, ShapeError):
+    except (Unsupported, ShapeError, TypeError, ValueError):  # the last two: Paddle's
         return None
     result: Lists = [[None for _ in part] for part in inputs]
     for k, (i, j) in enumerate(places):
