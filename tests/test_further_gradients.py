@@ -180,6 +180,19 @@ def test_a_loss_trains_by_it() -> None:
         assert abs((ends[0] - ends[1]) / (2 * step) - g[at]) < 1e-6 * (1 + abs(g[at]))
 
 
+def test_what_ends_paddles_process_is_an_error() -> None:
+    def run(x: Any, kernel: Any) -> Any:
+        x = x.detach()
+        x.stop_gradient = False
+        y = F.conv2d_transpose(x**3, kernel)
+        (g,) = paddle.grad(y.sum(), [x], create_graph=True)
+        return paddle.grad(g.pow(2).sum(), [x])[0]
+
+    x, kernel = paddle.rand([1, 1, 3, 4]), paddle.rand([1, 1, 2, 2])
+    with pytest.raises(Exception, match="by one operand alone"):
+        pirol.to_static(run, strict=True)(x, kernel)
+
+
 def test_a_fault_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(translated.POINTWISE, "mul", "add")
     with pytest.raises(AssertionError):

@@ -26,6 +26,8 @@ from pirol.compiler.errors import Unsupported
 Lists = list[list[Any]]
 paddles: Any = core
 COMPLEX = (paddle.complex64, paddle.complex128)
+# Gradients whose gradient ends the process, where one of their results is not there.
+CRASHES = ("pd_op.conv2d_transpose_grad", "pd_op.depthwise_conv2d_transpose_grad")
 
 
 def captured(call: Callable[[], Any]) -> Any:
@@ -83,6 +85,11 @@ def follow() -> None:
     call = paddles.call_vjp
 
     def run(op: Any, inputs: Lists, outputs: Lists, cts: Lists, stops: Lists) -> Lists:
+        whole = all(ct.initialized() for part in cts for ct in part if ct is not None)
+        if capturing.depth and op.name() in CRASHES and not whole:
+            raise Unsupported(
+                f"{op.name()}: no gradient's gradient by one operand alone"
+            )
         found: Lists = call(op, inputs, outputs, cts, stops)
         if not capturing.depth or "_grad" not in op.name():
             return found
@@ -91,8 +98,8 @@ def follow() -> None:
         pairs = (p for part, stopped in zip(found, stops) for p in zip(part, stopped))
         if all(s or (v is not None and v.initialized()) for v, s in pairs):
             return found
-        whole = translated(op, inputs, outputs, cts)
-        return found if whole is None else _given(whole, stops)
+        ours = translated(op, inputs, outputs, cts)
+        return found if ours is None else _given(ours, stops)
 
     paddles.call_vjp = run
 
