@@ -30,6 +30,7 @@ from pirol.prim import PRIMS
 VERSION = 1
 MANIFEST, GRAPH, WEIGHTS = "manifest.json", "graph.ir", "weights.safetensors"
 CUBINS = "cubins/"
+RANDOM = "pirol.random_state"  # the weight that keys of dropout come from
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 
 from pirol.compiler import stored
-from pirol.compiler.archive import Archive, nested
+from pirol.compiler.archive import RANDOM, Archive, nested
 from pirol.compiler.errors import PirolError, Unsupported, message
 from pirol.compiler.ir import HALVES, Graph, Op
 from pirol.compiler.pipeline import lower
@@ -95,6 +95,17 @@ class Program:
         if found is None:
             raise ValueError(self._named(self._compiled.miss()))
         return nested(self.form, list(map(self._importer(first), found)))
+
+    def seed(self, number: int) -> None:
+        """Set what the masks of dropout follow from, in the calls from here on.
+
+        Raises:
+            PirolError: the program has no dropout in training.
+        """
+        if RANDOM not in self._weights:
+            raise PirolError("seed: got a program that draws nothing")
+        state = np.array(number % 2**64, np.uint64).view(np.int64)
+        self._weights[RANDOM] = self._placed(state)
 
     def watch(self, on: bool = True) -> None:
         """From here on, calls (one at a time) note when their steps begin and end."""

@@ -184,6 +184,8 @@ class _Lowering:
             at.append(self.place(indices.pop(0), self.full, size, None))
             among.append((size, step))
         node = self.at(source, self.full)
+        if any(isinstance(n, Reduce) for n in self.nodes):
+            raise _No("domains differ", f"{op.title} takes what all of a row decide")
         base = self.base(below[0]) if below else None
         return Store(output, affine.linear(at, shape), node, tuple(among), base)
 

@@ -1,9 +1,11 @@
 """counted: dropout in training -> `pirol.dropout`, whose mask is a function of a key
 and of places (prim/random.py), so that it is fused, and computed again for backward.
 
-A key is drawn by an op of its own. One for a dropout in a branch or a loop is drawn
-before that, and a loop goes on to another key with each turn; so that nothing in them
-draws, and they have gradients. A dropout that is told its seed stays Paddle's.
+So are the uniform numbers by which Paddle's functions drop whole channels, or drop to a
+value that saturates. A key is drawn by an op of its own. One for a dropout in a branch
+or a loop is drawn before that, and a loop goes on to another key with each turn; so
+that nothing in them draws, and they have gradients. A dropout that is told its seed has
+that for a key, and so the same mask each time.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from dataclasses import replace
 
 from pirol.compiler.ir import Graph, Op, TensorType, Value
 
-DROPOUT, LOOP, EFFECT = "pd_op.dropout", "pd_op.while", "effect"
+LOOP, EFFECT = "pd_op.while", "effect"
+DRAWN, NEXT = "pirol.random_key", "pirol.next_key"
 KEY = TensorType((), "int64")
 DRAW = {EFFECT: True, "layout": ()}  # attributes of what draws a key
 
@@ -21,11 +24,26 @@ DRAW = {EFFECT: True, "layout": ()}  # attributes of what draws a key
 def counted(graph: Graph) -> Graph:
     """The graph, at level "pir", with dropouts by counting, in branches too."""
     inner, keys = _within(graph)
-    if not keys:
-        return inner
-    draws = {key: Op("pirol.random_key", (), DRAW, (key,)) for key in keys}
+    draws = {key: Op(DRAWN, (), DRAW, (key,)) for key in keys}
     ops = [o for op in inner.ops for o in (*_needed(op, draws), op)]
     return inner.with_ops(ops)
+
+
+def from_state(graph: Graph) -> Graph:
+    """The graph with a further input, which it writes: each key is the next one of that
+    number; the graph itself, if it draws none."""
+    last = state = Value(KEY)
+    ops = []
+    for op in graph.ops:
+        if op.name == DRAWN:
+            op = replace(op, name=NEXT, operands=(last,), attrs={"layout": (-1,)})
+            last = op.result
+        ops.append(op)
+    if last is state:
+        return graph
+    writes = (*graph.writes, (len(graph.inputs), last))
+    inputs = (*graph.inputs, state)
+    return replace(graph, inputs=inputs, ops=tuple(ops), writes=writes)
 
 
 def _needed(op: Op, draws: dict[Value, Op]) -> list[Op]:
@@ -41,12 +59,21 @@ def _within(graph: Graph) -> tuple[Graph, list[Value]]:
 
 
 def _plain(op: Op) -> tuple[Op, list[Value]]:
-    training = op.name == DROPOUT and not op.attrs["is_test"]
-    if not training or op.attrs["fix_seed"] or op.attrs["layout"][1] != -2:
+    name, fixed = _counting(op), bool(op.attrs.get("fix_seed") and op.attrs["seed"])
+    if name is None:
         return op, []
-    key, attrs = Value(KEY), _pure(op) | {"layout": (*op.attrs["layout"], -1)}
-    operands = (*op.operands, key)
-    return replace(op, name="pirol.dropout", operands=operands, attrs=attrs), [key]
+    layout, keys = op.attrs["layout"], [] if fixed else [Value(KEY)]
+    attrs = _pure(op) | {"layout": (*layout, -2 if fixed else -1)}
+    return replace(op, name=name, operands=(*op.operands, *keys), attrs=attrs), keys
+
+
+def _counting(op: Op) -> str | None:
+    """The op that counts what this one draws for a dropout, if it does."""
+    if op.name == "pd_op.dropout" and not op.attrs["is_test"]:
+        return "pirol.dropout"
+    if op.name == "pd_op.uniform" and op.attrs.get("dropout"):
+        return "pirol.uniform"
+    return None
 
 
 def _control(op: Op) -> tuple[Op, list[Value]]:
@@ -70,9 +97,7 @@ def _control(op: Op) -> tuple[Op, list[Value]]:
 def _loop(op: Op, body: Graph, keys: Sequence[Value]) -> tuple[Op, list[Value]]:
     """The loop with the keys as further variables of it."""
     count, given = len(op.results), [Value(KEY) for _ in keys]
-    steps = [
-        Op("pirol.next_key", (key,), {"layout": (-1,)}, (Value(KEY),)) for key in keys
-    ]
+    steps = [Op(NEXT, (key,), {"layout": (-1,)}, (Value(KEY),)) for key in keys]
     body = replace(
         body,
         inputs=(*body.inputs[:count], *keys, *body.inputs[count:]),

@@ -258,3 +258,11 @@ def test_what_follows_is_another_kernel() -> None:
     (got,) = run_c(graph, arrays)
     sums = np.bincount(arrays[1], np.exp(arrays[0].astype("float64")), 5)
     np.testing.assert_allclose(got, sums**2, rtol=1e-6)
+
+
+def test_what_a_sum_decides_is_another_kernel() -> None:
+    b = Builder()
+    x, at = b.input(TensorType((9,), "float32")), b.input(TensorType((9,), "int64"))
+    share = b.div(x, b.broadcast(b.reduce_sum(x, axes=(0,)), dims=(), shape=(9,)))
+    found = b.scatter_add(share, at, shape=(4,), dims=[-1])
+    assert str(build_nest(b.graph("shares", [found]))).startswith("domains differ")

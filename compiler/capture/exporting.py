@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from pirol.compiler.archive import Archive, Source
+from pirol.compiler.archive import RANDOM, Archive, Source
+from pirol.compiler.capture.library import key_number
 from pirol.compiler.capture.options import Options
 from pirol.compiler.capture.saved import plain_name
 from pirol.compiler.capture.seam import Slot
@@ -15,6 +16,7 @@ from pirol.compiler.dims import equal, substitute, symbols_of
 from pirol.compiler.errors import PirolError, message
 from pirol.compiler.ir import DTYPES, HALVES, Graph, Guard, Op, Value, rename
 from pirol.compiler.pipeline import lower
+from pirol.passes.counted import from_state
 from pirol.prim import Facts
 
 NATIVE = ("group", "sort", "check", "bind")
@@ -36,7 +38,8 @@ def archive(options: Options, targets: tuple[str, ...]) -> Archive:
             "or under paddle.no_grad(), and see pirol.explain"
         )
     hints, own = state.hints, options.passes
-    lowered = lower(state.program.graph, hints, own=own, target="cpu+alone")
+    program = from_state(state.program.graph)
+    lowered = lower(program, hints, own=own, target="cpu+alone")
     left = [op for op in lowered.stages["fuse"].ops if op.name not in NATIVE]
     if left:
         raise PirolError(_refused(left))
@@ -99,6 +102,9 @@ def _sources(
         parameter = layer._params[place - given]
         weights[parameter.name] = _weight(parameter, DTYPES[value.dtype][1])
         sources.append(Source(parameter.name, True))
+    if len(graph.inputs) > len(places):
+        weights[RANDOM] = np.array(key_number(), np.int64)
+        sources.append(Source(RANDOM, True))
     names = [s.name for s in sources]
     if len(set(names)) < len(names):
         raise PirolError(f"export: two inputs have one name, of {', '.join(names)}")

@@ -39,7 +39,10 @@ def library(op: Op) -> Callable[..., Any]:
 
 
 def _key() -> Any:
+    return paddle._C_ops.full([], key_number(), paddle.int64, _HERE)
+
+
+def key_number() -> int:
     """64 bits of Paddle's generator, which goes on by one draw."""
-    number = core.default_cpu_generator().random()
-    signed = number - 2**64 if number >= 2**63 else number
-    return paddle._C_ops.full([], signed, paddle.int64, _HERE)
+    number: int = core.default_cpu_generator().random()
+    return number - 2**64 if number >= 2**63 else number

@@ -2,13 +2,14 @@
 
 `paddle.grad` in a program makes foo_grad, foo_double_grad, foo_triple_grad, and then
 fails. Where it does, the program is captured once more, and gradients are made of ops
-that have gradients themselves: by Paddle's own decompositions, and here for matmul,
-which these lack.
+that have gradients themselves: by Paddle's own decompositions, by ours where it has
+none (translated.py), and by rules here.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,11 +20,14 @@ from paddle.base import core
 from pirol.compiler.capture.attributes import attributes, fixed_numbers
 from pirol.compiler.capture.overwritten import capturing
 from pirol.compiler.capture.plans import LOCK
+from pirol.compiler.capture.translated import translated
 from pirol.compiler.errors import Unsupported
 
 Lists = list[list[Any]]
 paddles: Any = core
 COMPLEX = (paddle.complex64, paddle.complex128)
+# Gradients whose gradient ends the process, where one of their results is not there.
+CRASHES = ("pd_op.conv2d_transpose_grad", "pd_op.depthwise_conv2d_transpose_grad")
 
 
 def captured(call: Callable[[], Any]) -> Any:
@@ -56,21 +60,57 @@ def _any_order() -> Iterator[None]:
 
 
 def _gradients(call: Callable[..., Lists]) -> Callable[..., Lists]:
+    enabled = paddles._is_bwd_prim_enabled  # not where a size is unknown
+
     def run(op: Any, inputs: Lists, outputs: Lists, cts: Lists, stops: Lists) -> Lists:
         given = [v for values in inputs for v in values if v.initialized()]
         if any(v.dtype in COMPLEX for v in given):  # Paddle's forget the conjugates
             raise Unsupported(f"{op.name()} of complex numbers: no gradient's gradient")
         rule = RULES.get(op.name())
         found = None if rule is None else rule(op, inputs, cts[0][0])
+        # Paddle's of several results, as of a norm's mean, forget what leads to those.
+        own = enabled() and paddles.has_custom_vjp(op) and op.num_results() == 1
+        if found is None and not own:
+            found = translated(op, inputs, outputs, cts)
         if found is None:
             return call(op, inputs, outputs, cts, stops)
-        fake = paddle.pir.fake_value
-        return [
-            [fake() if s else v for v, s in zip(part, stopped)]
-            for part, stopped in zip(found, stops)
-        ]
+        return _given(found, stops)
 
     return run
+
+
+@functools.cache
+def follow() -> None:
+    """Put ours before Paddle's function, once."""
+    call = paddles.call_vjp
+
+    def run(op: Any, inputs: Lists, outputs: Lists, cts: Lists, stops: Lists) -> Lists:
+        whole = all(ct.initialized() for part in cts for ct in part if ct is not None)
+        if capturing.depth and op.name() in CRASHES and not whole:
+            raise Unsupported(
+                f"{op.name()}: no gradient's gradient by one operand alone"
+            )
+        found: Lists = call(op, inputs, outputs, cts, stops)
+        if not capturing.depth or "_grad" not in op.name():
+            return found
+        # divide_double_grad has none of the operand grad_out, for one, where nobody
+        # asked divide_grad for the numerator's.
+        pairs = (p for part, stopped in zip(found, stops) for p in zip(part, stopped))
+        if all(s or (v is not None and v.initialized()) for v, s in pairs):
+            return found
+        ours = translated(op, inputs, outputs, cts)
+        return found if ours is None else _given(ours, stops)
+
+    paddles.call_vjp = run
+
+
+def _given(found: Lists, stops: Lists) -> Lists:
+    """Gradients as Paddle takes them."""
+    fake = paddle.pir.fake_value
+    return [
+        [fake() if s else v for v, s in zip(part, stopped)]
+        for part, stopped in zip(found, stops)
+    ]
 
 
 def _matmul(op: Any, inputs: Lists, ct: Any) -> Lists | None:

@@ -11,6 +11,7 @@ and g the new value; only the write itself reads y then.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
@@ -32,10 +33,21 @@ class Capturing(threading.local):
 
     depth = 0
     by_sot = 0
+    counted = False  # whether masks of dropout are counted
     options: Mapping[str, Any] = MappingProxyType({})  # of the next paddle.grad
 
 
 capturing = Capturing()
+
+
+@contextlib.contextmanager
+def dropouts(counted: bool) -> Iterator[None]:
+    """How the masks of dropouts that are captured meanwhile are made."""
+    before, capturing.counted = capturing.counted, counted
+    try:
+        yield
+    finally:
+        capturing.counted = before
 
 
 def tell_apart(block: Any) -> None:

@@ -8,6 +8,7 @@ arguments stop them.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from paddle.jit.dy2static.program_translator import ASTStaticFunction
 
 from pirol.compiler.capture import sizes
 from pirol.compiler.capture.orders import captured
+from pirol.compiler.capture.overwritten import dropouts
 from pirol.compiler.capture.seam import CompiledLayer, last_served
 from pirol.compiler.capture.signature import open_to_all
 from pirol.compiler.capture.state import Changes, State
@@ -86,8 +88,10 @@ class QuickFunction(ASTStaticFunction):  # type: ignore[misc]
         capture = super().get_concrete_program
         given = {k: v for k, v in kwargs.items() if k not in OF_CAPTURE}
         state = self.settled() or self._pirol_python[-1]
-        with state.noted(), paddle.enable_grad():
-            return sizes.captured(self, lambda: capture(*args, **kwargs), given)
+        counted = self._kwargs["build_strategy"].counted
+        with state.noted(), paddle.enable_grad(), dropouts(counted):
+            first = functools.partial(captured, lambda: capture(*args, **kwargs))
+            return sizes.captured(self, first, given)
 
     def settled(self) -> State | None:
         """What was captured of Layers as they are now; None where these are others

@@ -7,20 +7,19 @@ become functional; what an input holds in the end is one of the graph's writes.
 from __future__ import annotations
 
 import itertools
-import re
-import sysconfig
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import paddle
 from paddle.autograd.backward_utils import ValueDict
-from paddle.base import core
 
 from pirol.compiler.capture import marks
 from pirol.compiler.capture.attributes import attributes
+from pirol.compiler.capture.effects import acts, differentiable
+from pirol.compiler.capture.lines import line_of, of_dropout
 from pirol.compiler.capture.memory import Memory
+from pirol.compiler.capture.stacks import STACKS, ends, stacked
 from pirol.compiler.dims import symbol
 from pirol.compiler.errors import Unsupported
 from pirol.compiler.ir import DTYPES, INTS, Graph, Op, TensorType, Value
@@ -39,19 +38,6 @@ REPEATED = {
     for name in ("full", "full_int_array", "assign_value", "shape64", "slice")
 }
 FIXED = ("pd_op.full", "pd_op.full_int_array")
-# Ops that draw random numbers or act otherwise: all run, in the program's order.
-_ACTS = (
-    "assert bernoulli binomial dirichlet dropout exponential_ gaussian"
-    " gaussian_inplace_ gumbel_softmax multinomial poisson print randint randperm rrelu"
-    " standard_gamma truncated_gaussian_random uniform uniform_inplace_ top_p_sampling"
-)
-EFFECTS = {f"pd_op.{name}" for name in _ACTS.split()}
-# Those that do so only with some attributes.
-SOMETIMES: dict[str, Callable[[Mapping[str, Any]], bool]] = {
-    "pd_op.rnn": lambda attrs: attrs["dropout_prob"] != 0,
-    "pd_op.fractional_max_pool2d": lambda attrs: attrs["random_u"] == 0,
-    "pd_op.fractional_max_pool3d": lambda attrs: attrs["random_u"] == 0,
-}
 # Results whose dtype Paddle declares otherwise than its kernel gives it: the dtype,
 # that of the first operand (of integers float32), or what the attribute `dtype` says.
 FIRST, FLOAT, SAID = "first", "float", "said"
@@ -63,12 +49,6 @@ MISTAKEN = {
     **dict.fromkeys(("pd_op.any", "pd_op.all", "pd_op.equal_all"), {0: "bool"}),
 }
 SKIPPED_ATTRS = ("op_callstack", "struct_name", "stop_gradient", "place")
-_FRAME = re.compile(r'File "(.+)", line (\d+)')
-_HIDDEN = (
-    str(Path(paddle.__file__).parent),
-    str(Path(__file__).parent),
-    sysconfig.get_paths()["stdlib"],
-)
 
 
 @dataclass
@@ -104,6 +84,7 @@ class _Shared:
     stops: bool
     sites: list[Any] = field(default_factory=list)
     symbols: int = 0
+    pushed: dict[int, Any] = field(default_factory=dict)  # by stack: reader, op
     memory: Memory = field(default_factory=Memory)
 
 
@@ -196,6 +177,8 @@ class _Reader:
                 self.env[op.result(0)] = self.of(whole)[op.attrs()["index"]]
             case "pd_op.if" | "pd_op.while":
                 control(self, op)
+            case name if name in STACKS:
+                stacked(self, op)
             case "pd_op.assign" if op.has_attr(marks.SPAN):
                 self.marked(op)
             case _:
@@ -207,8 +190,10 @@ class _Reader:
             raise Unsupported(f"control flow by {name} is not compiled")
         operands, layout = self.operands(op)
         attrs = {"site": len(self.shared.sites), "layout": layout, **_attrs(op)}
-        if _acts(name, attrs):
+        if acts(name, attrs):
             attrs["effect"] = True
+        if of_dropout(op):
+            attrs["dropout"] = True
         fixed = tuple(k for k, v in enumerate(flat_operands(op)) if is_fixed(v))
         if fixed:
             attrs["fixed"] = fixed
@@ -228,7 +213,7 @@ class _Reader:
                 right = str(known.get(dtype, dtype))
                 types[number] = TensorType(types[number].shape, right)
         new = Op(
-            name, tuple(operands), attrs, tuple(map(Value, types)), None, _line(op)
+            name, tuple(operands), attrs, tuple(map(Value, types)), None, line_of(op)
         )
         self.append(new, op)
         self.define(results, list(new.results))
@@ -261,7 +246,7 @@ class _Reader:
             results = tuple(Value(TensorType(shape, dtype)) for dtype in dtypes)
             told["layout"] = (-1,)
             self.spans[number] = made = Op(
-                name, (made,), told, results, None, _line(op)
+                name, (made,), told, results, None, line_of(op)
             )
             self.ops.append(made)
             self.begun[number] = len(self.ops)
@@ -279,7 +264,7 @@ class _Reader:
     def stop(self, op: Any, results: Sequence[Any]) -> None:
         """Stop gradients at results that Paddle says have none, though operands do, or
         that nobody has a gradient of."""
-        ends = not _differentiable(op)
+        ends = not differentiable(op)
         sources = (s for s in _sources(op) if s.initialized())
         if not ends and all(s.stop_gradient for s in sources):
             return
@@ -287,9 +272,17 @@ class _Reader:
             value = self.env[result]
             if (ends or result.stop_gradient) and not isinstance(value, list):
                 stopped = Value(value.type)
-                stop = Op("stop_gradient", (value,), {}, (stopped,), None, _line(op))
+                stop = Op("stop_gradient", (value,), {}, (stopped,), None, line_of(op))
                 self.ops.append(stop)
                 self.env[result] = stopped
+
+    def written(self) -> list[Any]:
+        """The PIR values from outside that the block gave another value."""
+        return [
+            value
+            for value, at_first in self.names.items()
+            if self.env[value] is not at_first and not isinstance(at_first, list)
+        ]
 
     def append(self, new: Op, op: Any) -> None:
         """Add an op; `op` is the PIR op that it stands for."""
@@ -346,28 +339,13 @@ class _Reader:
                 self.env[result] = [values.pop(0) for _ in range(size)]
 
 
-def _acts(name: str, attrs: Mapping[str, Any]) -> bool:
-    """Whether it draws random numbers, or acts otherwise."""
-    if attrs.get("is_test"):
-        return False
-    sometimes = SOMETIMES.get(name)
-    return name in EFFECTS if sometimes is None else sometimes(attrs)
-
-
-def _differentiable(op: Any) -> bool:
-    """Whether Paddle has a gradient of it, in eager mode at least; those of `foo_grad`
-    are ours."""
-    ours = op.name() == "pd_op.memcpy" or "_grad" in op.name()
-    return ours or any(op.blocks()) or bool(core.has_vjp(op))
-
-
 def control(outer: _Reader, op: Any) -> None:
     """Read `if` or `while`: each block a graph, what it uses from outside an input."""
     loop = op.name() == "pd_op.while"
     blocks = [op.as_while_op().body()] if loop else _two_blocks(op)
     inner = [_Reader(outer.shared, outer) for _ in blocks]
     args = [_read_block(r, b) for r, b in zip(inner, blocks)]
-    results = [[r.of(v) for v in _sources(b.ops[-1])] for r, b in zip(inner, blocks)]
+    results = [ends(r, op, _sources(b.ops[-1])) for r, b in zip(inner, blocks)]
     written = _written(inner)
     if loop and written:
         raise Unsupported("a loop's body writes to a tensor outside it")
@@ -391,7 +369,7 @@ def control(outer: _Reader, op: Any) -> None:
         attrs["effect"] = True
     values = tuple(map(Value, types))
     new = Op(
-        op.name(), tuple(operands), attrs, values, None, _line(op), tuple(branches)
+        op.name(), tuple(operands), attrs, values, None, line_of(op), tuple(branches)
     )
     outer.append(new, op)
     outer.define(op.results(), list(values))
@@ -434,10 +412,8 @@ def _read_block(reader: _Reader, block: Any) -> list[Value]:
 def _written(readers: Sequence[_Reader]) -> list[Any]:
     """The PIR values from outside that some block gave another value."""
     found = ValueDict()
-    for reader in readers:
-        for value, at_first in reader.names.items():
-            if reader.env[value] is not at_first and not isinstance(at_first, list):
-                found[value] = True
+    for value in (v for reader in readers for v in reader.written()):
+        found[value] = True
     return [value for value, _ in found.items()]
 
 
@@ -495,10 +471,28 @@ def _plain(value: Any) -> Any:
     return str(value).rsplit(".", 1)[-1].lower()
 
 
-def _line(op: Any) -> str:
-    """The innermost of the user's own lines, "file.py:12"."""
-    for text in reversed(getattr(op, "callstack", [])):
-        frame = _FRAME.search(text)
-        if frame and not frame.group(1).startswith((*_HIDDEN, "<")):
-            return f"{Path(frame.group(1)).name}:{frame.group(2)}"
-    return ""
+def alone(op: Any) -> tuple[Graph, list[tuple[int, int]]]:
+    """The graph of one op, and which operand, and which of a vector, each input is."""
+    reader, places, given = _Reader(_Shared(None, False)), [], []
+    for k, source in enumerate(_sources(op)):
+        if not source.initialized():
+            continue
+        maker = source.get_defining_op()
+        if maker is not None and maker.name() in FIXED:
+            reader.op(maker)
+            continue
+        many = source.type().as_vec_type() is not None
+        parts = _sources(maker) if many else [source]
+        for j, part in enumerate(parts):
+            reader.env[part] = Value(reader.type(part, "s"))
+            places.append((k, j))
+            given.append(reader.env[part])
+        if many:
+            reader.op(maker)
+    reader.op(op)
+    made = [v for r in op.results() if r.initialized() for v in _each(reader.env[r])]
+    return Graph("op", tuple(given), tuple(reader.ops), tuple(made)), places
+
+
+def _each(value: Any) -> list[Value]:
+    return value if isinstance(value, list) else [value]

@@ -27,8 +27,10 @@ from pirol.compiler.capture import (
     native,
     numbers,
     operators,
+    orders,
     scalars,
     sizes,
+    stacked,
     unrolled,
 )
 from pirol.compiler.capture.attributes import attributes
@@ -285,10 +287,12 @@ def connect() -> str:
     in_place.follow()
     operators.follow()
     numbers.follow()
+    orders.follow()
     scalars.follow()
     sizes.follow()
     ends.follow()
     unrolled.follow()
+    stacked.follow()
     return ""
 
 

@@ -25,6 +25,7 @@ import paddle
 from paddle.jit.dy2static.error import ERROR_DATA
 
 from pirol.compiler.capture.overwritten import capturing
+from pirol.compiler.capture.stacks import nested
 from pirol.compiler.capture.views import ops_of, stale
 
 # Functions that only check what they compute with sizes.
@@ -275,7 +276,8 @@ def _unlike_eager(found: Any) -> str:
     runnable = getattr(found[1], "origin_runnable_program", None)
     if runnable is None:
         return ""
-    return stale(runnable.program, runnable.out_values)
+    why = stale(runnable.program, runnable.out_values)
+    return why or nested(runnable.program.global_block())
 
 
 def _looped(found: Any) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 import paddle
 from paddle.jit.dy2static.program_translator import SymbolicStaticFunction
 
-from pirol.compiler.capture.overwritten import capturing
+from pirol.compiler.capture.overwritten import capturing, dropouts
 from pirol.compiler.capture.sizes import noted
 
 _numbers = itertools.count()
@@ -43,7 +43,8 @@ class Watched(SymbolicStaticFunction):  # type: ignore[misc]
             self._dygraph_function = copies[paddle.is_grad_enabled()]
         capturing.by_sot += 1
         try:
-            return super()._perform_call(*args, **kwargs)
+            with dropouts(self._kwargs["build_strategy"].counted):
+                return super()._perform_call(*args, **kwargs)
         finally:
             capturing.by_sot -= 1
 

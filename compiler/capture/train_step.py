@@ -70,24 +70,19 @@ class TrainStep:
     ) -> None:
         self.layer, self.optimizer, self.labels = layer, optimizer, labels
         self._eager, self._compiled = WithLoss(layer, loss), compiled
-        self._layers = layer.sublayers(include_self=True)
-        if isinstance(loss, nn.Layer):
-            self._layers += loss.sublayers(include_self=True)
         self._pirol_options = options
         self._asked: list[Any] = []  # the optimizer's options
         self._trained: list[Trained] | str = ""  # or why it must not be compiled
-        self._wholes: dict[Any, Any] = {}  # by the layers' modes
+        self._whole: Any = None
         self._steps: dict[Any, _Step | PirolError] = {}  # by program; or why not
         self._known: dict[Any, list[_Step]] = {}
 
     def __call__(self, *inputs: Any) -> Any:
         """Train on one batch: inputs of the layer, then labels."""
-        modes = tuple(layer.training for layer in self._layers)
         trained = self._look()
-        if modes not in self._wholes:
-            again = WithLoss(self.layer, self._eager.loss)
-            self._wholes[modes] = self._compiled(again)
-        whole = self._wholes[modes]
+        if self._whole is None:
+            self._whole = self._compiled(WithLoss(self.layer, self._eager.loss))
+        whole = self._whole
         whole.training = self.layer.training
         mixed = asked()
         why = trained if isinstance(trained, str) else refused(mixed)
@@ -121,7 +116,7 @@ class TrainStep:
             now = str(error)
         if now != self._trained:
             self._trained = now
-            self._wholes, self._steps, self._known = {}, {}, {}
+            self._whole, self._steps, self._known = None, {}, {}
         return now
 
     def _newly(

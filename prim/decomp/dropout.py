@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from pirol.compiler import dims
+from pirol.compiler.dims import Shape
 from pirol.compiler.ir import Value
 from pirol.prim.builder import Builder
-from pirol.prim.decomp.registry import decomposes, need, number
+from pirol.prim.decomp.registry import decomposes, ints, need, number
 
 UP = "upscale_in_train"
 ALL = 2**32  # numbers that the bits may be
@@ -32,14 +34,42 @@ def dropout(
 
 @decomposes("pirol.dropout", composite=False)
 def counted(
-    b: Builder, x: Value, seed: Any, p: Value, key: Value, *, mode: str
+    b: Builder,
+    x: Value,
+    seed_tensor: Value | None,
+    p: Value,
+    key: Value | None,
+    *,
+    mode: str,
+    seed: int,
 ) -> tuple[Value, Value]:
     """In training, and the mask: an element is dropped where the bits of the key and of
     its place, in row-major order, are among the last p * 2**32 numbers."""
-    places = b.iota(axis=0, shape=(x.type.size,), dtype="int64")
-    bits = b.random_bits(key, b.reshape(places, shape=x.shape))
-    keep = _below(b, bits, rate(b, p))
+    if key is None:
+        key = b.const(value=seed, shape=(), dtype="int64")
+    if seed_tensor is not None:  # where it is 0, Paddle draws
+        told = b.cast(b.reshape(seed_tensor, shape=()), dtype="int64")
+        key = b.select(b.eq(told, 0), key, told)
+    keep = _below(b, _bits(b, key, x.shape), rate(b, p))
     return kept(b, x, keep, rate(b, p), mode == UP), b.cast(keep, dtype="uint8")
+
+
+@decomposes("pirol.uniform", composite=False)
+def uniform(
+    b: Builder, shape: Any, low: Value, high: Value, key: Value, *, dtype: str
+) -> Any:
+    """Numbers from 0 on, below 1: multiples of 2**-24, all as likely."""
+    bounds = number(b, low, "min"), number(b, high, "max")
+    need(bounds == (0, 1) and dtype == "float32", "uniform numbers of 0 .. 1")
+    bits = _bits(b, key, tuple(ints(b, shape, "the shape")))
+    high_bits = b.cast(b.shift_right(bits, 8), dtype="float32")
+    return b.mul(b.add(high_bits, 2.0**23), 2.0**-24)
+
+
+def _bits(b: Builder, key: Value, shape: Shape) -> Any:
+    """Random bits for each place, in row-major order."""
+    places = b.iota(axis=0, shape=(dims.product(shape),), dtype="int64")
+    return b.random_bits(key, b.reshape(places, shape=shape))
 
 
 def rate(b: Builder, p: Value) -> float | Value:

@@ -150,11 +150,11 @@ def log_softmax(b: Builder, out: Value, out_grad: Value, *, axis: int) -> Any:
 
 
 @gradient("divide", results="x_grad y_grad")
-def divide(b: Builder, x: Value, y: Value, out: Value, out_grad: Value) -> Any:
+def divide(b: Builder, x: Value | None, y: Value, out: Value, out_grad: Value) -> Any:
     """ct / y and -ct out / y"""
     of_x = b.div(out_grad, y)
     of_y = b.neg(b.mul(of_x, out))
-    return _collapsed(b, of_x, x), _collapsed(b, of_y, y)
+    return x and _collapsed(b, of_x, x), _collapsed(b, of_y, y)
 
 
 @gradient("reshape", "flatten")
