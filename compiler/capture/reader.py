@@ -76,7 +76,8 @@ class Program:
     """A captured program: its graph, and for each op's `site` the PIR op.
 
     `keep` holds the PIR program, without which its ops are gone; `inputs` says which
-    of the tensors given at a call the graph's inputs are, the last `copies` as copies.
+    of the tensors given at a call the graph's inputs are, the last `copies` as copies;
+    `memories` (owned.py) which results are in one memory.
     """
 
     graph: Graph
@@ -84,6 +85,7 @@ class Program:
     inputs: list[int]
     keep: Any
     copies: int = 0
+    memories: tuple[int, ...] = ()
 
 
 def read(

@@ -36,6 +36,7 @@ from pirol.compiler.capture.autocast import asked, refused
 from pirol.compiler.capture.kept import kept_by_paddle
 from pirol.compiler.capture.late import Late
 from pirol.compiler.capture.options import Options
+from pirol.compiler.capture.owned import memories
 from pirol.compiler.capture.plans import LOCK, Left, Plans
 from pirol.compiler.capture.reader import Program, read
 from pirol.compiler.capture.records import restored
@@ -43,6 +44,10 @@ from pirol.compiler.capture.training import TrainingPlans
 from pirol.compiler.capture.walks import follow
 from pirol.passes.amp import Mixed, amp
 from pirol.passes.counted import counted
+
+
+class Shared(Exception):
+    """A call for eager: an input is in the memory of one that the program writes."""
 
 
 class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
@@ -55,6 +60,8 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
         """Run on the (nested) inputs of an AST program."""
         plans, found = self._serve(self._prepare_inputs(inputs))
         if isinstance(found, Left):
+            if found is Left.SHARED:
+                raise Shared
             run = self._differentiable(super().__call__)
             try:
                 return plans.paddles(run, inputs, found)
@@ -207,7 +214,7 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
         graph = program.graph if mixed is None else amp(program.graph, mixed)
         if self._build_strategy.counted:
             graph = counted(graph)
-        return replace(program, graph=graph)
+        return replace(program, graph=graph, memories=memories(inputs, runnable.out_values))
 
 
 MAKERS = ("pd_op.full", "pd_op.assign_value", "pd_op.assign_value_")
