@@ -42,6 +42,19 @@ def follow() -> None:
     for name, function in MISSING.items():
         if not hasattr(value, name):
             setattr(value, name, paddle.jit.not_to_static(function))
+    for owner in (paddle, paddle.tensor, paddle.tensor.math, value):
+        owner.gcd_ = _of_values(paddle.tensor.math.gcd_, _gcd)
+
+
+def _of_values(eagers: Callable[..., Any], ours: Callable[..., Any]) -> Any:
+    """A function of Paddle's that does its work in eager mode alone."""
+
+    @functools.wraps(eagers)
+    def run(x: Any, *args: Any, **kwargs: Any) -> Any:
+        static = capturing.depth and isinstance(x, paddle.pir.Value)
+        return (ours if static else eagers)(x, *args, **kwargs)
+
+    return run
 
 
 def _warn(text: str) -> None:
@@ -103,6 +116,10 @@ def _zero(x: Any) -> Any:
 
 def _copy(x: Any, other: Any, blocking: bool = True) -> Any:
     return _written(x, paddle.cast(other, x.dtype), "copy")
+
+
+def _gcd(x: Any, y: Any, name: Any = None) -> Any:
+    return _written(x, paddle.gcd(x, y), "gcd")
 
 
 def _fill_diagonal(

@@ -21,7 +21,7 @@ from pirol.passes.plan import Opaque, Plan, root_of
 
 
 def memories(inputs: Sequence[Any], outputs: Sequence[Any]) -> tuple[int, ...]:
-    """A number of each result's memory as eager has it; below 0 that of input -1 - k."""
+    """A number of each result's memory as eager has it; -1 - k is input k's."""
     numbers = ValueDict()
     for k, value in enumerate(inputs):
         numbers[value] = -1 - k

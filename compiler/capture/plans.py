@@ -51,8 +51,8 @@ os.register_at_fork(
 
 
 class Left(Enum):
-    """A call that is left to Paddle: no plan serves it, a step of one raised, a check of
-    the data failed, or an input is in the memory of one that is written."""
+    """A call that is left to Paddle: no plan serves it, a step of one raised, a check
+    of the data failed, or an input is in the memory of one that is written."""
 
     REFUSED = 0
     FAILED = 1
@@ -412,9 +412,7 @@ def hints_of(graph: Graph, tensors: Sequence[Any]) -> dict[str, int]:
     return found
 
 
-def _detached(
-    variant: Compiled, found: list[Any], given: Sequence[Any]
-) -> list[Any]:
+def _detached(variant: Compiled, found: list[Any], given: Sequence[Any]) -> list[Any]:
     for k in variant.passed_on:
         found[k] = found[k].detach()
     return variant.own(found, given)

@@ -9,60 +9,36 @@ from __future__ import annotations
 import itertools
 import re
 import sysconfig
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import paddle
 from paddle.autograd.backward_utils import ValueDict
-from paddle.base import core
 
 from pirol.compiler.capture import marks
 from pirol.compiler.capture.attributes import attributes
+from pirol.compiler.capture.facts import (
+    FIRST,
+    FIXED,
+    FLOAT,
+    INPLACE,
+    MISTAKEN,
+    REPEATED,
+    SAID,
+    SKIPPED_ATTRS,
+    STOPPED,
+    acts,
+    differentiable,
+)
 from pirol.compiler.capture.memory import Memory
 from pirol.compiler.dims import symbol
 from pirol.compiler.errors import Unsupported
 from pirol.compiler.ir import DTYPES, INTS, Graph, Op, TensorType, Value
 from pirol.prim.contents import small
 from pirol.prim.decomp import DECOMPOSITIONS
-from pirol.prim.decomp.pointwise import TAKE_INTS
 
-# In-place ops: result number -> the operand number whose memory it is.
-INPLACE = {
-    "pd_op.assign_out_": {0: 1},
-    "pd_op.batch_norm_": {1: 1, 2: 2},
-}
-# Ops that make constants, or compute with shapes: a branch makes them for itself.
-REPEATED = {
-    f"pd_op.{name}"
-    for name in ("full", "full_int_array", "assign_value", "shape64", "slice")
-}
-FIXED = ("pd_op.full", "pd_op.full_int_array")
-# Ops that draw random numbers or act otherwise: all run, in the program's order.
-_ACTS = (
-    "assert bernoulli binomial dirichlet dropout exponential_ gaussian"
-    " gaussian_inplace_ gumbel_softmax multinomial poisson print randint randperm rrelu"
-    " standard_gamma truncated_gaussian_random uniform uniform_inplace_ top_p_sampling"
-)
-EFFECTS = {f"pd_op.{name}" for name in _ACTS.split()}
-# Those that do so only with some attributes.
-SOMETIMES: dict[str, Callable[[Mapping[str, Any]], bool]] = {
-    "pd_op.rnn": lambda attrs: attrs["dropout_prob"] != 0,
-    "pd_op.fractional_max_pool2d": lambda attrs: attrs["random_u"] == 0,
-    "pd_op.fractional_max_pool3d": lambda attrs: attrs["random_u"] == 0,
-}
-# Results whose dtype Paddle declares otherwise than its kernel gives it: the dtype,
-# that of the first operand (of integers float32), or what the attribute `dtype` says.
-FIRST, FLOAT, SAID = "first", "float", "said"
-MISTAKEN = {
-    "pd_op.generate_proposals": {2: "int32"},
-    "pd_op.matrix_rank": {0: "int64"},
-    "pd_op.unique": {0: FIRST, 1: SAID, 2: SAID, 3: SAID},
-    **{f"pd_op.{name}": {0: FLOAT} for name in TAKE_INTS},
-    **dict.fromkeys(("pd_op.any", "pd_op.all", "pd_op.equal_all"), {0: "bool"}),
-}
-SKIPPED_ATTRS = ("op_callstack", "struct_name", "stop_gradient", "place")
 _FRAME = re.compile(r'File "(.+)", line (\d+)')
 _HIDDEN = (
     str(Path(paddle.__file__).parent),
@@ -208,8 +184,10 @@ class _Reader:
         if list(op.blocks()):
             raise Unsupported(f"control flow by {name} is not compiled")
         operands, layout = self.operands(op)
+        if self.shared.stops and name in STOPPED:
+            operands[STOPPED[name]] = self.stopped(operands[STOPPED[name]], op)
         attrs = {"site": len(self.shared.sites), "layout": layout, **_attrs(op)}
-        if _acts(name, attrs):
+        if acts(name, attrs):
             attrs["effect"] = True
         fixed = tuple(k for k, v in enumerate(flat_operands(op)) if is_fixed(v))
         if fixed:
@@ -281,17 +259,20 @@ class _Reader:
     def stop(self, op: Any, results: Sequence[Any]) -> None:
         """Stop gradients at results that Paddle says have none, though operands do, or
         that nobody has a gradient of."""
-        ends = not _differentiable(op)
+        ends = not differentiable(op)
         sources = (s for s in _sources(op) if s.initialized())
         if not ends and all(s.stop_gradient for s in sources):
             return
         for result in results:
             value = self.env[result]
             if (ends or result.stop_gradient) and not isinstance(value, list):
-                stopped = Value(value.type)
-                stop = Op("stop_gradient", (value,), {}, (stopped,), None, _line(op))
-                self.ops.append(stop)
-                self.env[result] = stopped
+                self.env[result] = self.stopped(value, op)
+
+    def stopped(self, value: Value, op: Any) -> Value:
+        """The value, through which no gradient goes."""
+        made = Value(value.type)
+        self.ops.append(Op("stop_gradient", (value,), {}, (made,), None, _line(op)))
+        return made
 
     def append(self, new: Op, op: Any) -> None:
         """Add an op; `op` is the PIR op that it stands for."""
@@ -346,21 +327,6 @@ class _Reader:
             else:
                 size = len(vector.as_list())
                 self.env[result] = [values.pop(0) for _ in range(size)]
-
-
-def _acts(name: str, attrs: Mapping[str, Any]) -> bool:
-    """Whether it draws random numbers, or acts otherwise."""
-    if attrs.get("is_test"):
-        return False
-    sometimes = SOMETIMES.get(name)
-    return name in EFFECTS if sometimes is None else sometimes(attrs)
-
-
-def _differentiable(op: Any) -> bool:
-    """Whether Paddle has a gradient of it, in eager mode at least; those of `foo_grad`
-    are ours."""
-    ours = op.name() == "pd_op.memcpy" or "_grad" in op.name()
-    return ours or any(op.blocks()) or bool(core.has_vjp(op))
 
 
 def control(outer: _Reader, op: Any) -> None:

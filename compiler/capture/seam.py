@@ -214,7 +214,9 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
         graph = program.graph if mixed is None else amp(program.graph, mixed)
         if self._build_strategy.counted:
             graph = counted(graph)
-        return replace(program, graph=graph, memories=memories(inputs, runnable.out_values))
+        return replace(
+            program, graph=graph, memories=memories(inputs, runnable.out_values)
+        )
 
 
 MAKERS = ("pd_op.full", "pd_op.assign_value", "pd_op.assign_value_")

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import paddle
+from paddle.autograd.backward_utils import ValueSet
 from paddle.jit.dy2static.error import ERROR_DATA
 
 from pirol.compiler.capture.overwritten import capturing
@@ -275,7 +276,20 @@ def _unlike_eager(found: Any) -> str:
     runnable = getattr(found[1], "origin_runnable_program", None)
     if runnable is None:
         return ""
+    if _makes_parameters(runnable):
+        return "it makes parameters"
     return stale(runnable.program, runnable.out_values)
+
+
+def _makes_parameters(runnable: Any) -> bool:
+    """Whether parameters are of the function's own making (a Layer made in it): eager
+    sets them anew in each call."""
+    known = ValueSet(
+        v for v in runnable.param_values if not paddle.pir.is_fake_value(v)
+    )
+    ops = runnable.program.global_block().ops
+    made = (op.result(0) for op in ops if op.name() == "builtin.parameter")
+    return any(value not in known for value in made)
 
 
 def _looped(found: Any) -> str:

@@ -16,8 +16,8 @@ from typing import Any
 from paddle.autograd.backward_utils import ValueDict, ValueSet
 
 from pirol.compiler.capture.attributes import attributes, fixed_numbers
+from pirol.compiler.capture.facts import INPLACE
 from pirol.compiler.capture.in_place import INPUTS
-from pirol.compiler.capture.reader import INPLACE
 
 _VIEWS = (
     "as_real diagonal flatten imag real reshape share_data_ slice split "
