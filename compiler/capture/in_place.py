@@ -42,19 +42,6 @@ def follow() -> None:
     for name, function in MISSING.items():
         if not hasattr(value, name):
             setattr(value, name, paddle.jit.not_to_static(function))
-    for owner in (paddle, paddle.tensor, paddle.tensor.math, value):
-        owner.gcd_ = _of_values(paddle.tensor.math.gcd_, _gcd)
-
-
-def _of_values(eagers: Callable[..., Any], ours: Callable[..., Any]) -> Any:
-    """A function of Paddle's that does its work in eager mode alone."""
-
-    @functools.wraps(eagers)
-    def run(x: Any, *args: Any, **kwargs: Any) -> Any:
-        static = capturing.depth and isinstance(x, paddle.pir.Value)
-        return (ours if static else eagers)(x, *args, **kwargs)
-
-    return run
 
 
 def _warn(text: str) -> None:
@@ -82,12 +69,12 @@ def _function(
         writes = isinstance(old, paddle.pir.Value) and not title.endswith(VIEWS)
         if writes and shares(old):
             raise ValueError(VIEWED.format(title=title))
-        return _written(old, function(*args, **kwargs), title)
+        return written(old, function(*args, **kwargs), title)
 
     return run
 
 
-def _written(old: Any, new: Any, title: str) -> Any:
+def written(old: Any, new: Any, title: str) -> Any:
     """The value of `old`'s memory from here on."""
     program = paddle.static.default_main_program()
     if isinstance(old, paddle.Tensor):
@@ -107,7 +94,7 @@ def _written(old: Any, new: Any, title: str) -> Any:
 
 
 def _fill(x: Any, value: float) -> Any:
-    return _written(x, paddle.full_like(x, value), "fill")
+    return written(x, paddle.full_like(x, value), "fill")
 
 
 def _zero(x: Any) -> Any:
@@ -115,11 +102,7 @@ def _zero(x: Any) -> Any:
 
 
 def _copy(x: Any, other: Any, blocking: bool = True) -> Any:
-    return _written(x, paddle.cast(other, x.dtype), "copy")
-
-
-def _gcd(x: Any, y: Any, name: Any = None) -> Any:
-    return _written(x, paddle.gcd(x, y), "gcd")
+    return written(x, paddle.cast(other, x.dtype), "copy")
 
 
 def _fill_diagonal(
@@ -127,7 +110,7 @@ def _fill_diagonal(
 ) -> Any:
     wraps = wrap or len(x.shape) != 2
     new = paddle._C_ops.fill_diagonal(x, value, offset, wraps)
-    return _written(x, new, "fill_diagonal")
+    return written(x, new, "fill_diagonal")
 
 
 def _diagonal_of(
@@ -137,7 +120,7 @@ def _diagonal_of(
 
 
 def _fill_diagonal_of(x: Any, *args: Any, **kwargs: Any) -> Any:
-    return _written(x, _diagonal_of(x, *args, **kwargs), "fill_diagonal_tensor")
+    return written(x, _diagonal_of(x, *args, **kwargs), "fill_diagonal_tensor")
 
 
 # Methods that Paddle's static values lack.

@@ -20,8 +20,10 @@ from paddle.jit.dy2static.utils import RETURN_NO_VALUE_MAGIC_NUM as NO_VALUE
 
 from pirol.compiler.capture import (
     arguments,
+    arrays,
     autocast,
     differentiated,
+    eagers,
     ends,
     in_place,
     native,
@@ -282,10 +284,12 @@ def connect() -> str:
         return f"this Paddle has no {', '.join(missing)}; Pirol needs paddlepaddle 3.3"
     partial.partial_program_from = _partial_program_from
     arguments.own()
+    arrays.follow()
     follow()
     autocast.follow()
     differentiated.follow()
     in_place.follow()
+    eagers.follow()
     operators.follow()
     numbers.follow()
     scalars.follow()
