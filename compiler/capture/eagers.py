@@ -57,8 +57,9 @@ def _view_as(x: Any, other: Any, name: Any = None) -> Any:
 def _unfold(x: Any, axis: int, size: int, step: int, name: Any = None) -> Any:
     """The windows of an axis, their elements as a last axis."""
     before = (slice(None),) * (axis % x.ndim)
-    parts = [x[(*before, slice(k, k + 1 - size or None, step))] for k in range(size)]
-    return paddle.stack(parts, -1)
+    ends = ((k, k + 1 - size or None) for k in range(size))
+    at = [(*before, slice(first, last, step)) for first, last in ends]
+    return paddle.stack([x[places] for places in at], -1)
 
 
 OURS: dict[str, Callable[..., Any]] = {
