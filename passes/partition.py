@@ -61,7 +61,7 @@ def partition(
     kept += [v for v in given if v not in kept and missing & _plain(v)]
     for name in sorted(missing.difference(*map(_plain, kept))):
         kept += _showing(name, ops, sizes)
-    backward = replace(backward, inputs=(*kept, *cts))
+    backward = _backward(graph, kept, cts, grads)
     if _unbound(backward):
         raise Unsupported("the gradient has sizes that only the program's run tells")
     ends = (*graph.outputs[:outputs], *kept)

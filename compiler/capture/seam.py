@@ -31,6 +31,7 @@ from pirol.compiler.capture import (
     operators,
     scalars,
     sizes,
+    turning,
     unrolled,
 )
 from pirol.compiler.capture.attributes import attributes
@@ -295,6 +296,7 @@ def connect() -> str:
     scalars.follow()
     sizes.follow()
     ends.follow()
+    turning.follow()
     unrolled.follow()
     return ""
 

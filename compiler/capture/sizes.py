@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import random
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -21,9 +22,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import paddle
 from paddle.autograd.backward_utils import ValueSet
 from paddle.jit.dy2static.error import ERROR_DATA
+from paddle.jit.dy2static.utils import UndefinedVar
 
 from pirol.compiler.capture.overwritten import capturing
 from pirol.compiler.capture.views import ops_of, stale
@@ -44,11 +47,12 @@ ARITHMETIC = "add sub mul truediv floordiv mod pow divmod"
 
 
 class _Noted(threading.local):
-    """Where this thread first computed with a size that is not known, and how many
-    calls of compiled functions it is in."""
+    """Where this thread first computed with a size that is not known, how many calls
+    of compiled functions it is in, and how often captures set the seed of Paddle."""
 
     where = ""
     calls = 0
+    seeds = 0
 
 
 noted = _Noted()
@@ -124,6 +128,7 @@ def follow() -> None:
     for name in TAKING.split():
         setattr(ops, name, _taking(getattr(ops, name)))
     ops.expand, ops.squeeze = _expand(ops.expand), _squeeze(ops.squeeze)
+    paddle.seed = paddle.framework.random.seed = _seed(paddle.seed)
     made: Any = importlib.import_module("paddle.tensor.creation")
     made._to_tensor_static = _taking(made._to_tensor_static)
 
@@ -168,6 +173,17 @@ def _squeeze(squeeze: Callable[..., Any]) -> Callable[..., Any]:
             if frame.f_code.co_filename.startswith(LIBRARY):
                 note(frame)
         return squeeze(x, axis)
+
+    return run
+
+
+def _seed(seed: Callable[..., Any]) -> Callable[..., Any]:
+    """Paddle's, counted: a program does not set it."""
+
+    @functools.wraps(seed)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        noted.seeds += watched()
+        return seed(*args, **kwargs)
 
     return run
 
@@ -263,12 +279,33 @@ def captured(static: Any, capture: Callable[[], Any], given: dict[str, Any]) -> 
 
 def _attempt(capture: Callable[[], Any]) -> tuple[Any, str]:
     """What is captured, or the error; and why that does not do."""
-    noted.where = ""
+    noted.where, generators = "", Generators()
     try:
         found = capture()
-        return found, noted.where or _unlike_eager(found)
+        return found, noted.where or generators.moved() or _unlike_eager(found)
     except Exception as error:
         return error, noted.where or f"it could not be captured: {told(error)}"
+
+
+class Generators:
+    """Python's and NumPy's own random generators, and how often Paddle's was set."""
+
+    def __init__(self) -> None:
+        self.pythons, self.numpys = random.getstate(), np.random.get_state()
+        self.seeds = noted.seeds
+
+    def moved(self) -> str:
+        """What a capture did to them, which no call of its program does, or ""; eager
+        goes on from where they were."""
+        if noted.seeds != self.seeds:
+            return "it sets the seed of random numbers"
+        now, before = np.random.get_state(), self.numpys
+        numpys = all(map(np.array_equal, now, before))
+        if numpys and random.getstate() == self.pythons:
+            return ""
+        random.setstate(self.pythons)
+        np.random.set_state(before)
+        return "it draws random numbers of Python's or NumPy's"
 
 
 def _unlike_eager(found: Any) -> str:
@@ -276,6 +313,8 @@ def _unlike_eager(found: Any) -> str:
     runnable = getattr(found[1], "origin_runnable_program", None)
     if runnable is None:
         return ""
+    if any(isinstance(v, UndefinedVar) for v in paddle.utils.flatten(found[0].outputs)):
+        return "it returns what a branch does not set"
     if _makes_parameters(runnable):
         return "it makes parameters"
     return stale(runnable.program, runnable.out_values)
