@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -147,3 +149,61 @@ def inner_ends(x: Any, n: Any) -> Any:
 def test_a_loop_that_was_left_begins_anew() -> None:
     x, n = paddle.zeros([3]), paddle.to_tensor(3)
     assert pirol.to_static(inner_ends, strict=True)(x, n).tolist() == [6.0, 6.0, 6.0]
+
+
+def same_for_both(x: Any, n: Any) -> Any:
+    a, b, i = x, x * 2.0, 0
+    while i < n:
+        i += 1
+        a, b = b, a
+        b = a
+    return a, b
+
+
+def test_a_variable_becomes_another_that_stays() -> None:
+    x, n = paddle.ones([2]), paddle.to_tensor(3)
+    found = pirol.to_static(same_for_both, strict=True)(x, n)
+    assert [t.tolist() for t in found] == [[2.0, 2.0], [2.0, 2.0]]
+
+
+def listed(x: Any, n: Any) -> Any:
+    every = []
+    while x.sum() < 10.0:
+        if n > 1:
+            x = x * 1.5
+            every.append(x)
+    return x, sum(every)
+
+
+def test_eager_runs_loops_that_are_not_compiled() -> None:
+    """Paddle's program of such a loop has no gradient."""
+    fast, grads = pirol.to_static(listed), []
+    for run in (fast, fast, listed):
+        x = paddle.to_tensor([1.0, 2.0], stop_gradient=False)
+        sum(run(x, paddle.to_tensor(2))).sum().backward()
+        grads.append(x.grad.tolist())
+    assert grads[0] == grads[1] == grads[2]
+    assert pirol.explain(fast).fallbacks
+
+
+PARTIAL = """
+import gc, paddle, pirol
+def f(x, n):
+    every = []
+    if x.sum() > 0:
+        x = x * 2.0
+        if n > 3:
+            every.append(x)
+    return x, sum(every) if every else x
+print(pirol.to_static(f)(paddle.ones([3]), paddle.to_tensor(5))[1].tolist())
+gc.collect()
+print("alive", flush=True)
+"""
+
+
+def test_what_is_left_of_a_capture_does_no_harm(tmp_path: Any) -> None:
+    """In a process of its own: Paddle ends it when it frees half a program."""
+    path = tmp_path / "partial.py"
+    path.write_text(PARTIAL)
+    run = subprocess.run([sys.executable, path], capture_output=True, text=True)
+    assert run.stdout == "[2.0, 2.0, 2.0]\nalive\n" and run.returncode == 0, run.stderr

@@ -16,7 +16,7 @@ import paddle
 
 from pirol.compiler import cache, stored
 from pirol.compiler.autodiff import Level
-from pirol.compiler.capture import native
+from pirol.compiler.capture import native, undone
 from pirol.compiler.capture.ahead import Ahead, Later
 from pirol.compiler.capture.handed import with_copies
 from pirol.compiler.capture.ops import caller
@@ -109,7 +109,7 @@ class Plans:
     def paddles(self, run: Any, inputs: Any, why: Left) -> Any:
         """Paddle's own run. Where a step of ours failed and Paddle's run does not, the
         fault is the plan's; where both do, it is the input's, and Paddle names it."""
-        with self.paddle_lock:
+        with self.paddle_lock, undone.kept():
             result = run(inputs)
         self.broken = self.broken or why in (Left.FAILED, Left.CHECKED)
         return result

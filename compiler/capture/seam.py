@@ -32,7 +32,9 @@ from pirol.compiler.capture import (
     scalars,
     sizes,
     turning,
+    undone,
     unrolled,
+    views,
 )
 from pirol.compiler.capture.attributes import attributes
 from pirol.compiler.capture.autocast import asked, refused
@@ -49,8 +51,9 @@ from pirol.passes.amp import Mixed, amp
 from pirol.passes.counted import counted
 
 
-class Shared(Exception):
-    """A call for eager: an input is in the memory of one that the program writes."""
+class ForEager(Exception):
+    """A call that Paddle's program must not run: an input is in the memory of one that
+    it writes, or it has a loop, whose gradient may end the process."""
 
 
 class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
@@ -63,13 +66,14 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
         """Run on the (nested) inputs of an AST program."""
         plans, found = self._serve(self._prepare_inputs(inputs))
         if isinstance(found, Left):
-            if found is Left.SHARED:
-                raise Shared
+            if found is Left.SHARED or self._loops:
+                raise ForEager
             run = self._differentiable(super().__call__)
             try:
                 return plans.paddles(run, inputs, found)
             except Exception:
-                last_served.failed = found is not Left.CHECKED and plans.only_reads
+                harmless = plans.only_reads or not self._is_made()
+                last_served.failed = found is not Left.CHECKED and harmless
                 raise
         last_served.layer = plans.options.latest = self
         return self._remove_no_value(self._restore_out(found))
@@ -118,6 +122,18 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
         if isinstance(found, Left):
             return plans.paddles(self._differentiable(super().sot_call), inputs, found)
         return self._outputs.quick_restore(found)
+
+    def _is_made(self) -> bool:
+        """Whether Paddle can make a program to run, and so may have run it."""
+        try:
+            with undone.kept():
+                return self.program_id is not None
+        except Exception:
+            return False
+
+    @cached_property
+    def _loops(self) -> bool:
+        return views.has_loops(self.origin_runnable_program.program)
 
     def _differentiable(self, run: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """Paddle's run, in eval mode too with the gradients that eager has, where

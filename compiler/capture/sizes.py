@@ -29,6 +29,7 @@ from paddle.jit.dy2static.error import ERROR_DATA
 from paddle.jit.dy2static.utils import UndefinedVar
 
 from pirol.compiler.capture.overwritten import capturing
+from pirol.compiler.capture.undone import kept
 from pirol.compiler.capture.views import ops_of, stale
 
 # Functions that only check what they compute with sizes.
@@ -281,7 +282,8 @@ def _attempt(capture: Callable[[], Any]) -> tuple[Any, str]:
     """What is captured, or the error; and why that does not do."""
     noted.where, generators = "", Generators()
     try:
-        found = capture()
+        with kept():
+            found = capture()
         return found, noted.where or generators.moved() or _unlike_eager(found)
     except Exception as error:
         return error, noted.where or f"it could not be captured: {told(error)}"

@@ -1,4 +1,4 @@
-"""`break` and `continue`, in the functions that Paddle transforms.
+"""`break` and `continue`, in the functions that Paddle transforms, and `a, b = b, b`.
 
 for i in range(n): .. break .. continue ..    for i in x: for k in range(n): break
 
@@ -7,13 +7,20 @@ turns; a later `continue` then leaps over that too, and the loop never ends; a s
 `break` finds the `for` no more. And that a loop was left is noted for good: the next
 time that an outer loop comes to it, it has no turn. Here a `for` becomes a `while` when
 all are rewritten, and each loop begins anew.
+
+A variable that a turn gives another one's value, while that keeps its own, ends the
+process: Paddle takes what stays the same out of the loop, also from under the other.
+There a copy goes on.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
+from collections.abc import Callable
 from typing import Any
 
+import paddle
 from paddle.jit.dy2static.transformers import break_continue_transformer as paddles
 from paddle.jit.dy2static.transformers import transform
 from paddle.jit.dy2static.transformers.utils import create_bool_node
@@ -22,6 +29,7 @@ from paddle.utils import gast
 from pirol.compiler.capture.overwritten import capturing
 
 _WHILE = paddles.ForToWhileTransformer
+_VALUE: Any = paddle.pir.Value
 
 
 @functools.cache
@@ -29,6 +37,38 @@ def follow() -> None:
     """Put ours in the place of Paddle's, once."""
     own: Any = transform
     own.BreakContinueTransformer = Together
+    loops: Any = importlib.import_module("paddle.static.nn.control_flow")
+    ours = _while_loop(loops.while_loop)
+    loops.while_loop = paddle.static.nn.while_loop = ours
+
+
+def _while_loop(paddles_own: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(paddles_own)
+    def run(cond: Any, body: Any, *args: Any, **kwargs: Any) -> Any:
+        def turn(*given: Any) -> Any:
+            found = body(*given)
+            return _with_copies([*given], found) if capturing.depth else found
+
+        return paddles_own(cond, turn, *args, **kwargs)
+
+    return run
+
+
+def _with_copies(given: Any, found: Any) -> Any:
+    """What a turn gives, copies where it is another variable as it was."""
+    olds, news = paddle.utils.flatten(given), paddle.utils.flatten(found)
+    own = [isinstance(old, _VALUE) for old in olds]
+    if len(olds) != len(news) or not any(own):
+        return found
+    made = [
+        paddle.assign(new)
+        if isinstance(new, _VALUE)
+        and any(new.is_same(old) for j, old in enumerate(olds) if own[j] and j != k)
+        and not (own[k] and new.is_same(olds[k]))
+        else new
+        for k, new in enumerate(news)
+    ]
+    return paddle.utils.pack_sequence_as(found, made)
 
 
 class Together(paddles.BreakContinueTransformer):  # type: ignore[misc]

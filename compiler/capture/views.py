@@ -53,6 +53,11 @@ def ops_of(block: Any) -> Iterator[Any]:
             yield from ops_of(inner)
 
 
+def has_loops(program: Any) -> bool:
+    """Whether a program has a `while`."""
+    return any(op.name() == "pd_op.while" for op in ops_of(program.global_block()))
+
+
 class _Memory:
     """Which values lie in one memory, up to some op, and which were overwritten."""
 
