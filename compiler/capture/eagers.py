@@ -32,7 +32,7 @@ def follow() -> None:
 def _of_values(eagers: Callable[..., Any], ours: Callable[..., Any]) -> Any:
     @functools.wraps(eagers)
     def run(x: Any, *args: Any, **kwargs: Any) -> Any:
-        static = capturing.depth and isinstance(x, paddle.pir.Value)
+        static = capturing.now and isinstance(x, paddle.pir.Value)
         return (ours if static else eagers)(x, *args, **kwargs)
 
     return run

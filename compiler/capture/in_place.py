@@ -45,13 +45,13 @@ def follow() -> None:
 
 
 def _warn(text: str) -> None:
-    if not capturing.depth:
+    if not capturing.now:
         warnings.warn(text, stacklevel=3)
 
 
 def _refused(shares: Callable[[Any], bool]) -> Callable[[Any], bool]:
     """Paddle's check of memory that other values have, which ours makes itself."""
-    return lambda value: not capturing.depth and shares(value)
+    return lambda value: not capturing.now and shares(value)
 
 
 def _function(
@@ -59,7 +59,7 @@ def _function(
 ) -> Callable[..., Any]:
     """Paddle's function of that name; while Pirol captures, one that writes too."""
     function: Callable[..., Any] = builtins.eval(title, names)
-    if not capturing.depth:
+    if not capturing.now or capturing.inferring:
         return function
     number = int(title.endswith(".where"))  # of condition, x and y, x is written
 
@@ -76,6 +76,8 @@ def _function(
 
 def written(old: Any, new: Any, title: str) -> Any:
     """The value of `old`'s memory from here on."""
+    if capturing.inferring:
+        return new
     program = paddle.static.default_main_program()
     if isinstance(old, paddle.Tensor):
         old = recorder._global_parameter_recorder.get(program, old)

@@ -45,10 +45,10 @@ def _with_values(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     def run(self: Any, other: Any) -> Any:
         if isinstance(other, np.ndarray):
             other = paddle.to_tensor(other)
-        elif isinstance(other, complex) and capturing.depth:
+        elif isinstance(other, complex) and capturing.now:
             kind = "complex128" if self.dtype in WIDE else "complex64"
             self, other = self.astype(kind), paddle.full([], other, kind)
-        elif isinstance(other, bool) and capturing.depth and name in OF_BOOLS:
+        elif isinstance(other, bool) and capturing.now and name in OF_BOOLS:
             other = paddle.full([], other, "bool") if _is_bool(self) else other
         elif isinstance(other, Unknown):
             note(sys._getframe(1))

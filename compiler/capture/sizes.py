@@ -96,7 +96,7 @@ for _name in (
 
 def watched() -> bool:
     """Whether this thread captures for Pirol."""
-    return bool(capturing.depth or capturing.by_sot)
+    return capturing.now
 
 
 def note(frame: Any) -> None:
