@@ -107,6 +107,8 @@ class _Reader:
             self.env[inputs[k]] = value
         for op in self.shared.program.global_block().ops:
             self.op(op)
+        if not all(v.initialized() for v in outputs):
+            raise Unsupported("a result that its op leaves out")
         results = tuple(self.env[v] for v in outputs)
         latest = [self.env[inputs[k]] for k in used]
         writes = tuple(

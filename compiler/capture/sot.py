@@ -80,7 +80,8 @@ def _watch() -> None:
 def _for_eager(small: Any, made: Any) -> bool:
     """Whether eager is to run what SOT recorded: it is small, or no program does what
     eager does, which is said."""
-    options = made[0].compiled_fn._kwargs.get("build_strategy")
+    static = getattr(made[0], "compiled_fn", None)  # None: it recorded nothing
+    options = static and static._kwargs.get("build_strategy")
     if not isinstance(options, Options):
         return bool(small(made))
     try:
