@@ -24,7 +24,7 @@ from paddle.static import InputSpec
 import pirol
 from pirol.bench.graphnet import folder, load, relative_l2
 from pirol.compiler.capture.options import Options
-from pirol.compiler.runtime import threads
+from pirol.compiler.process import threads
 
 TOLERANCE = 1e-5  # relative L2 against Paddle
 SIZES = [

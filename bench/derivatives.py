@@ -29,7 +29,7 @@ from pirol.bench.derivatives_paddle import Loss, results, step, tensors
 from pirol.bench.graphnet import relative_l2
 from pirol.bench.peers import Worker, environment
 from pirol.bench.worker import measure, wait_until_quiet
-from pirol.compiler.runtime import threads
+from pirol.compiler.process import threads
 
 WORKER = Path(__file__).with_name("derivatives_worker.py")
 SIDES = ("paddle", "torch", "jax")

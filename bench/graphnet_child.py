@@ -34,7 +34,7 @@ from pirol.bench.graphnet import (
     relative_l2,
 )
 from pirol.bench.graphnet_folder import load_folder
-from pirol.compiler.runtime import threads
+from pirol.compiler.process import threads
 
 SEED = 2026
 BUDGET = 1.0  # seconds of timed rounds

@@ -30,7 +30,7 @@ import pirol
 from pirol.bench.demo import medians, medians_told, seconds
 from pirol.bench.graphnet import relative_l2
 from pirol.bench.peers import Worker, environment
-from pirol.compiler.runtime import threads
+from pirol.compiler.process import threads
 
 KEPT = 0.7  # of the bytes that Paddle keeps for backward, at most, in the encoder
 TOLERANCE = 1e-3  # relative L2 of all gradients; eager itself is up to 1e-4 off float64

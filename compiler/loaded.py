@@ -16,6 +16,7 @@ from pirol.compiler.archive import Archive, nested
 from pirol.compiler.errors import PirolError, Unsupported, message
 from pirol.compiler.ir import HALVES, Graph, Op
 from pirol.compiler.pipeline import lower
+from pirol.compiler.process import keep_memory, native_module, threads
 from pirol.compiler.runtime import (
     Code,
     Compiled,
@@ -24,10 +25,8 @@ from pirol.compiler.runtime import (
     compile_kernels,
     connect,
     generate,
-    native_module,
     sorts_of,
     sources_of,
-    threads,
 )
 from pirol.compiler.stored import Ready
 from pirol.kernels import cublas, cudnn, cufft, nvrtc, sorting
@@ -293,6 +292,7 @@ def start() -> Any:
     _native = native_module()
     any(map(_native.open_threads, _openmp()))
     _native.set_threads(threads())
+    keep_memory()
     return _native
 
 

@@ -6,14 +6,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pirol.compiler.costs import PRODUCT, roofline
-from pirol.compiler.dims import Dim, add, equal, known, mul, product, to_text
+from pirol.compiler.costs import LAUNCH, Moved, this_machine
+from pirol.compiler.dims import Dim, add, equal, mul, product, to_text
 from pirol.compiler.ir import BITS, Graph, Op, Value
 from pirol.compiler.pipeline import Lowered
 from pirol.compiler.runtime import Built, Compiled
-from pirol.compiler.traffic import VIEWS, moved, size_of, traffic
-from pirol.kernels.nest import Nest, Reduce
+from pirol.compiler.traffic import touches, traffic
+from pirol.kernels.work import work
 from pirol.passes.fuse import Refused
+from pirol.passes.ordered import sums
 from pirol.passes.plan import Launch
 from pirol.prim import PRIMS
 
@@ -35,7 +36,7 @@ class GroupInfo:
     """One fused group: its kernel, its primitives, the user's line.
 
     rows, read and written (bytes a call) are numbers, or formulas of the sizes;
-    predicted: seconds of the first call's sizes on one thread, by `costs.roofline`;
+    predicted: seconds of the first call's sizes on one thread, by `costs.Machine`;
     measured: seconds in the last call that was measured, if one was.
     """
 
@@ -140,9 +141,9 @@ class Report:
         for op in opaque:
             self.fall_back(op.title, str(op.attrs.get("why", "")), op.line)
         self.plans.append((made, len(self.groups)))
-        for built in kernels:
+        for built, (read, written) in zip(kernels, touches(lowered.plan, sizes)):
             self.kernels[built.kernel.name] = built.source
-            self.groups.append(_group(built, sizes))
+            self.groups.append(_group(built, sizes, read, written))
         moved, factors = traffic(lowered, sizes)
         self.traffic = _sum(self.traffic, moved)
         self.factors = _sum(self.factors, factors)
@@ -170,6 +171,10 @@ class Report:
             lines.append(f"  but for operands of products: {share}")
         if self.kept is not None:
             lines.append(f"kept for backward: {_share(*self.kept)}")
+        others = sum(any(map(sums, g.ops)) for g in self.groups)
+        if others:
+            kept = 'numerics="strict" keeps it'
+            lines.append(f"sums in an order of their own: {others} group(s); {kept}")
         lines += _section("groups", self.groups)
         lines += _section("library steps", self.library)
         lines += _section("sorts", self.sorts)
@@ -202,10 +207,12 @@ def _sum(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
     return a[0] + b[0], a[1] + b[1]
 
 
-def _group(built: Built, sizes: Mapping[str, int]) -> GroupInfo:
+def _group(
+    built: Built, sizes: Mapping[str, int], reading: Moved, writing: Moved
+) -> GroupInfo:
     op = built.op
-    work = _work(op, sizes) + PRODUCT * _products(built.nest, sizes)
-    seconds = roofline(moved([op], sizes), work)
+    does = {LAUNCH: 1.0, **work(built.kernel, sizes)}
+    seconds = this_machine().seconds(does, reading, writing)
     rows, read, written = (
         to_text(d) for d in (_rows(built), _bytes(op.operands), _bytes(op.results))
     )
@@ -215,24 +222,6 @@ def _group(built: Built, sizes: Mapping[str, int]) -> GroupInfo:
 
 def _rows(built: Built) -> Dim:
     return product(a.extent for a in built.nest.rows)
-
-
-def _products(nest: Nest, sizes: Mapping[str, int]) -> int:
-    """How many products the group's contraction adds up."""
-    dots = [n for n in nest.nodes if isinstance(n, Reduce) and n.kind == "dot"]
-    return known(product(a.extent for a in nest.axes), sizes) if dots else 0
-
-
-def _work(op: Op, sizes: Mapping[str, int]) -> int:
-    """The group's other operations, each on as many elements as it reads or makes."""
-    assert op.body is not None
-    total = 0
-    for inner in op.body.ops:
-        if inner.name not in VIEWS and PRIMS[inner.name].kind != "contract":
-            values = (*inner.operands, *inner.results)
-            most = max(size_of(v, sizes) for v in values)
-            total += PRIMS[inner.name].cost * most
-    return total
 
 
 def _bytes(values: Iterable[Value]) -> Any:

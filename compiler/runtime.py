@@ -7,10 +7,9 @@ that buffers, kernels or guards need, computed by small programs of integer ops.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import sympy
@@ -20,6 +19,7 @@ from pirol.compiler.dims import Dim, FloorDiv, Mod
 from pirol.compiler.donate import SHARED
 from pirol.compiler.errors import BuildError, Unsupported
 from pirol.compiler.ir import BITS, Graph, Guard, Op, structure
+from pirol.compiler.process import native_module
 from pirol.kernels import cpu, cuda, sorting
 from pirol.kernels.build import build, cache_folder, load
 from pirol.kernels.cuda_build import build_cubin
@@ -200,27 +200,6 @@ def assemble(
     folder = cache_folder()
     addresses = [load(str(folder / f"{c.key}.so"), c.name) for c in codes]
     return connect(plan, original, caller, list(zip(codes, addresses)), home or {})
-
-
-def native_module() -> Any:
-    """pirol.compiler._native; raises BuildError where it was not built."""
-    try:
-        from pirol.compiler import _native
-    except ImportError as error:
-        raise BuildError(
-            "the native runtime was not built (no C compiler when Pirol was "
-            "installed); install one and reinstall Pirol"
-        ) from error
-    return _native
-
-
-@lru_cache(maxsize=1)
-def threads() -> int:
-    """PIROL_THREADS, else the CPUs that this process may use."""
-    named = os.environ.get("PIROL_THREADS", "")
-    if named.isdigit() and int(named) > 0:
-        return int(named)
-    return len(os.sched_getaffinity(0))
 
 
 def connect(

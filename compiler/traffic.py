@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
+from pirol.compiler.costs import Moved
 from pirol.compiler.dims import known
-from pirol.compiler.ir import BITS, Graph, Op, Value, symbols_in
+from pirol.compiler.ir import BITS, Graph, Op, TensorType, Value, symbols_in
 from pirol.compiler.pipeline import Lowered
-from pirol.passes.plan import Launch
+from pirol.passes.plan import Launch, Plan, root_of, touched
 from pirol.prim import PRIMS
 
 # Primitives that compute nothing: constants, and what is folded into loads.
@@ -61,15 +62,39 @@ def moved(ops: Iterable[Op], sizes: Sizes) -> int:
 
     Of a table whose elements are looked up, as many as the op makes are read.
     """
-    total = 0
-    for op in ops:
-        looked = _tables(op)
-        most = sum(size_of(v, sizes) for v in op.results)
-        for value in (*op.operands, *op.results):
-            size = size_of(value, sizes)
-            size = min(size, most) if value in looked else size
-            total += size * BITS[value.dtype] // 8
-    return total
+    return sum(size for op in ops for _, size in _each(op, sizes))
+
+
+def _each(op: Op, sizes: Sizes) -> Iterator[tuple[Value, int]]:
+    """An op's operands and results with their bytes."""
+    looked = _tables(op)
+    most = sum(size_of(v, sizes) for v in op.results)
+    for value in (*op.operands, *op.results):
+        size = size_of(value, sizes)
+        size = min(size, most) if value in looked else size
+        yield value, size * BITS[value.dtype] // 8
+
+
+def touches(plan: Plan, sizes: Sizes) -> Iterator[tuple[Moved, Moved]]:
+    """What each launch reads and writes in a call that follows upon another: bytes, and
+    how many were touched since these were."""
+    clock, last = 0, dict[int, int]()
+    for k, step in enumerate((*plan.steps, *plan.steps)):
+        numbers, each = touched(step), dict[int, int]()
+        if isinstance(step, Launch):
+            each = dict(zip(numbers, (size for _, size in _each(step.op, sizes))))
+        else:
+            each = {n: _bytes_of(plan.buffers[n].type, sizes) for n in numbers}
+        roots = {n: root_of(plan.buffers, n) for n in numbers}
+        clock += sum(each.values())
+        far = {n: (each[n], clock - last.get(roots[n], 0)) for n in each}
+        last |= dict.fromkeys(roots.values(), clock)
+        if isinstance(step, Launch) and k >= len(plan.steps):
+            written = {*step.outputs}
+            yield (
+                [far[n] for n in far if n not in written],
+                [far[n] for n in far if n in written],
+            )
 
 
 def _tables(op: Op) -> set[Value]:
@@ -103,7 +128,12 @@ def _factors(op: Op) -> list[Value]:
 
 
 def _bytes(values: Iterable[Value], sizes: Sizes) -> int:
-    return sum(size_of(v, sizes) * BITS[v.dtype] // 8 for v in values)
+    return sum(_bytes_of(v.type, sizes) for v in values)
+
+
+def _bytes_of(kind: TensorType, sizes: Sizes) -> int:
+    size: int = known(kind.size, sizes) * BITS[kind.dtype] // 8
+    return size
 
 
 def size_of(value: Value, sizes: Sizes) -> int:

@@ -20,11 +20,13 @@ from pirol.compiler import dims
 from pirol.compiler.dims import Dim, product
 from pirol.compiler.ir import FLOATS
 from pirol.kernels import affine
+from pirol.kernels.accumulators import Accumulator
 from pirol.kernels.affine import Affine, axis, constant
 from pirol.kernels.along import along_lines
 from pirol.kernels.contract import contraction
 from pirol.kernels.contract_halves import of_halves
 from pirol.kernels.emit import (
+    TILE,
     Emitter,
     Passes,
     cast,
@@ -60,7 +62,8 @@ from pirol.kernels.nest import (
 )
 from pirol.kernels.scatter import scatter
 from pirol.kernels.short_rows import short_rows
-from pirol.kernels.tile import TILE, Tile, row_stores, whole_lanes
+from pirol.kernels.stages import staged
+from pirol.kernels.tile import Tile, row_stores, whole_lanes
 from pirol.kernels.turn import HIGH, turned
 from pirol.kernels.window import windows
 from pirol.prim import PRIMS
@@ -72,6 +75,11 @@ FEW = 16  # a row of fewer elements is not worth lanes of its own
 
 def schedule(nest: Nest) -> Kernel:
     """The CPU kernel of a nest."""
+    return staged(scheduled(nest))
+
+
+def scheduled(nest: Nest) -> Kernel:
+    """The kernel by the form that fits."""
     sums = scatter(nest)
     if sums is not None:
         return sums
@@ -278,16 +286,14 @@ class _AlongColumns:
         """The loops over the columns, and the reductions' results as Lets."""
         turned = bool(reduces) and not puts and self.turned()
         blocked = not turned and self.blocked(reduces)
-        before, after, combine = [], [], []
+        before: list[Stmt] = []
+        after: list[Stmt] = []
+        combine: list[tuple[str, str, str]] = []
         for k in reduces:
-            node: Any = self.nest.nodes[k]
-            name = f"part{k}"
-            body = [
-                *body,
-                Set(name, join(node.kind, Ref(name), self.arg(k), node.dtype)),
-            ]
-            combine.append((name, node.kind, node.dtype))
-            before.append(Var(name, node.dtype, identity(node.kind, node.dtype)))
+            part = self.part(k)
+            body = [*body, *part.step(self.arg(k))]
+            combine += part.combine()
+            before += part.begin()
             if blocked:
                 after.append(self.total(k))
         names = [a.name for a in self.nest.columns[:-1]]
@@ -296,7 +302,7 @@ class _AlongColumns:
         loop = self.lanes([*body, *puts], combine, blocked)
         if not blocked:
             results: list[Stmt] = [
-                self.result(k, f"part{k}", self.dtype(k)) for k in reduces
+                self.result(k, self.part(k).end(), self.dtype(k)) for k in reduces
             ]
             around = loop if turned else column_loops(self.nest, [loop], names)
             return [*before, around, *results]
@@ -306,8 +312,11 @@ class _AlongColumns:
             Var(f"acc{k}", self.wide(k), identity(self.kind(k), self.wide(k)))
             for k in reduces
         ]
-        results = [self.result(k, f"acc{k}", self.wide(k)) for k in reduces]
+        results = [self.result(k, Ref(f"acc{k}"), self.wide(k)) for k in reduces]
         return [*totals, column_loops(self.nest, [block], names), *results]
+
+    def part(self, k: int) -> Accumulator:
+        return Accumulator(k, self.kind(k), self.dtype(k))
 
     def kind(self, k: int) -> str:
         node: Any = self.nest.nodes[k]
@@ -339,11 +348,11 @@ class _AlongColumns:
 
     def total(self, k: int) -> Stmt:
         wide = self.wide(k)
-        part = cast(Ref(f"part{k}"), self.dtype(k), wide)
+        part = cast(self.part(k).end(), self.dtype(k), wide)
         return Set(f"acc{k}", join(self.kind(k), Ref(f"acc{k}"), part, wide))
 
-    def result(self, k: int, name: str, of: str) -> Stmt:
-        return Let(f"v{k}", self.dtype(k), cast(Ref(name), of, self.dtype(k)))
+    def result(self, k: int, value: Expr, of: str) -> Stmt:
+        return Let(f"v{k}", self.dtype(k), cast(value, of, self.dtype(k)))
 
     def lanes(self, body: Sequence[Stmt], combine: Any, blocked: bool) -> Loop:
         last = self.nest.columns[-1]

@@ -39,6 +39,7 @@ from pirol.kernels.nest import (
 from pirol.prim.reduce import highest, lowest
 
 ALIGNMENT = 64  # bytes, of arrays in scratch
+TILE = 256  # rows taken together as lanes, with arrays for what each has
 WORTH = 32768  # scalar operations that pay for a thread
 JOIN = {"sum": "add", "prod": "mul", "max": "max", "min": "min"}
 

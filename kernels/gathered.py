@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 from pirol.kernels import affine
 from pirol.kernels.affine import constant
-from pirol.kernels.emit import Emitter, Passes, axes_of, closure
+from pirol.kernels.emit import TILE, Emitter, Passes, axes_of, closure
 from pirol.kernels.kernel import Array, At, Expr, Let, Put, Ref, Stmt
 from pirol.kernels.nest import Load, Nest, Scalar, index_of
-from pirol.kernels.tile import TILE, Tile, row_stores
+from pirol.kernels.tile import Tile, row_stores
 from pirol.prim import PRIMS
 
 WORTH = 3  # the cost of what is done with each load that is worth bringing it near

@@ -120,8 +120,8 @@ class Put:
 class Loop:
     """var from start to stop (and to limit, if that is less), by step.
 
-    kind: "serial"; "lanes" (iterations independent but for `combine`: variables
-    with the primitive that joins the lanes' copies); "threads" (shared out over the
+    kind: "serial"; "lanes" (iterations independent but for `combine`: variables with
+    how the lanes' copies are joined, and their dtypes); "threads" (shared out over the
     block's threads); "rows" (shared out over the launch). `unroll`: how many
     iterations CUDA's text has one behind the other.
     """

@@ -98,6 +98,8 @@ CUDA = Target("cuda", _TYPES | {"int64": "long long"}, "__restrict__", PRELUDE)
 
 
 # What the parameters of a CPU's kernel end with.
+# What joins copies of a variable, in OpenMP's words; "gt" and "lt" of no NaN.
+JOINED = {"sum": "+", "prod": "*", "or": "|", "gt": "max", "lt": "min"}
 REST = "const int64_t *dims,\n    int64_t begin, int64_t end, void *scratch) {"
 
 
@@ -335,7 +337,7 @@ class _Renderer:
             return []
         joined = ""
         for name, kind, dtype in loop.combine:
-            how = {"sum": "+", "prod": "*"}.get(kind, kind)
+            how = JOINED.get(kind, kind)
             how += f"_{SHORT[dtype]}" if how == kind and dtype in FLOATS else ""
             joined += f" reduction({how}: {name})"
         return [f"#pragma omp simd{joined}"]

@@ -10,6 +10,7 @@ from pirol.compiler.dims import product
 from pirol.kernels import affine
 from pirol.kernels.affine import Affine, axis, constant
 from pirol.kernels.emit import (
+    TILE,
     Emitter,
     Passes,
     accumulator,
@@ -37,8 +38,8 @@ from pirol.kernels.kernel import (
     Var,
 )
 from pirol.kernels.nest import Axis, Nest, Reduce, Scan, index_of
+from pirol.kernels.stages import is_long
 
-TILE = 256  # rows taken together as lanes, where accumulators are kept for each
 SHORT = 128  # lanes of a row whose last vector counts
 VECTORS = (8, 4)  # lanes
 EIGHT = 8  # elements of a long column that a lane takes at once
@@ -123,7 +124,8 @@ class Tile:
         found = [stmt for k in (*reduces, *scans) for stmt in self.start(k)]
         body = emitter.lets(needed)
         argmax = any(self.reduce(k).kind == "argmax" for k in reduces)
-        if stores or scans or argmax or any(map(self.in_lines, needed)):
+        lines = any(map(self.in_lines, needed))
+        if stores or scans or argmax or lines or is_long(body):
             for k in reduces:
                 body += self.update(k, emitter)
             body += [emitter.put(s) for s in stores]

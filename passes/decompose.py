@@ -25,6 +25,7 @@ from pirol.compiler.ir import (
 )
 from pirol.passes.amp import KEPT, MIXED
 from pirol.passes.derive import derived
+from pirol.passes.ordered import ORDERED, WHY, adds_up
 from pirol.prim import Builder, Facts, Unify
 from pirol.prim.decomp import ALONE, DECOMPOSITIONS, Decomposition
 from pirol.prim.decomp.shape import sized
@@ -32,7 +33,7 @@ from pirol.prim.prim import WIDE
 
 OURS = "pirol."  # how ops that Paddle has not begin
 # Attributes that say how the op stood in Paddle's program.
-CAPTURED = ("layout", "fixed", "names", "results", MIXED, KEPT)
+CAPTURED = ("layout", "fixed", "names", "results", MIXED, KEPT, ORDERED)
 # Ops whose first operand is the shape of their only result.
 SHAPED = ("pd_op.uniform", "pd_op.gaussian", "pd_op.truncated_gaussian_random")
 # Ops whose results all have the shape of the first operand.
@@ -112,6 +113,8 @@ class _Decomposer:
             results = (
                 self.composite(op, rule) if rule.composite else self.plain(op, rule)
             )
+            if ORDERED in op.attrs and adds_up(self.b.ops[mark:]):
+                raise Unsupported(WHY)
         except (Unsupported, ShapeError) as error:
             for extra in self.b.ops[mark:]:
                 for result in extra.results:

@@ -1,4 +1,4 @@
-"""The command line: `python -m pirol bench graphnet|peers|demo|calls|loaded|..`."""
+"""The command line: `python -m pirol doctor`, `python -m pirol bench demo|peers|..`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+
+from pirol import doctor
 
 BENCHES = {
     "graphnet": "pirol.bench.graphnet_run",
@@ -18,6 +20,7 @@ BENCHES = {
     "profile": "pirol.bench.profile",
     "training": "pirol.bench.training",
     "derivatives": "pirol.bench.derivatives",
+    "predictions": "pirol.bench.predictions",
 }
 
 
@@ -30,12 +33,17 @@ def parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="time and check compiled programs")
     bench.add_argument("name", choices=BENCHES, help="NAME --help says more")
     bench.add_argument("rest", nargs=argparse.REMAINDER, help="passed on")
+    doctor = commands.add_parser("doctor", help="what Pirol finds on this machine")
+    measure = "measure this machine for the cost model, in a quarter of a minute"
+    doctor.add_argument("--calibrate", action="store_true", help=measure)
     return top
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; its exit status."""
     chosen = parser().parse_args(arguments)
+    if chosen.command == "doctor":
+        return doctor.examine(chosen.calibrate)
     status: int = importlib.import_module(BENCHES[chosen.name]).main(chosen.rest)
     return status
 

@@ -29,6 +29,7 @@ def to_static(
     amp_level: str = "O1",
     recompute: str = "auto",
     random: str = "counter",
+    numerics: str = "fast",
     compile: str = "sync",
     passes: Sequence[Callable[[Any], Any]] = (),
 ) -> Any:
@@ -51,6 +52,9 @@ def to_static(
         random: "counter": dropout's mask is a function of a key, which each call draws
             from Paddle's generator, and of the elements' places; "eager": Paddle draws
             it, as it would in eager mode.
+        numerics: "fast": sums are made in the order that is fastest, the same in every
+            call; "strict": ops that add up stay Paddle's, in its order, and so do
+            calls that need gradients.
         compile: "sync": a call waits for its plan; "async": a plan that is not on disk
             is made in the background, and until it is there Paddle runs the calls.
         passes: your own passes, Graph -> Graph, run before ops are fused; see
@@ -68,6 +72,7 @@ def to_static(
     mixed = None if amp is None else checked(amp, amp_level)
     _check("to_static: got recompute", recompute, AGAIN)
     _check("to_static: got random", random, DRAWN)
+    _check("to_static: got numerics", numerics, ("fast", "strict"))
     _check("to_static: got compile", compile, ("sync", "async"))
 
     def compile_it(target: Any) -> Any:
@@ -79,6 +84,7 @@ def to_static(
             recompute=recompute,
             later=compile == "async",
             counted=random == "counter",
+            ordered=numerics == "strict",
         )
         return _compiled(target, options, input_spec, full_graph)
 

@@ -51,8 +51,9 @@ def test_a_steady_call_of_an_encoder_runs_nothing_of_paddles(tmp_path: Path) -> 
     assert not steady
 
 
-def test_predicted_times() -> None:
+def test_predicted_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of memory alone, and of a function that takes longer than its memory."""
+    monkeypatch.setattr("pirol.compiler.report.this_machine", lambda: costs.TYPICAL)
 
     def moved(x: Any) -> Any:
         return x + 1.0
@@ -66,5 +67,7 @@ def test_predicted_times() -> None:
         compiled(paddle.ones([500, 1000]))
         (group,) = pirol.explain(compiled).groups
         times.append(group.predicted)
-    assert times[0] == pytest.approx(4e6 / costs.BANDWIDTH + costs.LAUNCH)
+    machine, far = costs.TYPICAL, 4e6
+    each = machine.read.at(far) + machine.written.at(far)
+    assert times[0] == pytest.approx(2e6 * each)
     assert times[1] > 1.5 * times[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,11 +11,7 @@ from pathlib import Path
 import paddle
 from paddle.base import core
 
-from pirol.compiler.runtime import native_module, threads
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
-MAPPED_FROM = 48 << 20  # bytes from which on a block is a mapping of its own
-KEPT_BYTES = 128 << 20  # freed bytes kept at the heap's end
+from pirol.compiler.process import keep_memory, native_module, threads
 
 OPENMP = Path(paddle.__file__).parent / "libs" / "libiomp5.so"
 
@@ -30,22 +25,7 @@ def start() -> None:
     if OPENMP.exists():
         _native.open_threads(str(OPENMP))
     _native.set_threads(threads())
-    _keep_memory()
-
-
-def _keep_memory() -> None:
-    """Let glibc keep freed blocks: a fresh result then needs no new pages.
-
-    As glibc is set up, each large result is a mapping of its own, and touching its
-    pages for the first time takes longer than most kernels. A threshold that the
-    user set in the environment is left as it is.
-    """
-    named = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES")
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None or any(name in os.environ for name in named):
-        return
-    mallopt(M_MMAP_THRESHOLD, MAPPED_FROM)
-    mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+    keep_memory()
 
 
 @functools.lru_cache(maxsize=1)
@@ -54,10 +34,11 @@ def _openmp() -> ctypes.CDLL | None:
 
 
 @contextmanager
-def library_threads() -> Iterator[None]:
-    """Let Paddle's matmul and conv use as many threads as the kernels do."""
+def library_threads(ordered: bool = False) -> Iterator[None]:
+    """Let Paddle's matmul and conv use as many threads as the kernels do; not where
+    their sums are `ordered`, since that depends on it."""
     library = _openmp()
-    if library is None:
+    if library is None or ordered:
         yield
         return
     before = library.omp_get_max_threads()

@@ -28,10 +28,12 @@ class Options(paddle.static.BuildStrategy):  # type: ignore[misc]
         recompute: str = "auto",
         later: bool = False,
         counted: bool = True,
+        ordered: bool = False,
     ) -> None:
         super().__init__()
         self.later = later  # plans are made in the background
         self.counted = counted  # dropout's masks are, else they are drawn as by eager
+        self.ordered = ordered  # sums are in eager mode's order
         self.amp = amp
         self.recompute = recompute
         self.passes = tuple(passes)

@@ -36,6 +36,7 @@ from pirol.compiler.runtime import (
     generate,
 )
 from pirol.compiler.stored import Ready
+from pirol.passes.ordered import WHY
 from pirol.passes.plan import Bind, Plan
 from pirol.prim.builder import item_name, readable
 
@@ -161,7 +162,7 @@ class Plans:
         try:
             if self.native:
                 return self.tried(tensors)[0]
-            with paddle.no_grad(), native.library_threads():
+            with paddle.no_grad(), native.library_threads(self.options.ordered):
                 return self.tried(tensors)[0]
         except Exception:
             return None
@@ -286,7 +287,7 @@ class Plans:
             self.broken = True
             raise Unsupported("its sizes are not those that Paddle declares")
         for op in plan.graph.ops:
-            if op.name == "opaque":
+            if op.name == "opaque" and op.attrs["why"] != WHY:  # that was asked for
                 self.options.fall_back(op.title, str(op.attrs["why"]), op.line)
         return made_for
 

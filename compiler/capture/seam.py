@@ -47,8 +47,10 @@ from pirol.compiler.capture.reader import Program, read
 from pirol.compiler.capture.records import restored
 from pirol.compiler.capture.training import TrainingPlans
 from pirol.compiler.capture.walks import follow
+from pirol.compiler.errors import Unsupported
 from pirol.passes.amp import Mixed, amp
 from pirol.passes.counted import counted
+from pirol.passes.ordered import WHY, ordered
 
 
 class ForEager(Exception):
@@ -175,7 +177,7 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
             plans.options.fall_back("the call", why)
         if why or plans.broken:
             return plans, Left.REFUSED
-        with paddle.no_grad(), native.library_threads():
+        with paddle.no_grad(), native.library_threads(self._build_strategy.ordered):
             found = plans.run(given)
         if late is None or isinstance(found, Left):
             return plans, found
@@ -233,6 +235,10 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
         graph = program.graph if mixed is None else amp(program.graph, mixed)
         if self._build_strategy.counted:
             graph = counted(graph)
+        if self._build_strategy.ordered and stops:
+            raise Unsupported(f"{WHY}, and so do its gradients")
+        if self._build_strategy.ordered:
+            graph = ordered(graph)
         return replace(
             program, graph=graph, memories=memories(inputs, runnable.out_values)
         )

@@ -105,6 +105,7 @@ static Array *filled(const Home *home, DLDataType type, int rank, const int64_t 
         array->memory = cuda_allocate(bytes, home->stream);
     } else {
         array->memory = aligned_alloc(ALIGNMENT, aligned(bytes ? bytes : 1));
+        memory_large(array->memory, bytes);
     }
     array->view.data = array->memory;
     if (!array->memory) {

@@ -1,7 +1,8 @@
 /* Blocks of memory for arenas and scratch. A pool keeps a few released ones,
-   since fresh pages cost more than most kernels. */
+   since fresh pages cost more than most kernels; large ones get large pages. */
 #include <pthread.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #include "runtime.h"
 
@@ -70,10 +71,22 @@ static Block *keep(Pool *pool, Block *block) {
     return out;
 }
 
+void memory_large(void *data, size_t bytes) {
+#ifdef MADV_HUGEPAGE
+    enum { PAGE = 2 << 20 };
+    uintptr_t first = ((uintptr_t)data + PAGE - 1) & ~(uintptr_t)(PAGE - 1);
+    uintptr_t end = ((uintptr_t)data + bytes) & ~(uintptr_t)(PAGE - 1);
+    if (bytes >= 2 * PAGE && end > first)
+        madvise((void *)first, end - first, MADV_HUGEPAGE);
+#endif
+}
+
 static Block *block_new(size_t size) {
     if (size > SIZE_MAX - 2 * ALIGNMENT) return NULL;
     Block *block = aligned_alloc(ALIGNMENT, ALIGNMENT + aligned(size));
-    if (block) block->size = aligned(size);
+    if (!block) return NULL;
+    block->size = aligned(size);
+    memory_large(block, ALIGNMENT + block->size);
     return block;
 }
 

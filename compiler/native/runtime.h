@@ -38,6 +38,10 @@ void block_give(Pool *pool, Block *block);  /* null is fine */
 Pool *pool_new(void);
 void pool_free(Pool *pool);
 
+/* Ask for large pages where memory is to be touched first; of a large result, to have
+   small ones cleared takes several times as long as its kernel. */
+void memory_large(void *data, size_t bytes);
+
 static inline char *block_data(Block *block) {
     return (char *)block + ALIGNMENT;
 }
