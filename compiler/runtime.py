@@ -100,6 +100,7 @@ class Compiled:
     learned: Callable[[], dict[str, int]]
     watch: Callable[[bool], None]
     times: Callable[[], list[tuple[int, float, float]]]
+    own: Callable[[list[Any], Sequence[Any]], list[Any]] = lambda found, given: found
 
     @cached_property
     def native(self) -> bool:

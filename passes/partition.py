@@ -59,9 +59,13 @@ def partition(
     backward = _backward(graph, kept, cts, grads)
     missing = _unbound(backward)
     kept += [v for v in given if v not in kept and missing & _plain(v)]
-    for name in sorted(missing.difference(*map(_plain, kept))):
+    missing = missing.difference(*map(_plain, kept))
+    binds = [op for op in ops if op.name == "bind" and missing & _bound(op)]
+    kept += [v for op in binds for v in op.operands if v not in kept]
+    for name in sorted(missing.difference(*map(_bound, binds))):
         kept += _showing(name, ops, sizes)
-    backward = replace(backward, inputs=(*kept, *cts))
+    backward = _backward(graph, kept, cts, grads)
+    backward = replace(backward, ops=(*binds, *backward.ops))
     if _unbound(backward):
         raise Unsupported("the gradient has sizes that only the program's run tells")
     ends = (*graph.outputs[:outputs], *kept)
@@ -159,9 +163,15 @@ def _plain(value: Value) -> set[str]:
     return {str(d) for d in value.shape if not isinstance(d, int) and d.is_Symbol}
 
 
+def _bound(op: Op) -> set[str]:
+    """The symbols that the items of a tensor set."""
+    return symbols_of(*op.attrs["items"]) if op.name == "bind" else set()
+
+
 def _unbound(graph: Graph) -> set[str]:
     """The symbols that a graph needs and none of its inputs shows."""
     shown = {name for v in graph.inputs for name in _plain(v)}
+    shown.update(*map(_bound, graph.ops))
     values = [*graph.inputs, *(r for op in graph.ops for r in op.results)]
     found = symbols_of(*(d for v in values for d in v.shape))
     return (found | symbols_in([tuple(op.attrs.values()) for op in graph.ops])) - shown

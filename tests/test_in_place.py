@@ -288,7 +288,7 @@ def overwrite_one(self: Any, value: Any, new: Any) -> None:
 
 
 FAULTS = {
-    "not written": (in_place, "_written", unwritten, exp),
+    "not written": (in_place, "written", unwritten, exp),
     "one name": (_Reader, "overwrite", overwrite_one, input_twice),
     "another memory": (Memory, "same", lambda self, values: False, in_branch),
     "a loop's own": (Memory, "same", lambda self, values: False, in_loop),

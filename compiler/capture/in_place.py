@@ -45,13 +45,13 @@ def follow() -> None:
 
 
 def _warn(text: str) -> None:
-    if not capturing.depth:
+    if not capturing.now:
         warnings.warn(text, stacklevel=3)
 
 
 def _refused(shares: Callable[[Any], bool]) -> Callable[[Any], bool]:
     """Paddle's check of memory that other values have, which ours makes itself."""
-    return lambda value: not capturing.depth and shares(value)
+    return lambda value: not capturing.now and shares(value)
 
 
 def _function(
@@ -59,7 +59,7 @@ def _function(
 ) -> Callable[..., Any]:
     """Paddle's function of that name; while Pirol captures, one that writes too."""
     function: Callable[..., Any] = builtins.eval(title, names)
-    if not capturing.depth:
+    if not capturing.now or capturing.inferring:
         return function
     number = int(title.endswith(".where"))  # of condition, x and y, x is written
 
@@ -69,13 +69,15 @@ def _function(
         writes = isinstance(old, paddle.pir.Value) and not title.endswith(VIEWS)
         if writes and shares(old):
             raise ValueError(VIEWED.format(title=title))
-        return _written(old, function(*args, **kwargs), title)
+        return written(old, function(*args, **kwargs), title)
 
     return run
 
 
-def _written(old: Any, new: Any, title: str) -> Any:
+def written(old: Any, new: Any, title: str) -> Any:
     """The value of `old`'s memory from here on."""
+    if capturing.inferring:
+        return new
     program = paddle.static.default_main_program()
     if isinstance(old, paddle.Tensor):
         old = recorder._global_parameter_recorder.get(program, old)
@@ -94,7 +96,7 @@ def _written(old: Any, new: Any, title: str) -> Any:
 
 
 def _fill(x: Any, value: float) -> Any:
-    return _written(x, paddle.full_like(x, value), "fill")
+    return written(x, paddle.full_like(x, value), "fill")
 
 
 def _zero(x: Any) -> Any:
@@ -102,7 +104,7 @@ def _zero(x: Any) -> Any:
 
 
 def _copy(x: Any, other: Any, blocking: bool = True) -> Any:
-    return _written(x, paddle.cast(other, x.dtype), "copy")
+    return written(x, paddle.cast(other, x.dtype), "copy")
 
 
 def _fill_diagonal(
@@ -110,7 +112,7 @@ def _fill_diagonal(
 ) -> Any:
     wraps = wrap or len(x.shape) != 2
     new = paddle._C_ops.fill_diagonal(x, value, offset, wraps)
-    return _written(x, new, "fill_diagonal")
+    return written(x, new, "fill_diagonal")
 
 
 def _diagonal_of(
@@ -120,7 +122,7 @@ def _diagonal_of(
 
 
 def _fill_diagonal_of(x: Any, *args: Any, **kwargs: Any) -> Any:
-    return _written(x, _diagonal_of(x, *args, **kwargs), "fill_diagonal_tensor")
+    return written(x, _diagonal_of(x, *args, **kwargs), "fill_diagonal_tensor")
 
 
 # Methods that Paddle's static values lack.

@@ -15,9 +15,12 @@ from typing import Any
 import paddle
 from paddle.autograd.backward_utils import ValueDict, ValueSet
 
+from pirol.compiler.capture import undone
 from pirol.compiler.capture.in_place import INPUTS
 from pirol.compiler.capture.reader import Program
+from pirol.compiler.capture.views import has_loops
 from pirol.compiler.dims import known
+from pirol.compiler.errors import Unsupported
 from pirol.compiler.ir import BITS, Value
 from pirol.passes.decompose import decompose
 from pirol.prim import Facts
@@ -32,7 +35,10 @@ CONSTANTS = ("pd_op.full", "pd_op.full_int_array", "pd_op.assign_value")
 def kept_by_paddle(layer: Any, program: Program, hints: Mapping[str, int]) -> int:
     """Bytes, for these values of the symbols; `program` was read of the layer's."""
     original = layer.origin_runnable_program
-    both = layer._append_backward(original.clone())
+    if has_loops(original.program):
+        raise Unsupported("Paddle's backward of a loop may end the process")
+    with undone.kept():
+        both = layer._append_backward(original.clone())
     ops = list(both.program.global_block().ops)
     (_, end), (start, _) = both.forward_range, both.backward_range
     free = ValueSet(v for v in both.out_values if not paddle.pir.is_fake_value(v))

@@ -40,7 +40,7 @@ def _while_capturing(
     @functools.wraps(plain)
     def run(*args: Any, **kwargs: Any) -> Any:
         x = args[0] if args else None
-        mine = capturing.depth and isinstance(x, paddle.pir.Value) and x.dtype in WIDE
+        mine = capturing.now and isinstance(x, paddle.pir.Value) and x.dtype in WIDE
         if not mine or any(v is not None for v in kwargs.values()):
             return plain(*args, **kwargs)
         return exact(plain, *args)
@@ -54,7 +54,7 @@ def _to_tensor(plain: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(plain)
     def run(data: Any, dtype: Any = None, stop_gradient: bool = True) -> Any:
-        if not capturing.depth:
+        if not capturing.now:
             return plain(data, dtype, stop_gradient)
         leaves = paddle.utils.flatten(data) if _listed(data) else [data]
         if any(isinstance(v, _VALUE) for v in leaves):

@@ -21,7 +21,13 @@ from pirol.compiler.capture.sizes import Unknown, note
 _SIDED = "add sub mul truediv div floordiv mod pow matmul and or xor"
 NAMES = [f"__{side}{name}__" for name in _SIDED.split() for side in ("", "r")]
 NAMES += [f"__{name}__" for name in ("eq", "ne", "lt", "le", "gt", "ge")]
+# Of a bool tensor and a bool; other operators take the bool as an integer.
+OF_BOOLS = ("__add__", "__radd__", "__mul__", "__rmul__")
 WIDE = (paddle.float64, paddle.complex128)
+
+
+def _is_bool(value: Any) -> bool:
+    return bool(value.dtype == paddle.bool)
 
 
 @functools.cache
@@ -39,9 +45,11 @@ def _with_values(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     def run(self: Any, other: Any) -> Any:
         if isinstance(other, np.ndarray):
             other = paddle.to_tensor(other)
-        elif isinstance(other, complex) and capturing.depth:
+        elif isinstance(other, complex) and capturing.now:
             kind = "complex128" if self.dtype in WIDE else "complex64"
             self, other = self.astype(kind), paddle.full([], other, kind)
+        elif isinstance(other, bool) and capturing.now and name in OF_BOOLS:
+            other = paddle.full([], other, "bool") if _is_bool(self) else other
         elif isinstance(other, Unknown):
             note(sys._getframe(1))
         elif capturing.depth and (stands_for_one(self) or stands_for_one(other)):

@@ -34,7 +34,13 @@ class Capturing(threading.local):
     depth = 0
     by_sot = 0
     counted = False  # whether masks of dropout are counted
+    inferring = False  # what SOT's calls give, of values that stand for many
     options: Mapping[str, Any] = MappingProxyType({})  # of the next paddle.grad
+
+    @property
+    def now(self) -> bool:
+        """By either."""
+        return bool(self.depth or self.by_sot)
 
 
 capturing = Capturing()

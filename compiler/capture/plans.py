@@ -16,11 +16,12 @@ import paddle
 
 from pirol.compiler import cache, stored
 from pirol.compiler.autodiff import Level
-from pirol.compiler.capture import native
+from pirol.compiler.capture import native, undone
 from pirol.compiler.capture.ahead import Ahead, Later
 from pirol.compiler.capture.handed import with_copies
 from pirol.compiler.capture.ops import caller
 from pirol.compiler.capture.options import Options
+from pirol.compiler.capture.owned import owned
 from pirol.compiler.capture.reader import Program
 from pirol.compiler.dims import symbol
 from pirol.compiler.errors import BuildError, PirolError, StrictError, Unsupported
@@ -51,12 +52,13 @@ os.register_at_fork(
 
 
 class Left(Enum):
-    """A call that is left to Paddle: no plan serves it, a step of one raised, or a
-    check of the data failed."""
+    """A call that is left to Paddle: no plan serves it, a step of one raised, a check
+    of the data failed, or an input is in the memory of one that is written."""
 
     REFUSED = 0
     FAILED = 1
     CHECKED = 2
+    SHARED = 3
 
 
 class Plans:
@@ -101,14 +103,16 @@ class Plans:
             paddles = str(error).startswith("(")  # (PreconditionNotMet) ..
             checked = isinstance(error, RuntimeError) and not paddles
             return Left.CHECKED if checked else Left.FAILED
-        return Left.REFUSED if found is None else found
+        if found is not None:
+            return found
+        return Left.SHARED if self.misses_by_memory() else Left.REFUSED
 
     def paddles(self, run: Any, inputs: Any, why: Left) -> Any:
         """Paddle's own run. Where a step of ours failed and Paddle's run does not, the
         fault is the plan's; where both do, it is the input's, and Paddle names it."""
-        with self.paddle_lock:
+        with self.paddle_lock, undone.kept():
             result = run(inputs)
-        self.broken = self.broken or why is not Left.REFUSED
+        self.broken = self.broken or why in (Left.FAILED, Left.CHECKED)
         return result
 
     @property
@@ -148,7 +152,7 @@ class Plans:
         for variant in self.variants:
             found = _undone(variant.run, used) if self.draws else variant.run(used)
             if found is not None:
-                return _detached(variant, found), {}
+                return _detached(variant, found, used), {}
             learned |= variant.learned()
         return None, learned
 
@@ -189,6 +193,11 @@ class Plans:
     def misses_facts(self) -> bool:
         """Whether another plan could serve what the last one refused."""
         return self.variants[-1].miss().startswith("guard")
+
+    def misses_by_memory(self) -> bool:
+        """Whether the last plan refused an input that shares memory with one that it
+        writes: of the order of Paddle's reads and writes nothing is known either."""
+        return bool(self.variants) and "shares memory" in self.variants[-1].miss()
 
     def compiled(self, tensors: list[Any], learned: dict[str, int]) -> Compiled:
         program = self.program = self.program or self.read()
@@ -293,6 +302,7 @@ class Plans:
         native.start()
         call = caller(program, functools.partial(self.branch, program))
         made = assemble(ready.plan, original, call, ready.codes)
+        made.own = owned(ready.plan, program).apart
         self.options.report.begun(made)
         with contextlib.suppress(OSError):
             cache.used({c.key for c in ready.codes})
@@ -304,7 +314,8 @@ class Plans:
         """A graph within a control op, or a gradient of it, as a callable, compiled
         when first called."""
         count = len(graph.inputs) + sum(len(given) for _, given in levels)
-        inner = replace(program, graph=graph, inputs=list(range(count)))
+        places = list(range(count))
+        inner = replace(program, graph=graph, inputs=places, memories=())
         plans = Plans(self.options, lambda: inner, whole=False, levels=levels)
 
         def run(tensors: Sequence[Any]) -> list[Any]:
@@ -402,10 +413,10 @@ def hints_of(graph: Graph, tensors: Sequence[Any]) -> dict[str, int]:
     return found
 
 
-def _detached(variant: Compiled, found: list[Any]) -> list[Any]:
+def _detached(variant: Compiled, found: list[Any], given: Sequence[Any]) -> list[Any]:
     for k in variant.passed_on:
         found[k] = found[k].detach()
-    return found
+    return variant.own(found, given)
 
 
 def _dump(kernels: Sequence[Built]) -> None:

@@ -20,7 +20,7 @@ from paddle.jit.dy2static.program_translator import ASTStaticFunction
 from pirol.compiler.capture import sizes
 from pirol.compiler.capture.orders import captured
 from pirol.compiler.capture.overwritten import dropouts
-from pirol.compiler.capture.seam import CompiledLayer, last_served
+from pirol.compiler.capture.seam import CompiledLayer, ForEager, last_served
 from pirol.compiler.capture.signature import open_to_all
 from pirol.compiler.capture.state import Changes, State
 
@@ -57,6 +57,8 @@ class QuickFunction(ASTStaticFunction):  # type: ignore[misc]
         sizes.noted.calls += 1
         try:
             result = captured(lambda: call(*args, **kwargs))
+        except ForEager:
+            result = self.dygraph_function(*args, **kwargs)
         except Exception as error:
             result = self._as_eager(error, args, kwargs)
         finally:

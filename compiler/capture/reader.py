@@ -16,7 +16,19 @@ from paddle.autograd.backward_utils import ValueDict
 
 from pirol.compiler.capture import marks
 from pirol.compiler.capture.attributes import attributes
-from pirol.compiler.capture.effects import acts, differentiable
+from pirol.compiler.capture.facts import (
+    FIRST,
+    FIXED,
+    FLOAT,
+    INPLACE,
+    MISTAKEN,
+    REPEATED,
+    SAID,
+    SKIPPED_ATTRS,
+    STOPPED,
+    acts,
+    differentiable,
+)
 from pirol.compiler.capture.lines import line_of, of_dropout
 from pirol.compiler.capture.memory import Memory
 from pirol.compiler.capture.stacks import STACKS, ends, stacked
@@ -25,30 +37,6 @@ from pirol.compiler.errors import Unsupported
 from pirol.compiler.ir import DTYPES, INTS, Graph, Op, TensorType, Value
 from pirol.prim.contents import small
 from pirol.prim.decomp import DECOMPOSITIONS
-from pirol.prim.decomp.pointwise import TAKE_INTS
-
-# In-place ops: result number -> the operand number whose memory it is.
-INPLACE = {
-    "pd_op.assign_out_": {0: 1},
-    "pd_op.batch_norm_": {1: 1, 2: 2},
-}
-# Ops that make constants, or compute with shapes: a branch makes them for itself.
-REPEATED = {
-    f"pd_op.{name}"
-    for name in ("full", "full_int_array", "assign_value", "shape64", "slice")
-}
-FIXED = ("pd_op.full", "pd_op.full_int_array")
-# Results whose dtype Paddle declares otherwise than its kernel gives it: the dtype,
-# that of the first operand (of integers float32), or what the attribute `dtype` says.
-FIRST, FLOAT, SAID = "first", "float", "said"
-MISTAKEN = {
-    "pd_op.generate_proposals": {2: "int32"},
-    "pd_op.matrix_rank": {0: "int64"},
-    "pd_op.unique": {0: FIRST, 1: SAID, 2: SAID, 3: SAID},
-    **{f"pd_op.{name}": {0: FLOAT} for name in TAKE_INTS},
-    **dict.fromkeys(("pd_op.any", "pd_op.all", "pd_op.equal_all"), {0: "bool"}),
-}
-SKIPPED_ATTRS = ("op_callstack", "struct_name", "stop_gradient", "place")
 
 
 @dataclass
@@ -56,7 +44,8 @@ class Program:
     """A captured program: its graph, and for each op's `site` the PIR op.
 
     `keep` holds the PIR program, without which its ops are gone; `inputs` says which
-    of the tensors given at a call the graph's inputs are, the last `copies` as copies.
+    of the tensors given at a call the graph's inputs are, the last `copies` as copies;
+    `memories` (owned.py) which results are in one memory.
     """
 
     graph: Graph
@@ -64,6 +53,7 @@ class Program:
     inputs: list[int]
     keep: Any
     copies: int = 0
+    memories: tuple[int, ...] = ()
 
 
 def read(
@@ -110,6 +100,8 @@ class _Reader:
             self.env[inputs[k]] = value
         for op in self.shared.program.global_block().ops:
             self.op(op)
+        if not all(v.initialized() for v in outputs):
+            raise Unsupported("a result that its op leaves out")
         results = tuple(self.env[v] for v in outputs)
         latest = [self.env[inputs[k]] for k in used]
         writes = tuple(
@@ -189,6 +181,8 @@ class _Reader:
         if list(op.blocks()):
             raise Unsupported(f"control flow by {name} is not compiled")
         operands, layout = self.operands(op)
+        if self.shared.stops and name in STOPPED:
+            operands[STOPPED[name]] = self.stopped(operands[STOPPED[name]], op)
         attrs = {"site": len(self.shared.sites), "layout": layout, **_attrs(op)}
         if acts(name, attrs):
             attrs["effect"] = True
@@ -271,10 +265,13 @@ class _Reader:
         for result in results:
             value = self.env[result]
             if (ends or result.stop_gradient) and not isinstance(value, list):
-                stopped = Value(value.type)
-                stop = Op("stop_gradient", (value,), {}, (stopped,), None, line_of(op))
-                self.ops.append(stop)
-                self.env[result] = stopped
+                self.env[result] = self.stopped(value, op)
+
+    def stopped(self, value: Value, op: Any) -> Value:
+        """The value, through which no gradient goes."""
+        made = Value(value.type)
+        self.ops.append(Op("stop_gradient", (value,), {}, (made,), None, line_of(op)))
+        return made
 
     def written(self) -> list[Any]:
         """The PIR values from outside that the block gave another value."""

@@ -20,8 +20,10 @@ from paddle.jit.dy2static.utils import RETURN_NO_VALUE_MAGIC_NUM as NO_VALUE
 
 from pirol.compiler.capture import (
     arguments,
+    arrays,
     autocast,
     differentiated,
+    eagers,
     ends,
     in_place,
     native,
@@ -31,13 +33,17 @@ from pirol.compiler.capture import (
     scalars,
     sizes,
     stacked,
+    turning,
+    undone,
     unrolled,
+    views,
 )
 from pirol.compiler.capture.attributes import attributes
 from pirol.compiler.capture.autocast import asked, refused
 from pirol.compiler.capture.kept import kept_by_paddle
 from pirol.compiler.capture.late import Late
 from pirol.compiler.capture.options import Options
+from pirol.compiler.capture.owned import memories
 from pirol.compiler.capture.plans import LOCK, Left, Plans
 from pirol.compiler.capture.reader import Program, read
 from pirol.compiler.capture.records import restored
@@ -47,6 +53,11 @@ from pirol.compiler.errors import Unsupported
 from pirol.passes.amp import Mixed, amp
 from pirol.passes.counted import counted
 from pirol.passes.ordered import WHY, ordered
+
+
+class ForEager(Exception):
+    """A call that Paddle's program must not run: an input is in the memory of one that
+    it writes, or it has a loop, whose gradient may end the process."""
 
 
 class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
@@ -59,11 +70,14 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
         """Run on the (nested) inputs of an AST program."""
         plans, found = self._serve(self._prepare_inputs(inputs))
         if isinstance(found, Left):
+            if found is Left.SHARED or self._loops:
+                raise ForEager
             run = self._differentiable(super().__call__)
             try:
                 return plans.paddles(run, inputs, found)
             except Exception:
-                last_served.failed = found is not Left.CHECKED and plans.only_reads
+                harmless = plans.only_reads or not self._is_made()
+                last_served.failed = found is not Left.CHECKED and harmless
                 raise
         last_served.layer = plans.options.latest = self
         return self._remove_no_value(self._restore_out(found))
@@ -112,6 +126,18 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
         if isinstance(found, Left):
             return plans.paddles(self._differentiable(super().sot_call), inputs, found)
         return self._outputs.quick_restore(found)
+
+    def _is_made(self) -> bool:
+        """Whether Paddle can make a program to run, and so may have run it."""
+        try:
+            with undone.kept():
+                return self.program_id is not None
+        except Exception:
+            return False
+
+    @cached_property
+    def _loops(self) -> bool:
+        return views.has_loops(self.origin_runnable_program.program)
 
     def _differentiable(self, run: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """Paddle's run, in eval mode too with the gradients that eager has, where
@@ -215,7 +241,9 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
             raise Unsupported(f"{WHY}, and so do its gradients")
         if self._build_strategy.ordered:
             graph = ordered(graph)
-        return replace(program, graph=graph)
+        return replace(
+            program, graph=graph, memories=memories(inputs, runnable.out_values)
+        )
 
 
 MAKERS = ("pd_op.full", "pd_op.assign_value", "pd_op.assign_value_")
@@ -281,16 +309,19 @@ def connect() -> str:
         return f"this Paddle has no {', '.join(missing)}; Pirol needs paddlepaddle 3.3"
     partial.partial_program_from = _partial_program_from
     arguments.own()
+    arrays.follow()
     follow()
     autocast.follow()
     differentiated.follow()
     in_place.follow()
+    eagers.follow()
     operators.follow()
     numbers.follow()
     orders.follow()
     scalars.follow()
     sizes.follow()
     ends.follow()
+    turning.follow()
     unrolled.follow()
     stacked.follow()
     return ""

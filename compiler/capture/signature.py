@@ -24,6 +24,7 @@ from pirol.compiler.capture.records import packed
 from pirol.compiler.capture.sizes import watched
 
 Function = Callable[..., Any]
+YIELDS = (ast.Yield, ast.YieldFrom)
 
 
 class Keywords(dict[str, Any]):
@@ -114,12 +115,13 @@ def _unpacked(spec: AnySpec, function: Function) -> Function:
 @functools.cache
 def _convert_rightly() -> None:
     """Mend what Paddle's conversion gets wrong: of captures, `isinstance` takes what
-    stands for a tensor for one, and a loop with an `else`, which is lost on the way, is
-    traced as it is."""
+    stands for a tensor for one, and a function with a loop's `else`, which is lost on
+    the way, or with a generator in it, which would be run as a loop's body without end,
+    is traced as it is."""
     plain = FunctionCache._convert
 
     def convert(self: Any, function: Function) -> Function:
-        if watched() and _ends_loops(function):
+        if watched() and _is_left(function):
             return getattr(function, "__func__", function)
         found: Function = plain(self, function)
         found.__globals__.setdefault("isinstance", _is_instance)
@@ -128,15 +130,15 @@ def _convert_rightly() -> None:
     FunctionCache._convert = convert
 
 
-def _ends_loops(function: Function) -> bool:
-    """Whether a loop of the function has an `else`."""
+def _is_left(function: Function) -> bool:
+    """Whether a loop of the function has an `else`, or it has a `yield` in it."""
     source = textwrap.dedent(inspect.getsource(inspect.unwrap(function)))
-    if "else" not in source:
+    if "else" not in source and "yield" not in source:
         return False
-    loops = (
-        n for n in ast.walk(ast.parse(source)) if isinstance(n, (ast.For, ast.While))
+    return any(
+        bool(n.orelse) if isinstance(n, (ast.For, ast.While)) else isinstance(n, YIELDS)
+        for n in ast.walk(ast.parse(source))
     )
-    return any(n.orelse for n in loops)
 
 
 def _is_instance(value: Any, kinds: Any) -> bool:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import random
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -21,11 +22,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import paddle
+from paddle.autograd.backward_utils import ValueSet
 from paddle.jit.dy2static.error import ERROR_DATA
+from paddle.jit.dy2static.utils import UndefinedVar
 
 from pirol.compiler.capture.overwritten import capturing
 from pirol.compiler.capture.stacks import nested
+from pirol.compiler.capture.undone import kept
 from pirol.compiler.capture.views import ops_of, stale
 
 # Functions that only check what they compute with sizes.
@@ -44,11 +49,12 @@ ARITHMETIC = "add sub mul truediv floordiv mod pow divmod"
 
 
 class _Noted(threading.local):
-    """Where this thread first computed with a size that is not known, and how many
-    calls of compiled functions it is in."""
+    """Where this thread first computed with a size that is not known, how many calls
+    of compiled functions it is in, and how often captures set the seed of Paddle."""
 
     where = ""
     calls = 0
+    seeds = 0
 
 
 noted = _Noted()
@@ -91,7 +97,7 @@ for _name in (
 
 def watched() -> bool:
     """Whether this thread captures for Pirol."""
-    return bool(capturing.depth or capturing.by_sot)
+    return capturing.now
 
 
 def note(frame: Any) -> None:
@@ -124,6 +130,7 @@ def follow() -> None:
     for name in TAKING.split():
         setattr(ops, name, _taking(getattr(ops, name)))
     ops.expand, ops.squeeze = _expand(ops.expand), _squeeze(ops.squeeze)
+    paddle.seed = paddle.framework.random.seed = _seed(paddle.seed)
     made: Any = importlib.import_module("paddle.tensor.creation")
     made._to_tensor_static = _taking(made._to_tensor_static)
 
@@ -168,6 +175,17 @@ def _squeeze(squeeze: Callable[..., Any]) -> Callable[..., Any]:
             if frame.f_code.co_filename.startswith(LIBRARY):
                 note(frame)
         return squeeze(x, axis)
+
+    return run
+
+
+def _seed(seed: Callable[..., Any]) -> Callable[..., Any]:
+    """Paddle's, counted: a program does not set it."""
+
+    @functools.wraps(seed)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        noted.seeds += watched()
+        return seed(*args, **kwargs)
 
     return run
 
@@ -263,12 +281,34 @@ def captured(static: Any, capture: Callable[[], Any], given: dict[str, Any]) -> 
 
 def _attempt(capture: Callable[[], Any]) -> tuple[Any, str]:
     """What is captured, or the error; and why that does not do."""
-    noted.where = ""
+    noted.where, generators = "", Generators()
     try:
-        found = capture()
-        return found, noted.where or _unlike_eager(found)
+        with kept():
+            found = capture()
+        return found, noted.where or generators.moved() or _unlike_eager(found)
     except Exception as error:
         return error, noted.where or f"it could not be captured: {told(error)}"
+
+
+class Generators:
+    """Python's and NumPy's own random generators, and how often Paddle's was set."""
+
+    def __init__(self) -> None:
+        self.pythons, self.numpys = random.getstate(), np.random.get_state()
+        self.seeds = noted.seeds
+
+    def moved(self) -> str:
+        """What a capture did to them, which no call of its program does, or ""; eager
+        goes on from where they were."""
+        if noted.seeds != self.seeds:
+            return "it sets the seed of random numbers"
+        now, before = np.random.get_state(), self.numpys
+        numpys = all(map(np.array_equal, now, before))
+        if numpys and random.getstate() == self.pythons:
+            return ""
+        random.setstate(self.pythons)
+        np.random.set_state(before)
+        return "it draws random numbers of Python's or NumPy's"
 
 
 def _unlike_eager(found: Any) -> str:
@@ -276,8 +316,23 @@ def _unlike_eager(found: Any) -> str:
     runnable = getattr(found[1], "origin_runnable_program", None)
     if runnable is None:
         return ""
+    if any(isinstance(v, UndefinedVar) for v in paddle.utils.flatten(found[0].outputs)):
+        return "it returns what a branch does not set"
+    if _makes_parameters(runnable):
+        return "it makes parameters"
     why = stale(runnable.program, runnable.out_values)
     return why or nested(runnable.program.global_block())
+
+
+def _makes_parameters(runnable: Any) -> bool:
+    """Whether parameters are of the function's own making (a Layer made in it): eager
+    sets them anew in each call."""
+    known = ValueSet(
+        v for v in runnable.param_values if not paddle.pir.is_fake_value(v)
+    )
+    ops = runnable.program.global_block().ops
+    made = (op.result(0) for op in ops if op.name() == "builtin.parameter")
+    return any(value not in known for value in made)
 
 
 def _looped(found: Any) -> str:

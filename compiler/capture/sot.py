@@ -17,8 +17,11 @@ from typing import Any
 import paddle
 from paddle.jit.dy2static.program_translator import SymbolicStaticFunction
 
+from pirol.compiler.capture.options import Options
 from pirol.compiler.capture.overwritten import capturing, dropouts
-from pirol.compiler.capture.sizes import noted
+from pirol.compiler.capture.sizes import noted, told
+from pirol.compiler.capture.undone import kept
+from pirol.compiler.capture.views import stale
 
 _numbers = itertools.count()
 
@@ -51,20 +54,49 @@ class Watched(SymbolicStaticFunction):  # type: ignore[misc]
 
 @functools.cache
 def _watch() -> None:
-    """Put ours around SOT's question for a call's results, once."""
+    """Put ours around SOT's questions for a call's results, and whether eager is to
+    run what it recorded, once."""
     from paddle.jit.sot.infer_meta import VariableCreator
     from paddle.jit.sot.utils.exceptions import BreakGraphError, InferMetaBreak
 
     infer = VariableCreator.infer_meta
 
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
-        noted.where = ""
-        found = infer(self, *args, **kwargs)
+        noted.where, capturing.inferring = "", True
+        try:
+            found = infer(self, *args, **kwargs)
+        finally:
+            capturing.inferring = False
         if capturing.by_sot and noted.where:
             raise BreakGraphError(InferMetaBreak(noted.where))
         return found
 
+    from paddle.jit.sot.opcode_translator.executor import opcode_executor
+
+    small = opcode_executor.need_fallback
     VariableCreator.infer_meta = run
+    opcode_executor.need_fallback = functools.partial(_for_eager, small)
+
+
+def _for_eager(small: Any, made: Any) -> bool:
+    """Whether eager is to run what SOT recorded: it is small, or no program does what
+    eager does, which is said."""
+    static = getattr(made[0], "compiled_fn", None)  # None: it recorded nothing
+    options = static and static._kwargs.get("build_strategy")
+    if not isinstance(options, Options):
+        return bool(small(made))
+    try:
+        with kept():
+            few = bool(small(made))
+    except Exception as error:
+        why = f"it could not be captured: {told(error)}"
+    else:
+        runnable = made[0].partial_program.origin_runnable_program
+        why = "" if few else stale(runnable.program, runnable.out_values)
+    if why:
+        options.fall_back("the call", why)
+        return True
+    return few
 
 
 def known_to_sot(*functions: Any) -> None:

@@ -110,7 +110,8 @@ class Maker:
         if name not in self.ready:
             self.prepare(graph, name)
         prepared = self.ready.pop(name)
-        program = replace(self.program, graph=graph)
+        memories = () if name else self.program.memories
+        program = replace(self.program, graph=graph, memories=memories)
         _, made = built(prepared, lambda r: self.plans.connected(r, program, original))
         lowered, kernels = prepared.lowered, prepared.kernels
         report = self.plans.options.report
@@ -185,6 +186,7 @@ class Trained:
     gradient."""
 
     passed_on: Sequence[int] = ()
+    own: Any = staticmethod(lambda found, given: found)
 
     def __init__(self, make: Maker, cut: Cut, original: Graph, name: str = "") -> None:
         self.make, self.cut, self.name, self.alone = make, cut, name, cut.alone
@@ -242,7 +244,8 @@ class Trained:
         found = _run(self.forward, tensors)
         if found is None:
             return None
-        outputs, kept = found[: self.count], found[self.count :]
+        outputs = self.forward.own(found[: self.count], tensors)
+        kept = found[self.count :]
         if not self.private:
             outputs, kept = detached(tensors, outputs, kept)
         if not self.wrt:

@@ -37,7 +37,7 @@ def follow() -> None:
         first, *_ = paddle.utils.flatten(inputs)
         steps = first.shape[0 if time_major else 1]
         known = 0 < steps <= FEW or (steps > 0 and cell.training)
-        make = as_steps if capturing.depth and known else as_loop
+        make = as_steps if capturing.now and known else as_loop
         states = initial_states, sequence_length
         return make(cell, inputs, *states, time_major, *args, **kwargs)
 

@@ -16,8 +16,8 @@ from typing import Any
 from paddle.autograd.backward_utils import ValueDict, ValueSet
 
 from pirol.compiler.capture.attributes import attributes, fixed_numbers
+from pirol.compiler.capture.facts import INPLACE
 from pirol.compiler.capture.in_place import INPUTS
-from pirol.compiler.capture.reader import INPLACE
 
 _VIEWS = (
     "as_real diagonal flatten imag real reshape share_data_ slice split "
@@ -51,6 +51,11 @@ def ops_of(block: Any) -> Iterator[Any]:
         yield op
         for inner in op.blocks():
             yield from ops_of(inner)
+
+
+def has_loops(program: Any) -> bool:
+    """Whether a program has a `while`."""
+    return any(op.name() == "pd_op.while" for op in ops_of(program.global_block()))
 
 
 class _Memory:

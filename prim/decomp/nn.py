@@ -7,7 +7,7 @@ from typing import Any
 
 from pirol.compiler import dims
 from pirol.compiler.dims import Dim
-from pirol.compiler.ir import Value
+from pirol.compiler.ir import INTS, Value
 from pirol.prim.builder import Builder
 from pirol.prim.decomp.registry import decomposes, ints, need
 from pirol.prim.decomp.shape import with_channels
@@ -18,6 +18,8 @@ def matmul(
     b: Builder, x: Value, y: Value, *, transpose_x: bool, transpose_y: bool
 ) -> Any:
     """Matrix products, the leading dims broadcast; a vector is a row or a column."""
+    if x.dtype == "float32" and y.dtype in INTS:  # which Paddle multiplies too
+        y = b.cast(y, dtype=x.dtype)
     need(x.dtype == y.dtype, f"matmul of {x.dtype} and {y.dtype}")
     need(x.type.rank >= 1 and y.type.rank >= 1, "matmul of a scalar")
     row, column = x.type.rank == 1, y.type.rank == 1
