@@ -37,7 +37,8 @@ class GroupInfo:
 
     rows, read and written (bytes a call) are numbers, or formulas of the sizes;
     predicted: seconds of the first call's sizes on one thread, by `costs.Machine`;
-    measured: seconds in the last call that was measured, if one was.
+    measured: seconds in the last call that was measured, if one was (of groups that
+    take turns, a part of their rows at a time, its share of the time of all).
     """
 
     kernel: str
@@ -97,9 +98,10 @@ class Report:
         while self.unseen:
             self.unseen.pop(0)()
         for made, first in self.plans if self.measuring else ():
-            took = {k: (end - begin) / 1e6 for k, begin, end in made.times()}
             steps = enumerate(made.plan.steps)
             launches = [number for number, step in steps if isinstance(step, Launch)]
+            groups = dict(zip(launches, self.groups[first:]))
+            took = _shared_out(made, groups)
             for at, number in enumerate(launches, first):
                 if number in took:
                     self.groups[at] = replace(self.groups[at], measured=took[number])
@@ -182,6 +184,21 @@ class Report:
         lines += _section("captured for each size", self.sized)
         lines += _section("run by Paddle", self.fallbacks)
         return "\n".join(lines)
+
+
+def _shared_out(made: Compiled, groups: Mapping[int, GroupInfo]) -> dict[int, float]:
+    """Seconds that each step of a plan took; those that take turns, a part of their
+    rows at a time, share the time of all as it was predicted."""
+    spans = {k: (begin / 1e6, end / 1e6) for k, begin, end in made.times()}
+    found = {k: end - begin for k, (begin, end) in spans.items()}
+    for strip in made.plan.strips:
+        steps = [k for k in range(strip.begin, strip.end) if k in spans and k in groups]
+        whole = sum(groups[k].predicted for k in steps)
+        if whole:
+            first, last = spans[steps[0]][0], max(spans[k][1] for k in steps)
+            shares = {k: groups[k].predicted / whole for k in steps}
+            found |= {k: (last - first) * share for k, share in shares.items()}
+    return found
 
 
 def _by_library(op: Op) -> bool:

@@ -43,7 +43,8 @@ class Across:
     def count(self) -> int:
         """Columns of a block."""
         nodes = [*self.loads, *(s.node for s in self.stores)]
-        return min(LINE * 8 // BITS[self.nest.nodes[k].dtype] for k in nodes)
+        widest = max(BITS[self.nest.nodes[k].dtype] for k in nodes)
+        return LINE * 8 // widest
 
     @property
     def place(self) -> Affine:

@@ -56,7 +56,7 @@ from pirol.kernels.operands import (
     start_of,
     step_of,
 )
-from pirol.kernels.tile import row_stores
+from pirol.kernels.tile import at_hand, costly, in_vectors, row_stores
 
 BYTES = 256  # of a panel's row: several vectors
 UNIT = 6  # rows that are computed at once
@@ -450,7 +450,10 @@ class Contraction:
         )
         place = affine.add(affine.scale(row, self.width), column)
         have: dict[int, Expr] = {self.dot: At("tile", place)}
-        body = row_stores(nest, Passes(nest), have)
+        body = tuple(row_stores(nest, Passes(nest), have))
+        if len(along) == 1 and costly(nest) and not at_hand(nest):
+            ends = (axis(f"{self.lanes}_{end}") for end in ("first", "stop"))
+            return self.each_one(other, rest, [in_vectors(along[0].name, *ends, body)])
         return self.each_one(other, rest, [self.each_lane(self.lanes, along, body)])
 
     @cached_property

@@ -63,7 +63,7 @@ from pirol.kernels.nest import (
 from pirol.kernels.scatter import scatter
 from pirol.kernels.short_rows import short_rows
 from pirol.kernels.stages import staged
-from pirol.kernels.tile import Tile, row_stores, whole_lanes
+from pirol.kernels.tile import Tile, at_hand, row_stores, whole_lanes
 from pirol.kernels.turn import HIGH, turned
 from pirol.kernels.window import windows
 from pirol.prim import PRIMS
@@ -198,20 +198,13 @@ def _row_tiles(
             same = lines(nest, lane)
             body = tuple(row_stores(nest, passes, {}, same))
             loops: tuple[Stmt, ...] = whole_lanes(lane, stop, body)
-            if limit or start != affine.ZERO or _at_hand(nest):
+            if limit or start != affine.ZERO or at_hand(nest):
                 loops = (Loop(lane, start, stop, body, kind="lanes", limit=limit),)
             return [*Emitter(nest).lets(same), *loops]
         body = tuple(brought_together(nest, passes, apart, tile))
         return [Loop("tile", start, stop, body, step=TILE, limit=limit)]
     statements = tuple(tile.body())
     return [Loop("tile", start, stop, statements, step=tile.size, limit=limit)]
-
-
-def _at_hand(nest: Nest) -> bool:
-    """Whether an element is read where one is stored: it may be the same memory, and
-    no iteration may run twice."""
-    stored = {s.index for s in nest.stores}
-    return any(isinstance(n, Load) and n.index in stored for n in nest.nodes)
 
 
 @dataclass

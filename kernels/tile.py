@@ -25,6 +25,7 @@ from pirol.kernels.emit import (
     join,
 )
 from pirol.kernels.kernel import (
+    Apply,
     Array,
     At,
     Expr,
@@ -39,8 +40,9 @@ from pirol.kernels.kernel import (
     Stmt,
     Var,
 )
-from pirol.kernels.nest import Axis, Load, Nest, Reduce, Scan, index_of
+from pirol.kernels.nest import Axis, Load, Nest, Reduce, Scalar, Scan, index_of
 from pirol.kernels.stages import is_long
+from pirol.prim import PRIMS
 
 NEAR = 1 << 19  # bytes that stay in a core's own cache
 LEAST = 32  # rows of a tile, at least
@@ -62,6 +64,36 @@ def whole_lanes(var: str, stop: Affine, body: tuple[Stmt, ...]) -> tuple[Loop, .
         return (loop,)
     whole = replace(loop, stop=constant(last - last % vector))
     return whole, replace(loop, start=constant(last - vector))
+
+
+def at_hand(nest: Nest) -> bool:
+    """Whether an element is read where one is stored: it may be the same memory, and
+    no iteration may run twice."""
+    stored = {s.index for s in nest.stores}
+    return any(isinstance(n, Load) and n.index in stored for n in nest.nodes)
+
+
+def costly(nest: Nest) -> bool:
+    """Whether a costly function is among its nodes."""
+    return any(isinstance(n, Scalar) and PRIMS[n.prim].costly for n in nest.nodes)
+
+
+def in_vectors(var: str, start: Affine, stop: Affine, body: tuple[Stmt, ...]) -> Stmt:
+    """Such a loop of any length, all in vectors if it is long enough for one: what is
+    left of these is done with some before it. So no function is called for single
+    elements, which takes ten times as long."""
+    vector = VECTORS[0]
+    count = affine.add(stop, affine.scale(start, -1))
+    whole = Affine(((affine.Quotient(count, vector), vector),))
+    whole = affine.add(start, whole)
+    back = Offset(affine.add(stop, constant(-vector)))
+    first = Apply("max", (Offset(start), back), "int64", "int64")
+    rest = Apply("lt", (Ref("whole"), Offset(stop)), "int64", "bool")
+    loop = Loop(var, start, axis("whole"), body, "lanes")
+    again = replace(loop, start=axis("last"), stop=stop)
+    last = (Let("last", "int64", first), again)
+    loops = (Let("whole", "int64", Offset(whole)), loop, If(rest, last))
+    return If(Num(True, "bool"), loops)
 
 
 def row_stores(

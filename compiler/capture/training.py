@@ -201,6 +201,7 @@ class Trained:
         self.native = self.forward.native
         self.count = len(cut.flat.outputs)
         self.private = self.keeps_apart()
+        self.kinds = [cut.flat.inputs[k].dtype for k in cut.wrt]
         self.floats = [v.dtype if v.dtype in INEXACT else "" for v in cut.flat.outputs]
 
     def keeps_apart(self) -> bool:
@@ -399,12 +400,23 @@ class Call:
 
         By Paddle's own nodes: tensor -> view -> stack of all, unless it is the only one
         -> scale -> view, an output. Hooks take cotangents off the way and put gradients
-        on it; in between are tokens, of one number each. (A PyLayer is not told which
-        gradients are asked for, fails where it gives more, and crashes when it is
-        walked a second time.)
+        on it; in between are tokens, of one number each. Of one tensor to one output
+        of its dtype: tensor -> view -> view, with one hook for both. (A PyLayer is not
+        told which gradients are asked for, fails where it gives more, and crashes when
+        it is walked a second time.)
         """
         self.shapes = [t.shape for t in outputs]
         ops, tokens, found = paddle._C_ops, [], list(outputs)
+        only = self.only_pair()
+        if only is not None:
+            k, output = only
+            with paddle.enable_grad():
+                inner = _view(self.tensors[self.trained.wrt[k]])
+                inner.data = outputs[output]
+                through = functools.partial(_through, self, k, output)
+                inner._register_grad_hook(through)
+                found[output] = _view(inner)
+            return found
         zero = _zeros(paddle.float32)
         with paddle.enable_grad():
             for k, at in enumerate(self.trained.wrt):
@@ -426,6 +438,22 @@ class Call:
                 inner._register_grad_hook(take)
                 found[k] = _view(inner)
         return found
+
+    def only_pair(self) -> tuple[int, int] | None:
+        """The place in `wrt` and the output, where these are all that are joined, and
+        of one dtype."""
+        at, active = self.trained.wrt, self.trained.active
+        needing = [k for k, n in enumerate(at) if not self.tensors[n].stop_gradient]
+        if len(needing) != 1 or len(active) != 1:
+            return None
+        k, output = needing[0], active[0]
+        same = self.trained.kinds[k] == self.trained.floats[output]
+        return (k, output) if same and 0 not in self.tensors[at[k]].shape else None
+
+
+def _through(call: Call, k: int, output: int, ct: Any) -> Any:
+    call.take(output, ct)
+    return _gradient(call, k, ct)
 
 
 def _gradient(call: Call, k: int, token: Any) -> Any:
