@@ -43,7 +43,7 @@ class Across:
     def count(self) -> int:
         """Columns of a block."""
         nodes = [*self.loads, *(s.node for s in self.stores)]
-        widest = max(BITS[self.nest.nodes[k].dtype] for k in nodes)
+        widest: int = max(BITS[self.nest.nodes[k].dtype] for k in nodes)
         return LINE * 8 // widest
 
     @property

@@ -452,8 +452,9 @@ class Contraction:
         have: dict[int, Expr] = {self.dot: At("tile", place)}
         body = tuple(row_stores(nest, Passes(nest), have))
         if len(along) == 1 and costly(nest) and not at_hand(nest):
-            ends = (axis(f"{self.lanes}_{end}") for end in ("first", "stop"))
-            return self.each_one(other, rest, [in_vectors(along[0].name, *ends, body)])
+            first, stop = (axis(f"{self.lanes}_{end}") for end in ("first", "stop"))
+            loops = in_vectors(along[0].name, first, stop, body)
+            return self.each_one(other, rest, [loops])
         return self.each_one(other, rest, [self.each_lane(self.lanes, along, body)])
 
     @cached_property
