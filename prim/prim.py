@@ -40,11 +40,10 @@ class Prim:
     @property
     def costly(self) -> bool:
         """Whether computing it again is worth avoiding: a library function."""
-        return self.cost >= COSTLY
+        return self.cost >= 8
 
 
 PRIMS: dict[str, Prim] = {}
-COSTLY = 8  # the cost from which on a value is not to be computed again
 
 STEPS = ("effect", "library", "sort")  # kinds that are steps of their own
 ELEMENTWISE = ("elementwise", "compare", "select", "cast", "complex")

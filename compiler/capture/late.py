@@ -44,6 +44,7 @@ class Late(Trained):
         wrt = [at for at, k in enumerate(self.program.inputs) if k in plans.wrt]
         self.wrt = tuple(depended(graph, graph, wrt))
         self.active = tuple(sorted(dependent(graph, self.wrt)))
+        self.kinds = [graph.inputs[k].dtype for k in self.wrt]
         self.floats = [v.dtype if v.dtype in INEXACT else "" for v in graph.outputs]
 
     @property
