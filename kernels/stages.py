@@ -35,6 +35,7 @@ from pirol.prim import PRIMS
 
 LONG = 16  # the cost of what a stage does one after the other
 PAYS = 24  # and of all stages, from which on they pay
+BESIDE = 2  # how many times as much an iteration may compute in all
 
 
 def staged(kernel: Kernel) -> Kernel:
@@ -45,7 +46,7 @@ def staged(kernel: Kernel) -> Kernel:
 
 def is_long(body: Sequence[Stmt]) -> bool:
     """Whether lanes that do this are better in stages, if they can be."""
-    return _Cut(body).longest >= PAYS
+    return _Cut(body).pays
 
 
 def can_be_cut(body: Sequence[Stmt]) -> bool:
@@ -77,7 +78,7 @@ class _Stages:
         if not can_be_cut(loop.body):
             return [loop]
         cut = _Cut(loop.body)
-        if cut.longest < PAYS:
+        if not cut.pays:
             return [loop]
         self.made += 1
         span = affine.add(loop.stop, affine.scale(loop.start, -1))
@@ -140,7 +141,10 @@ class _Cut:
             whole[name] = cost + max((whole[a] for a in args), default=0)
             if not cost and (let.dtype == "index" or self.light.issuperset(args)):
                 self.light.add(name)
-        self.longest = max(whole.values(), default=0)
+        longest = max(whole.values(), default=0)
+        # Where there is much beside the longest path the processor has that to do.
+        each = sum(_cost(let.value) for let in self.lets.values())
+        self.pays = longest >= PAYS and each <= BESIDE * longest
         self.count = 1 + max(self.stage.values(), default=0)
 
     def arguments(self, stmt: Stmt) -> list[str]:
