@@ -4,7 +4,7 @@
     python -m pirol bench predictions --suite complex
 
 Each workload runs on one thread, and each of its kernels' medians is held against what
-`pirol.explain` predicted. Large ones are scaled down to be run in seconds.
+`pirol.explain` predicted.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import paddle
+
+import pirol
 from pirol.bench.suites import SUITES
 from pirol.bench.worker import load_function, wait_until_quiet
 from pirol.bench.workloads import FIXED, FURTHER, Workload
@@ -47,10 +50,6 @@ class Found:
 
 def kernels_of(workload: Workload) -> list[Found]:
     """The kernels of a workload, each predicted and measured."""
-    import paddle
-
-    import pirol
-
     with tempfile.TemporaryDirectory() as folder:
         function = load_function(workload.save(Path(folder)), "paddle")
         inputs = [paddle.to_tensor(x) for x in workload.inputs()]
@@ -65,34 +64,27 @@ def kernels_of(workload: Workload) -> list[Found]:
                 for k, group in enumerate(groups):
                     if group.measured is not None:
                         took.setdefault(k, []).append(group.measured)
-        return [
-            Found(
-                workload.name,
-                groups[k].kernel,
-                groups[k].predicted,
-                statistics.median(times),
-            )
-            for k, times in took.items()
-        ]
+    found = [(groups[k], statistics.median(times)) for k, times in took.items()]
+    return [Found(workload.name, g.kernel, g.predicted, t) for g, t in found]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; its exit status."""
     os.environ["PIROL_THREADS"] = "1"
     parser = argparse.ArgumentParser(prog="python -m pirol bench predictions")
-    parser.add_argument("--suite", choices=[*SUITES, "fixed"], action="append")
-    parser.add_argument("--scale", type=int, default=1)
+    suites = {"fixed": FIXED + FURTHER, **SUITES}
+    parser.add_argument("--suite", choices=suites, default="fixed")
+    parser.add_argument("--scale", type=int, default=1, help="divide every dim by it")
     chosen = parser.parse_args(arguments)
+    print("predicted us, measured us, their ratio")
     found: list[Found] = []
-    for name in chosen.suite or ["fixed"]:
-        for workload in SUITES.get(name, FIXED + FURTHER):
-            wait_until_quiet()
-            found += kernels_of(workload.scaled(chosen.scale))
-            print(*found[-1:], sep="\n", flush=True) if 0 else None
-    for each in found:
-        print(each)
-    errors = [f.error for f in found]
-    print(f"{len(found)} kernels: median error {100 * statistics.median(errors):.0f}%")
+    for workload in suites[chosen.suite]:
+        wait_until_quiet()
+        new = kernels_of(workload.scaled(chosen.scale))
+        print(*new, sep="\n", flush=True)
+        found += new
+    median = statistics.median(f.error for f in found)
+    print(f"{len(found)} kernels: median error {100 * median:.0f}%")
     return 0
 
 

@@ -49,7 +49,6 @@ def test_work_is_counted_from_loops() -> None:
     assert found == {"lanes": 1, "load 4": 2000, "mul float32": 2000, "store 4": 1000}
     column = micro.called("reduce_max", axes=(0,))
     found = counted(column, ((64, 300), "float64"))  # two tiles, the second not whole
-    assert found["load 8"] - found["store 8"] // 1 > 0
     assert found["max float64"] == pytest.approx(64 * 300, rel=0.2)
     twice = micro.called("slice", starts=(0,), sizes=(100,), steps=(2,))
     apart = counted(lambda b, x: b.neg(twice(b, x)), ((200,), "float32"))
