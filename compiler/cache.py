@@ -50,7 +50,7 @@ def used(keys: Iterable[str]) -> None:
 def trim(folder: Path, most: int) -> int:
     """Remove what was used longest ago until `most` bytes are left; how many keys."""
     found = sorted(_entries(folder))
-    total = sum(size for _, size, _ in found)
+    total = size_of(found)
     removed = 0
     for _, size, key in found:
         if total <= most:
@@ -59,6 +59,15 @@ def trim(folder: Path, most: int) -> int:
         total -= size
         removed += 1
     return removed
+
+
+def size() -> int:
+    """Bytes of all kernels and plans in the cache folder."""
+    return size_of(_entries(cache_folder()))
+
+
+def size_of(entries: Iterable[tuple[float, int, str]]) -> int:
+    return sum(size for _, size, _ in entries)
 
 
 def clear() -> int:

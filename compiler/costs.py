@@ -21,6 +21,7 @@ from pirol.kernels.build import cache_folder, key_of
 from pirol.kernels.work import APART
 from pirol.prim import PRIMS
 
+FIGURES = "figures of the cost model"  # whose key names their file
 LAUNCH = "launch"  # the start of a kernel, beside the pieces of work
 SLOWER = 8.0  # how many times longer an element by itself takes, where not measured
 Moved = Sequence[tuple[int, int]]  # bytes, and how many were touched since
@@ -98,7 +99,7 @@ TYPICAL = Machine(
 
 def path() -> Path:
     """Where this machine's figures are kept."""
-    return cache_folder() / f"{key_of(__doc__)}.machine"
+    return cache_folder() / f"{key_of(FIGURES)}.machine"
 
 
 def keep(machine: Machine) -> None:

@@ -219,11 +219,11 @@ def target_on(graph: Graph, device: int, arch: str = "") -> str:
     """What the graph is lowered for on a device: CUDA, with the libraries found."""
     if device < 0:
         return "cpu+alone"
-    return "+".join(("cuda", *_libraries(graph, device, arch)))
+    return "+".join(("cuda", *libraries_on(device, _wanted(graph, arch))))
 
 
-def _libraries(graph: Graph, device: int, arch: str) -> list[str]:
-    """Those that are found of what the graph may want."""
+def libraries_on(device: int, wanted: Sequence[str]) -> list[str]:
+    """Those of these libraries, as pipeline.FOR names them, that a device can use."""
     native = start()
     tune = os.environ.get("PIROL_AUTOTUNE", "") != "0"
     ways: dict[str, tuple[Callable[[], list[str]], Callable[..., bool]]] = {
@@ -232,9 +232,9 @@ def _libraries(graph: Graph, device: int, arch: str) -> list[str]:
         "cudnn": (cudnn.libraries, native.open_dnn),
         "cufft": (cufft.libraries, lambda p, device, _: native.open_fft(p, device)),
     }
-    wanted = ((name, *ways[name]) for name in _wanted(graph, arch))
+    named = ((name, *ways[name]) for name in wanted)
     return [
-        n for n, places, may in wanted if any(may(p, device, tune) for p in places())
+        n for n, places, may in named if any(may(p, device, tune) for p in places())
     ]
 
 

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pirol.compiler.costs import LAUNCH, Moved, this_machine
+from pirol.compiler.costs import LAUNCH, this_machine
 from pirol.compiler.dims import Dim, add, equal, mul, product, to_text
 from pirol.compiler.ir import BITS, Graph, Op, Value
 from pirol.compiler.pipeline import Lowered
 from pirol.compiler.runtime import Built, Compiled
 from pirol.compiler.traffic import touches, traffic
-from pirol.kernels.work import work
+from pirol.kernels.work import Work, work
 from pirol.passes.fuse import Refused
 from pirol.passes.ordered import sums
 from pirol.passes.plan import Launch
@@ -143,9 +143,14 @@ class Report:
         for op in opaque:
             self.fall_back(op.title, str(op.attrs.get("why", "")), op.line)
         self.plans.append((made, len(self.groups)))
+        does: dict[str, Work] = {}  # by kernel: many groups may have one
         for built, (read, written) in zip(kernels, touches(lowered.plan, sizes)):
-            self.kernels[built.kernel.name] = built.source
-            self.groups.append(_group(built, sizes, read, written))
+            name = built.kernel.name
+            if name not in does:
+                does[name] = {LAUNCH: 1.0, **work(built.kernel, sizes)}
+            seconds = this_machine().seconds(does[name], read, written)
+            self.kernels[name] = built.source
+            self.groups.append(_group(built, seconds))
         moved, factors = traffic(lowered, sizes)
         self.traffic = _sum(self.traffic, moved)
         self.factors = _sum(self.factors, factors)
@@ -224,17 +229,13 @@ def _sum(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
     return a[0] + b[0], a[1] + b[1]
 
 
-def _group(
-    built: Built, sizes: Mapping[str, int], reading: Moved, writing: Moved
-) -> GroupInfo:
+def _group(built: Built, predicted: float) -> GroupInfo:
     op = built.op
-    does = {LAUNCH: 1.0, **work(built.kernel, sizes)}
-    seconds = this_machine().seconds(does, reading, writing)
     rows, read, written = (
         to_text(d) for d in (_rows(built), _bytes(op.operands), _bytes(op.results))
     )
     name, ops = built.kernel.name, _names(op)
-    return GroupInfo(name, ops, rows, op.line, read, written, seconds)
+    return GroupInfo(name, ops, rows, op.line, read, written, predicted)
 
 
 def _rows(built: Built) -> Dim:

@@ -11,8 +11,6 @@ from pirol.compiler.pipeline import Lowered
 from pirol.passes.plan import Launch, Plan, root_of, touched
 from pirol.prim import PRIMS
 
-# Primitives that compute nothing: constants, and what is folded into loads.
-VIEWS = ("broadcast", "check", "const", "iota", "reshape", "slice")
 # Paddle's ops that move none: literals, shapes, and another shape of the same memory.
 STILL = tuple(
     f"pd_op.{name}"

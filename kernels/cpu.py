@@ -63,7 +63,7 @@ from pirol.kernels.nest import (
 from pirol.kernels.scatter import scatter
 from pirol.kernels.short_rows import short_rows
 from pirol.kernels.stages import staged
-from pirol.kernels.tile import Tile, at_hand, row_stores, whole_lanes
+from pirol.kernels.tile import Tile, at_hand, costly, row_stores, whole_lanes
 from pirol.kernels.turn import HIGH, turned
 from pirol.kernels.window import windows
 from pirol.prim import PRIMS
@@ -171,8 +171,7 @@ def _unit(nest: Nest) -> int:
     A library function may differ in the last bit between the lanes of a vector and
     the rest of a loop; so that no chunk's end makes a rest, they end with tiles.
     """
-    scalars = (n for n in nest.nodes if isinstance(n, Scalar))
-    return TILE if any(PRIMS[n.prim].costly for n in scalars) else 1
+    return TILE if costly(nest) else 1
 
 
 def _kernel(nest: Nest, body: tuple[Stmt, ...], rows: Dim, each: Dim) -> Kernel:
@@ -202,7 +201,7 @@ def _row_tiles(
                 loops = (Loop(lane, start, stop, body, kind="lanes", limit=limit),)
             return [*Emitter(nest).lets(same), *loops]
         body = tuple(brought_together(nest, passes, apart, tile))
-        return [Loop("tile", start, stop, body, step=TILE, limit=limit)]
+        return [Loop("tile", start, stop, body, step=tile.size, limit=limit)]
     statements = tuple(tile.body())
     return [Loop("tile", start, stop, statements, step=tile.size, limit=limit)]
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from pirol.kernels import affine
 from pirol.kernels.affine import constant
-from pirol.kernels.emit import TILE, Emitter, Passes, axes_of, closure
+from pirol.kernels.emit import Emitter, Passes, axes_of, closure
 from pirol.kernels.kernel import Array, At, Expr, Let, Put, Ref, Stmt
 from pirol.kernels.nest import Load, Nest, Scalar, index_of
 from pirol.kernels.tile import Tile, row_stores
@@ -76,7 +76,7 @@ def brought_together(
         body = emitter.lets(closure(nest, kept, have))
         body += [Put(name, place, emitter.ref(k)) for name, k in zip(names, kept)]
         found.extend(
-            Array(n, nodes[k].dtype, TILE, "local") for n, k in zip(names, kept)
+            Array(n, nodes[k].dtype, tile.size, "local") for n, k in zip(names, kept)
         )
         found.append(tile.lanes(body))
         have.update({k: At(name, place) for name, k in zip(names, kept)})
@@ -89,7 +89,7 @@ def brought_together(
         emitter = Emitter(nest, {d: Ref(f"v{d}") for d in named})
         body: list[Stmt] = [Let(f"v{d}", nodes[d].dtype, have[d]) for d in named]
         body += [Put(f"near{k}", place, emitter.value(nodes[k])) for k in level]
-        found += [Array(f"near{k}", nodes[k].dtype, TILE, "local") for k in level]
+        found += [Array(f"near{k}", nodes[k].dtype, tile.size, "local") for k in level]
         found.append(tile.lanes(body))
         have |= {k: At(f"near{k}", place) for k in level}
     return [*found, tile.lanes(row_stores(nest, passes, have))]

@@ -97,9 +97,9 @@ CPU = Target(
 CUDA = Target("cuda", _TYPES | {"int64": "long long"}, "__restrict__", PRELUDE)
 
 
-# What the parameters of a CPU's kernel end with.
 # What joins copies of a variable, in OpenMP's words; "gt" and "lt" of no NaN.
 JOINED = {"sum": "+", "prod": "*", "or": "|", "gt": "max", "lt": "min"}
+# What the parameters of a CPU's kernel end with.
 REST = "const int64_t *dims,\n    int64_t begin, int64_t end, void *scratch) {"
 
 

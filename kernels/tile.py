@@ -174,11 +174,8 @@ class Tile:
         needed = closure(self.nest, self.passes.targets(p), have)
         scans = [k for k in needed if isinstance(self.nest.nodes[k], Scan)]
         found = [stmt for k in (*reduces, *scans) for stmt in self.start(k)]
-        blocks = (
-            None
-            if scans
-            else across(self.nest, self.lane, self.size, self.stop, needed, stores)
-        )
+        way, turned = (self.lane, self.size, self.stop), () if scans else stores
+        blocks = across(self.nest, *way, needed, turned)
         if blocks is not None:
             emitter.have |= blocks.have()
             needed = closure(self.nest, self.passes.targets(p), emitter.have)

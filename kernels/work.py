@@ -9,6 +9,7 @@ that it goes element by element: outside of lanes, or at places that lie apart; 
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -189,8 +190,5 @@ class _Walk:
         return int(affine.evaluate(value, self.places, self.sizes))
 
 
-def _product(numbers: Iterable[float]) -> float:
-    total = 1.0
-    for n in numbers:
-        total *= max(n, 0)
-    return total
+def _product(extents: Iterable[int]) -> float:
+    return float(math.prod(max(n, 0) for n in extents))

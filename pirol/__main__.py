@@ -7,8 +7,6 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from pirol import doctor
-
 BENCHES = {
     "graphnet": "pirol.bench.graphnet_run",
     "peers": "pirol.bench.peers",
@@ -43,8 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; its exit status."""
     chosen = parser().parse_args(arguments)
     if chosen.command == "doctor":
-        return doctor.examine(chosen.calibrate)
-    status: int = importlib.import_module(BENCHES[chosen.name]).main(chosen.rest)
+        status: int = importlib.import_module("pirol.doctor").examine(chosen.calibrate)
+    else:
+        status = importlib.import_module(BENCHES[chosen.name]).main(chosen.rest)
     return status
 
 

@@ -6,7 +6,6 @@ on one thread; best with nothing else running), whose predictions pirol.explain 
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -14,18 +13,16 @@ from importlib.util import find_spec
 
 import numpy as np
 
+from pirol.compiler import cache as cached
 from pirol.compiler import costs, loaded
 from pirol.compiler.calibrate import calibrate, made
 from pirol.compiler.errors import PirolError
 from pirol.compiler.micro import called, micro
 from pirol.compiler.process import native_module, threads
+from pirol.kernels import nvrtc
 from pirol.kernels.build import cache_folder, compiler
 
-NVIDIA = {
-    "NVRTC": "cuda.bindings.nvrtc",
-    "cuBLAS": "nvidia.cublas",
-    "cuDNN": "nvidia.cudnn",
-}
+LIBRARIES = ("cublas", "cudnn", "cufft")
 
 
 class Lack(Exception):
@@ -73,9 +70,7 @@ def program() -> str:
 
 def cache() -> str:
     """The folder of what was compiled."""
-    folder = cache_folder()
-    size = sum(entry.stat().st_size for entry in os.scandir(folder))
-    return f"{folder}, {size / 1e6:.0f} MB"
+    return f"{cache_folder()}, {cached.size() / 1e6:.0f} MB"
 
 
 def model() -> str:
@@ -92,18 +87,11 @@ def gpus() -> str:
     native = native_module()
     try:
         native.open_cuda(loaded.DRIVER)
-        archs = native.cuda_arch(0)
-    except Exception as error:
+        arch = native.cuda_arch(0)
+    except (RuntimeError, ValueError) as error:  # no driver, no device
         return f"none ({str(error).splitlines()[0]})"
-    there = [name for name, module in NVIDIA.items() if _found(module)]
-    return f"{archs}, with {', '.join(there) or 'no libraries'}"
-
-
-def _found(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
+    there = ["NVRTC"] * nvrtc.available() + loaded.libraries_on(0, LIBRARIES)
+    return f"{arch}, with {', '.join(there) or 'no libraries'}"
 
 
 CHECKS: dict[str, Callable[[], str]] = {

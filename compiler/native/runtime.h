@@ -177,6 +177,12 @@ typedef struct {
     Dims dims;
 } TensorSpec;
 
+static inline size_t bytes_of(const TensorSpec *type, const int64_t *shape) {
+    size_t bytes = type->bits / 8;
+    for (int i = 0; i < type->dims.count; i++) bytes *= (size_t)shape[i];
+    return bytes;
+}
+
 typedef struct {
     TensorSpec type;
     bool *binds;    /* per axis: this axis gives its slot its value */

@@ -9,12 +9,6 @@
    shape; what making one costs is then little beside its use. */
 enum { LARGEST = 1 << 20 };
 
-static size_t bytes_of(const TensorSpec *type, const int64_t *shape) {
-    size_t bytes = type->bits / 8;
-    for (int i = 0; i < type->dims.count; i++) bytes *= (size_t)shape[i];
-    return bytes;
-}
-
 static const int64_t *shape_of(const Call *call, int id) {
     const BufferSpec *spec = &call->plan->buffers[id];
     return call->layouts[spec->stage]->extents + spec->dims_at;

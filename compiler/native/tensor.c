@@ -259,9 +259,7 @@ static PyObject *paddle_new(const TensorSpec *type, const int64_t *shape, void *
     if (tensor && (make(tensor, type, shape) || tensor_view(tensor, &view)))
         Py_CLEAR(tensor);
     if (!tensor) return NULL;
-    size_t bytes = type->bits / 8;
-    for (int i = 0; i < view.rank; i++) bytes *= (size_t)shape[i];
-    memory_large(*data = view.data, bytes);
+    memory_large(*data = view.data, bytes_of(type, shape));
     return tensor;
 }
 
