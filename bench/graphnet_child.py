@@ -16,14 +16,15 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
 import paddle
 from paddle.base import core
 
-from pirol.bench import coverage, graphnet_gradients, score
-from pirol.bench.demo import medians
+from pirol.bench import coverage, demo, graphnet_gradients, score
 from pirol.bench.graphnet import (
     MOVES,
     Run,
@@ -38,7 +39,7 @@ from pirol.compiler.process import threads
 
 SEED = 2026
 BUDGET = 1.0  # seconds of timed rounds
-ROUNDS = (5, 50)
+ROUNDS = (15, 50)
 Found = dict[str, Any]
 Tell = Callable[..., None]  # of a stage's name, and what was found before it
 TOLERATED = (-3, 1e-3)  # level and relative L2 where no float64 arbitrates
@@ -169,18 +170,22 @@ def _name(dtype: Any) -> str:
 
 
 def timed(ours: Run, theirs: Run, sample: Any, often: bool) -> Found:
-    """Median milliseconds of both, taken in turn on inputs of their own."""
+    """Median milliseconds of both, taken in turn on inputs of their own, and where
+    the quotient of the two lies."""
     mine, other = sample.draw(), sample.draw()
-    runs = [lambda: ours(mine), lambda: theirs(other)]
+    runs = [
+        partial(demo.seconds, partial(ours, mine)),
+        partial(demo.seconds, partial(theirs, other)),
+    ]
     rounds = 1
     if often:
-        start = time.perf_counter()
-        medians(runs, 1)
-        rounds = int(BUDGET / (time.perf_counter() - start))
-        rounds = min(max(rounds, ROUNDS[0]), ROUNDS[1])
-    pirol_ms, paddle_ms = medians(runs, rounds)
-    times = {"pirol_ms": pirol_ms, "paddle_ms": paddle_ms, "rounds": rounds}
-    return times | {"speedup": paddle_ms / pirol_ms}
+        once = sum(run() for run in runs)
+        rounds = min(max(int(BUDGET / once), ROUNDS[0]), ROUNDS[1])
+    taken = np.array([[run() for run in runs] for _ in range(rounds)])
+    pirol_ms, paddle_ms = 1e3 * np.median(taken, 0)
+    found = {"pirol_ms": pirol_ms, "paddle_ms": paddle_ms, "rounds": rounds}
+    within = score.interval(taken[:, 1] / taken[:, 0]) if often else None
+    return found | {"speedup": paddle_ms / pirol_ms, "within": within}
 
 
 def traced(call: Callable[[], Any], program: Any) -> Found:

@@ -208,6 +208,8 @@ def gradients(records: Sequence[Record]) -> list[str]:
 def _costs(records: Sequence[Record]) -> list[str]:
     """First calls, memory and memory traffic, as far as they were measured."""
     lines = []
+    slower = [r for r in records if r.get("within") and r["within"][1] < 1]
+    lines += [f"slower than Paddle: {r['name']} {r['speedup']:.2f}" for r in slower]
     cold = [r["pirol_first"] - r["pirol_ms"] / 1e3 for r in records if "pirol_ms" in r]
     if cold:
         lines.append(f"first call less a steady one, cold: {_spread(cold)} s")

@@ -113,6 +113,13 @@ def _mean(factors: Iterable[float]) -> float:
     return math.exp(sum(logs) / len(logs)) if logs else math.nan
 
 
+def interval(ratios: Sequence[float], draws: int = 2000) -> tuple[float, float]:
+    """Where the median of paired ratios lies: its 95% bootstrap interval."""
+    again = np.random.default_rng(0).choice(ratios, (draws, len(ratios)))
+    low, high = np.quantile(np.median(again, 1), (0.025, 0.975))
+    return float(low), float(high)
+
+
 def family(name: str) -> str:
     """The model family of a sample's name: the first word of its model, no version.
 
