@@ -63,8 +63,9 @@ from pirol.kernels.nest import (
 from pirol.kernels.scatter import scatter
 from pirol.kernels.short_rows import short_rows
 from pirol.kernels.stages import staged
+from pirol.kernels.streamed import streamed
 from pirol.kernels.tile import Tile, at_hand, costly, row_stores, whole_lanes
-from pirol.kernels.turn import HIGH, turned
+from pirol.kernels.turn import turned
 from pirol.kernels.window import windows
 from pirol.prim import PRIMS
 
@@ -75,7 +76,8 @@ FEW = 16  # a row of fewer elements is not worth lanes of its own
 
 def schedule(nest: Nest) -> Kernel:
     """The CPU kernel of a nest."""
-    return staged(scheduled(nest))
+    kernel = staged(scheduled(nest))
+    return kernel if nest.reduces or costly(nest) else streamed(kernel)
 
 
 def scheduled(nest: Nest) -> Kernel:
@@ -97,7 +99,7 @@ def scheduled(nest: Nest) -> Kernel:
         return _AlongColumns(nest).kernel()
     turns = turned(nest)
     if turns is not None:
-        return turns.kernel(_work(nest, dims.mul(turns.inner.extent, HIGH)))
+        return turns.kernel(_work(nest, dims.mul(turns.inner.extent, turns.size)))
     return _along_rows(nest)
 
 

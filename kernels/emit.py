@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from pirol.compiler import dims
@@ -117,6 +117,29 @@ def in_scratch(arrays: Iterable[tuple[str, str, Dim]]) -> tuple[list[Stmt], Dim]
         whole = dims.mul(dims.floordiv(whole, ALIGNMENT), ALIGNMENT)
         end = dims.add(end, whole)
     return found, end
+
+
+def span_of(loop: Loop) -> int | None:
+    """How many iterations a loop has, but for its limit, where that is known."""
+    span = affine.add(loop.stop, affine.scale(loop.start, -1))
+    return span.const if not span.terms and isinstance(span.const, int) else None
+
+
+def in_tiles(
+    loop: Loop, size: int, name: str, parts: Callable[[Loop], list[Stmt]]
+) -> list[Stmt]:
+    """A loop's iterations, up to `size` at a time by what `parts` makes of a loop over
+    so many."""
+    span = span_of(loop)
+    if span is not None and span <= size:
+        return parts(loop)
+    name = f"{loop.var}_{name}"
+    stop = affine.add(affine.axis(name), affine.constant(size))
+    # Where there is a limit the stop is a whole number of TILEs behind the start.
+    limit = loop.stop if loop.limit is None else loop.limit
+    inner = replace(loop, start=affine.axis(name), stop=stop, limit=limit)
+    body = tuple(parts(inner))
+    return [Loop(name, loop.start, loop.stop, body, step=size, limit=loop.limit)]
 
 
 def grain(cost: Dim, worth: int = WORTH) -> Dim:

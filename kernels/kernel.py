@@ -182,6 +182,17 @@ class Turn:
 
 
 @dataclass(frozen=True)
+class Stream:
+    """to[0..count) = the array `source`'s elements, its whole lines past the caches
+    (CPU); `to` is (name, first element), `count` what is left, and at most so many."""
+
+    dtype: str
+    to: tuple[str, Affine]
+    source: str
+    count: tuple[Affine, int]
+
+
+@dataclass(frozen=True)
 class Dot:
     """to[i, j] = sum over k of left[i, k] * right[k, j].
 
@@ -304,8 +315,9 @@ class Barrier:
 
 
 Stmt: TypeAlias = (
-    "Let | Var | Set | Array | Put | Move | Fetch | Loop | If | Turn | Dot | Pairs"
-    " | Along | Outer | WarpReduce | Claim | AddInTurn | Inverse | Over | Barrier"
+    "Let | Var | Set | Array | Put | Move | Fetch | Loop | If | Turn | Stream | Dot"
+    " | Pairs | Along | Outer | WarpReduce | Claim | AddInTurn | Inverse | Over"
+    " | Barrier"
 )
 
 

@@ -54,6 +54,7 @@ from pirol.kernels.kernel import (
     Ref,
     Set,
     Stmt,
+    Stream,
     Turn,
     Var,
     WarpReduce,
@@ -97,6 +98,7 @@ CPU = Target(
 CUDA = Target("cuda", _TYPES | {"int64": "long long"}, "__restrict__", PRELUDE)
 
 
+OWN = ("erf", "tanh")  # of float32 by pirol_math.h, on a CPU
 # What joins copies of a variable, in OpenMP's words; "gt" and "lt" of no NaN.
 JOINED = {"sum": "+", "prod": "*", "or": "|", "gt": "max", "lt": "min"}
 # What the parameters of a CPU's kernel end with.
@@ -133,12 +135,14 @@ class _Renderer:
     def text(self) -> str:
         lines = self.cuda_head() if self.target is CUDA else self.cpu_head()
         lines += self.block(self.kernel.body, 1)
+        lines += ["  pr_streamed();"] if self.kernel.has(Stream) else []
         tail = self.cpu_tail() if self.apart else []
         return "\n".join([self.header(), *lines, "}", *tail, ""])
 
     def header(self) -> str:
         halves = "_bf16" if "bfloat16" in self.kernel.dots else ""
         found = [f"pirol_dot{halves}.h"] if self.kernel.dots else []
+        found += ["pirol_stream.h"] if self.kernel.has(Stream) else []
         found += ["pirol_along.h"] if self.kernel.has(Along) else []
         found += self.headers
         if self.target is CUDA:  # NVRTC is given no files
@@ -248,6 +252,10 @@ class _Renderer:
                 for rest, most in (wide, high):
                     given.append(f"pr_least({self.index(rest)}, {most})")
                 return [f"{pad}pr_turn_{BITS[dtype] // 8}({', '.join(given)});"]
+            case Stream(dtype, to, source, (rest, most)):
+                count = f"pr_least({self.index(rest)}, {most})"
+                given = [*self.place(*to), source, f"{count} * {BITS[dtype] // 8}"]
+                return [f"{pad}pr_stream({', '.join(given)});"]
             case Dot():
                 return [pad + self.dot(stmt)]
             case Pairs(to, source, columns, width, terms):
@@ -366,6 +374,9 @@ class _Renderer:
             wide = e.of in HALVES
             name = f"widen_{SHORT[e.of]}" if wide else f"narrow_{SHORT[e.dtype]}"
             return f"pr_{name}({self.expr(e.args[0])})"
+        if self.target is CPU and e.of == "float32" and e.prim in OWN:
+            self.headers["pirol_math.h"] = None
+            return f"pr_{e.prim}_f32({self.expr(e.args[0])})"
         if e.prim in ("largest", "smallest"):
             return f"pr_{e.prim}_{SHORT[e.of]}({', '.join(map(self.expr, e.args))})"
         table, header = PRIMS[e.prim].scalar, PRIMS[e.prim].header

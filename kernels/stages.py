@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pirol.kernels import affine
-from pirol.kernels.affine import Affine, axis, constant
-from pirol.kernels.emit import TILE
+from pirol.kernels.affine import Affine, axis
+from pirol.kernels.emit import TILE, in_tiles
 from pirol.kernels.kernel import (
     Apply,
     Array,
@@ -81,16 +81,7 @@ class _Stages:
         if not cut.pays:
             return [loop]
         self.made += 1
-        span = affine.add(loop.stop, affine.scale(loop.start, -1))
-        if not span.terms and isinstance(span.const, int) and span.const <= TILE:
-            return self.parts(loop, cut)
-        name = f"{loop.var}_from"
-        stop = affine.add(axis(name), constant(TILE))
-        # Where there is a limit the stop is a whole number of tiles behind the start.
-        limit = loop.stop if loop.limit is None else loop.limit
-        inner = replace(loop, start=axis(name), stop=stop, limit=limit)
-        parts = tuple(self.parts(inner, cut))
-        return [Loop(name, loop.start, loop.stop, parts, step=TILE, limit=loop.limit)]
+        return in_tiles(loop, TILE, "from", lambda tile: self.parts(tile, cut))
 
     def parts(self, loop: Loop, cut: _Cut) -> list[Stmt]:
         """A loop of no more than TILE iterations in stages."""

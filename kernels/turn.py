@@ -7,16 +7,20 @@ block, into an array in which it is contiguous; a store is turned after, the sam
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from pirol.compiler import dims
 from pirol.compiler.dims import Dim, product
+from pirol.compiler.ir import BITS
 from pirol.kernels import affine
 from pirol.kernels.affine import Affine, axis, constant
 from pirol.kernels.emit import Emitter, closure, unravel
 from pirol.kernels.kernel import Array, At, Kernel, Loop, Put, Stmt, Turn
 from pirol.kernels.nest import Axis, Load, Nest, Store
 
-HIGH, WIDE = 16, 64  # a block: elements of one axis, and of the axis of the lanes
+HIGHS, WIDE = (64, 32, 16), 64  # a block: elements of one axis, and of the lanes'
+NEAR = 1 << 14  # bytes of blocks that leave room beside them in the nearest cache
+MANY = 16  # blocks of rows for threads to share
 LEAST = 8  # a static axis shorter than this is not worth turning
 
 
@@ -37,7 +41,7 @@ class Turned:
     def kernel(self, grain: Dim) -> Kernel:
         """The kernel; `grain`: how many blocks of rows are worth a thread."""
         outer = [a for a in self.nest.rows if a not in (self.inner, self.along)]
-        blocks = dims.ceildiv(self.along.extent, HIGH)
+        blocks = dims.ceildiv(self.along.extent, self.size)
         axes = (*outer, Axis("high", blocks, False))
         places = unravel([a.name for a in axes], _with_axes(self.nest, axes), "r")
         body = (*places, *self.arrays(), self.block())
@@ -46,13 +50,32 @@ class Turned:
         nest = self.nest
         return Kernel(nest.name, nest.inputs, nest.outputs, (loop,), rows, grain)
 
+    @cached_property
+    def size(self) -> int:
+        """Rows of a block: many, since memory is read and written in longer pieces."""
+        others = [a.extent for a in self.nest.rows if a not in (self.inner, self.along)]
+        each = WIDE * sum(BITS[dtype] // 8 for _, dtype in self.kept)
+
+        def fits(high: int) -> bool:
+            blocks = dims.mul(dims.ceildiv(self.along.extent, high), product(others))
+            few = isinstance(blocks, int) and blocks < MANY
+            return high * each <= NEAR and not few
+
+        return next(filter(fits, HIGHS), HIGHS[-1])
+
     def arrays(self) -> list[Stmt]:
         """A block's memory for each turned load and store."""
+        length = self.size * WIDE
+        return [Array(name, dtype, length, "local") for name, dtype in self.kept]
+
+    @property
+    def kept(self) -> list[tuple[str, str]]:
+        """The arrays of blocks and their dtypes."""
         nodes = self.nest.nodes
         blocks = [(f"t{k}", nodes[k].dtype) for k in self.loads]
         if self.back:
             blocks += [(f"o{s.output}", nodes[s.node].dtype) for s in self.nest.stores]
-        return [Array(name, dtype, HIGH * WIDE, "local") for name, dtype in blocks]
+        return blocks
 
     def block(self) -> Stmt:
         """All blocks along the lanes' axis."""
@@ -68,7 +91,7 @@ class Turned:
         rows = Loop(
             self.along.name,
             self.first,
-            affine.add(self.first, constant(HIGH)),
+            affine.add(self.first, constant(self.size)),
             (lanes,),
             limit=constant(self.along.extent),
         )
@@ -78,7 +101,7 @@ class Turned:
     @property
     def first(self) -> Affine:
         """Where a block begins on `along`."""
-        return affine.scale(axis("high"), HIGH)
+        return affine.scale(axis("high"), self.size)
 
     @property
     def place(self) -> Affine:
@@ -123,7 +146,7 @@ class Turned:
     @property
     def high(self) -> tuple[Affine, int]:
         """How much of a block there is across the lanes."""
-        return _rest(self.along, self.first), HIGH
+        return _rest(self.along, self.first), self.size
 
 
 def _rest(of: Axis, start: Affine) -> Affine:

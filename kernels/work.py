@@ -39,6 +39,7 @@ from pirol.kernels.kernel import (
     Ref,
     Set,
     Stmt,
+    Stream,
     Turn,
     Var,
 )
@@ -106,6 +107,9 @@ class _Walk:
                     self.loop(stmt, times, lane)
                 case Dot() | Along() | Turn() | Pairs():
                     self.block(stmt, times)
+                case Stream(dtype, _, _, (rest, most)):
+                    count = min(self.at(rest), most)
+                    self.found[f"store {BITS[dtype] // 8}"] += times * count
                 case Fetch():
                     self.found["fetch"] += times
                 case _:
