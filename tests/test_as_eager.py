@@ -106,6 +106,11 @@ def rarer(x: Any, y: Any) -> Any:
     )
 
 
+def counts(x: Any) -> Any:
+    """Flat functions, whose gradient is 0."""
+    return paddle.norm(x - 0.5, p=0, axis=0), paddle.floor(x).sum()
+
+
 def signs(x: Any, y: Any) -> Any:
     return paddle.copysign(x, y), paddle.copysign(y, x), paddle.signbit(x)
 
@@ -127,6 +132,7 @@ CASES = {
     "atan2": (angles, floats([4, 5], [3, 1, 5])),
     "strided conv": (strided, floats([2, 3, 7, 8])),
     "rarer": (rarer, floats([4, 5], [4, 5])),
+    "counts": (counts, floats([3, 2])),
     "signs": (signs, ints([3, -4, 0, 7], [-1, 2, 0, 5])),
     "gammaincc": (gammas, floats([3], [3])),
 }

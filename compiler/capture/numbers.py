@@ -1,7 +1,8 @@
-"""Numbers among the arguments of float64 and complex128 ops, as they are.
+"""Numbers among the arguments of ops of integers, float64 and complex128, as they are.
 
 Paddle's static functions round such a number to float32 (`x * 0.1` is then x times
-0.10000000149), and eager ones do not; while Pirol captures, it is a tensor of float64.
+0.10000000149, and x + 16777217 of integers 1 less), and eager ones do not; while Pirol
+captures, it is a tensor of float64.
 And what paddle.to_tensor makes of numbers and of tensors, as eager has it.
 """
 
@@ -19,10 +20,12 @@ from paddle.base.data_feeder import convert_dtype
 from pirol.compiler.capture.operators import WIDE
 from pirol.compiler.capture.overwritten import capturing
 from pirol.compiler.capture.scalars import stands_for_one
+from pirol.compiler.capture.sizes import Unknown
 
 ops: Any = paddle._C_ops
 _VALUE: Any = paddle.pir.Value
 NAMES = tuple(map(convert_dtype, WIDE))
+EXACTLY = (*WIDE, paddle.int64, paddle.int32)
 
 
 @functools.cache
@@ -40,7 +43,7 @@ def _while_capturing(
     @functools.wraps(plain)
     def run(*args: Any, **kwargs: Any) -> Any:
         x = args[0] if args else None
-        mine = capturing.now and isinstance(x, paddle.pir.Value) and x.dtype in WIDE
+        mine = capturing.now and isinstance(x, _VALUE) and x.dtype in EXACTLY
         if not mine or any(v is not None for v in kwargs.values()):
             return plain(*args, **kwargs)
         return exact(plain, *args)
@@ -117,10 +120,11 @@ def _default(name: str) -> str:
 
 def _told(number: Any) -> Any:
     """The number, as a tensor where float32 has it not."""
+    if not isinstance(number, (int, float)) or isinstance(number, Unknown):
+        return number
     with np.errstate(over="ignore"):
-        if not isinstance(number, float) or number == float(np.float32(number)):
-            return number
-    return paddle.full([1], number, "float64")
+        same = number == float(np.float32(number)) or number != number
+    return number if same else paddle.full([1], number, "float64")
 
 
 def _each(plain: Callable[..., Any], x: Any, *numbers: Any) -> Any:
