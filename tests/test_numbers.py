@@ -80,6 +80,25 @@ def test_large_whole_numbers(dtype: str, large: int) -> None:
         np.testing.assert_array_equal(ours.numpy(), eagers.numpy())
 
 
+def of_largest(x: Any) -> Any:
+    """Whole numbers that float64 has not."""
+    odd, most = 2**53 + 1, 2**63 - 1
+    made = paddle.full([2], odd, "int64"), paddle.to_tensor([most, odd, -most])
+    listed = paddle.to_tensor(np.array([[odd], [most]]))
+    asked = x == odd, x < most, x // odd, odd // x, x % most
+    return *made, listed, *asked, paddle.clip(x, 0, odd), paddle.full_like(x, most)
+
+
+def test_largest_whole_numbers() -> None:
+    x, fast = (
+        paddle.to_tensor([1, 2**63 - 1, 2**53 + 1, -5]),
+        pirol.to_static(of_largest),
+    )
+    for ours, eagers in zip(fast(x), of_largest(x), strict=True):
+        assert ours.dtype == eagers.dtype
+        np.testing.assert_array_equal(ours.numpy(), eagers.numpy())
+
+
 def tenth(x: Any) -> Any:
     return x * 0.1 + 1 / 3
 

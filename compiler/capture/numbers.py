@@ -17,7 +17,7 @@ import numpy as np
 import paddle
 from paddle.base.data_feeder import convert_dtype
 
-from pirol.compiler.capture.operators import WIDE
+from pirol.compiler.capture.operators import WIDE, is_beyond
 from pirol.compiler.capture.overwritten import capturing
 from pirol.compiler.capture.scalars import stands_for_one
 from pirol.compiler.capture.sizes import Unknown
@@ -25,6 +25,7 @@ from pirol.compiler.capture.sizes import Unknown
 ops: Any = paddle._C_ops
 _VALUE: Any = paddle.pir.Value
 NAMES = tuple(map(convert_dtype, WIDE))
+HALF = 2**32
 EXACTLY = (*WIDE, paddle.int64, paddle.int32)
 
 
@@ -33,6 +34,7 @@ def follow() -> None:
     """Put ours around the functions that take numbers, once."""
     for name, exact in EXACT.items():
         setattr(ops, name, _while_capturing(getattr(ops, name), exact))
+    ops.full = _full(ops.full)
     creation: Any = importlib.import_module("paddle.tensor.creation")
     creation._to_tensor_static = _to_tensor(creation._to_tensor_static)
 
@@ -64,6 +66,12 @@ def _to_tensor(plain: Callable[..., Any]) -> Callable[..., Any]:
             found = _copied(data, dtype or _common(data, leaves))
             found.stop_gradient = stop_gradient
             return found
+        if dtype is None or convert_dtype(dtype) == "int64":
+            parts = _halved(data, leaves)
+            if parts is not None:
+                found = _joined(*(plain(part, "int64", True) for part in parts))
+                found.stop_gradient = stop_gradient
+                return found
         default = paddle.get_default_dtype()
         numbers = not isinstance(data, np.generic)
         if dtype is None and numbers and any(isinstance(v, complex) for v in leaves):
@@ -77,6 +85,33 @@ def _to_tensor(plain: Callable[..., Any]) -> Callable[..., Any]:
             paddle.set_default_dtype(default)
 
     return run
+
+
+def _full(plain: Callable[..., Any]) -> Callable[..., Any]:
+    """Paddle's, whose programs hold numbers as float64."""
+
+    @functools.wraps(plain)
+    def run(shape: Any, value: Any, dtype: Any, *rest: Any) -> Any:
+        if not (capturing.now and is_beyond(value) and dtype == paddle.int64):
+            return plain(shape, value, dtype, *rest)
+        high, low = divmod(value, HALF)
+        return _joined(*(plain(shape, part, dtype, *rest) for part in (high, low)))
+
+    return run
+
+
+def _halved(data: Any, leaves: Sequence[Any]) -> tuple[Any, Any] | None:
+    """The high and low halves of integers of which float64 has not all."""
+    if not all(isinstance(v, (int, np.integer, np.ndarray)) for v in leaves):
+        return None
+    array = np.asarray(data)
+    if array.dtype != np.int64 or not any(map(is_beyond, array.reshape(-1).tolist())):
+        return None
+    return array // HALF, array % HALF
+
+
+def _joined(high: Any, low: Any) -> Any:
+    return ops.add(ops.multiply(high, paddle.full([], HALF, "int64")), low)
 
 
 def _listed(data: Any) -> bool:
@@ -124,7 +159,8 @@ def _told(number: Any) -> Any:
         return number
     with np.errstate(over="ignore"):
         same = number == float(np.float32(number)) or number != number
-    return number if same else paddle.full([1], number, "float64")
+    kind = "int64" if is_beyond(number) else "float64"
+    return number if same else paddle.full([1], number, kind)
 
 
 def _each(plain: Callable[..., Any], x: Any, *numbers: Any) -> Any:

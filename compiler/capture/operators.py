@@ -25,8 +25,20 @@ NAMES += [f"__{name}__" for name in ("eq", "ne", "lt", "le", "gt", "ge")]
 # Of a bool tensor and a bool; other operators take the bool as an integer.
 OF_BOOLS = ("__add__", "__radd__", "__mul__", "__rmul__", "__truediv__")
 QUOTIENTS = ("__div__", "__truediv__")
+# Of integers and a number; eager computes these in float64 too.
+SCALED = ("__add__", "__radd__", "__sub__", "__rsub__", "__mul__", "__rmul__")
 WIDE = (paddle.float64, paddle.complex128)
 INEXACT = (*WIDE, paddle.float32, paddle.complex64, paddle.float16, paddle.bfloat16)
+
+
+def is_beyond(number: Any) -> bool:
+    """Whether it is an integer of 64 bits that float64 has not."""
+    fits = type(number) is int and -(2**63) <= number < 2**63
+    return fits and float(number) != number
+
+
+def _whole(name: str, value: Any) -> bool:
+    return name not in SCALED and bool(value.dtype == paddle.int64)
 
 
 def _of_bools(name: str, value: Any) -> bool:
@@ -60,6 +72,8 @@ def _with_values(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
         elif name in QUOTIENTS and isinstance(other, (int, float)) and capturing.now:
             self = self if self.dtype in INEXACT else self.astype("float32")
             other = paddle.full([], float(other), self.dtype)
+        elif is_beyond(other) and capturing.now and _whole(name, self):
+            other = paddle.full([], other, "int64")
         return method(self, other)
 
     return run
