@@ -106,6 +106,12 @@ def rarer(x: Any, y: Any) -> Any:
     )
 
 
+def shuffled(x: Any) -> Any:
+    """[2, 4, 6, 8], the channels last."""
+    some = F.pixel_shuffle(x, 2, "NHWC"), F.pixel_unshuffle(x, 2, "NHWC")
+    return *some, F.channel_shuffle(x, 4, "NHWC")
+
+
 def counts(x: Any) -> Any:
     """Flat functions, whose gradient is 0."""
     return paddle.norm(x - 0.5, p=0, axis=0), paddle.floor(x).sum()
@@ -132,6 +138,7 @@ CASES = {
     "atan2": (angles, floats([4, 5], [3, 1, 5])),
     "strided conv": (strided, floats([2, 3, 7, 8])),
     "rarer": (rarer, floats([4, 5], [4, 5])),
+    "shuffled": (shuffled, floats([2, 4, 6, 8])),
     "counts": (counts, floats([3, 2])),
     "signs": (signs, ints([3, -4, 0, 7], [-1, 2, 0, 5])),
     "gammaincc": (gammas, floats([3], [3])),
