@@ -94,8 +94,9 @@ def _full(plain: Callable[..., Any]) -> Callable[..., Any]:
     def run(shape: Any, value: Any, dtype: Any, *rest: Any) -> Any:
         if not (capturing.now and is_beyond(value) and dtype == paddle.int64):
             return plain(shape, value, dtype, *rest)
-        high, low = divmod(value, HALF)
-        return _joined(*(plain(shape, part, dtype, *rest) for part in (high, low)))
+        high, low = divmod(value, HALF)  # (SOT takes no arguments that are in cells)
+        first = plain(shape, high, dtype, *rest)
+        return _joined(first, plain(shape, low, dtype, *rest))
 
     return run
 
