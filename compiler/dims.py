@@ -32,14 +32,19 @@ class FloorDiv(sympy.Function):  # type: ignore[misc]
 
     @classmethod
     def eval(cls, a: Any, b: Any) -> Any:
-        """Fold constants and exact quotients; None leaves the call as it is."""
+        """Fold constants and exact quotients, and take whole ones out: (2*n-1)//2 is
+        n-1; None leaves the call as it is."""
         if b == 1:
             return a
         if b == 0:
             return sympy.Integer(0)
         if a.is_Integer and b.is_Integer:
             return sympy.Integer(int(a) // int(b))
-        return _exact_quotient(a, b)
+        exact = _exact_quotient(a, b)
+        if exact is not None or not (b.is_Integer and b > 0):
+            return exact
+        whole = _whole_part(a, int(b))
+        return whole + cls(sympy.expand(a - whole * b), b) if whole != 0 else None
 
     def _eval_is_nonnegative(self) -> bool | None:
         a, b = self.args
@@ -71,6 +76,16 @@ def _exact_quotient(a: Any, b: Any) -> Any:
     if denominator == 1:
         return sympy.expand(numerator)
     return None
+
+
+def _whole_part(a: Any, b: int) -> Any:
+    """What the terms of a sum that b divides, and its constant, have of whole b."""
+    found = sympy.Integer(0)
+    for term in sympy.Add.make_args(sympy.expand(a)):
+        count, of = term.as_coeff_Mul()
+        if count.is_Integer and (of == 1 or int(count) % b == 0):
+            found += int(count) // b * of
+    return found
 
 
 @cache

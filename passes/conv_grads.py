@@ -11,11 +11,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pirol.compiler.dims import Dim, Shape, add, floordiv, mul, sub
 from pirol.compiler.errors import Unsupported
-from pirol.compiler.ir import BITS, Graph, Op, Value
+from pirol.compiler.ir import BITS, Graph, Op, TensorType, Value
 from pirol.prim import Builder
 from pirol.prim.builder import rewritten
 
@@ -26,10 +26,43 @@ def conv_grads(graph: Graph, apart: bool = True) -> Graph:
 
     def conv(b: Builder, op: Op) -> Value | None:
         if op.name == "conv_input_grad":
-            return _input_grad(b, op, apart)
-        return _weight_grad(b, op) if op.name == "conv_weight_grad" else None
+            return (
+                _input_grad(b, op, apart) if _is_fixed(op) else _block_of(b, op, apart)
+            )
+        if op.name == "conv_weight_grad":
+            return _weight_grad(b, op if _is_fixed(op) else _of_padded(b, op))
+        return None
 
     return rewritten(graph, conv)
+
+
+def _is_fixed(op: Op) -> bool:
+    """Whether the padding is known, and not only when the program runs."""
+    return all(isinstance(p, int) for pair in op.attrs["padding"] for p in pair)
+
+
+def _unpadded(op: Op, x: Shape) -> tuple[Op, Shape]:
+    """A conv's gradient of an input that is padded before; and the shape of that."""
+    padding = op.attrs["padding"]
+    sizes = (add(n, add(*pair)) for n, pair in zip(x[2:], padding))
+    attrs = {**op.attrs, "padding": ((0, 0),) * len(padding)}
+    return replace(op, attrs=attrs), (*x[:2], *sizes)
+
+
+def _block_of(b: Builder, op: Op, apart: bool) -> Value:
+    """The gradient by the padded input, and of that what is the input's."""
+    whole, shape = _unpadded(op, op.result.shape)
+    whole = replace(whole, results=(Value(TensorType(shape, op.result.dtype)),))
+    starts = (0, 0, *(low for low, _ in op.attrs["padding"]))
+    return _block(b, _input_grad(b, whole, apart), starts, op.result.shape)
+
+
+def _of_padded(b: Builder, op: Op) -> Op:
+    """The gradient by the weights, of an input that is padded before."""
+    x, ct = op.operands
+    low, high = ((0, 0, *sides) for sides in zip(*op.attrs["padding"]))
+    x = b.pad(x, low=low, high=high, interior=(0,) * x.type.rank, value=0)
+    return replace(_unpadded(op, x.shape)[0], operands=(x, ct))
 
 
 def _input_grad(b: Builder, op: Op, apart: bool) -> Value:
@@ -313,7 +346,7 @@ def _first(b: Builder, x: Value, shape: Shape) -> Value:
     return _block(b, x, (0,) * x.type.rank, shape)
 
 
-def _block(b: Builder, x: Value, starts: Sequence[int], sizes: Shape) -> Value:
+def _block(b: Builder, x: Value, starts: Shape, sizes: Shape) -> Value:
     block: Value = b.slice(x, starts=starts, sizes=sizes, steps=(1,) * x.type.rank)
     return block
 

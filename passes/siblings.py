@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pirol.compiler.ir import Graph, Op, Value
+from pirol.compiler.ir import Graph, Op, Value, defined_by
 from pirol.passes.fuse import Lower
 from pirol.prim import PRIMS
 from pirol.prim.prim import ELEMENTWISE
@@ -28,7 +28,7 @@ def siblings(graph: Graph, lower: Lower, largest: int = LARGEST) -> Graph:
     alike: dict[Any, list[Op]] = {}
     acts = 0  # what acts, or sets a size, keeps its place among what is joined
     for op in graph.ops:
-        acts += keeps_place(op)
+        acts += keeps_place(op) or bool(defined_by(op))
         shape = _shape(op, largest)
         if shape is not None:
             read = any(users[v] for v in op.results)

@@ -179,9 +179,14 @@ def of_integers(x: Any, y: Any) -> Any:
     return paddle.logaddexp(x, y) * 2.0
 
 
-def angles(x: Any, y: Any) -> Any:
+@paddle.jit.not_to_static  # type: ignore[untyped-decorator]
+def expanded(x: Any, y: Any) -> Any:
     """The program expands y to sizes of -1."""
-    return paddle.atan2(x, y)
+    return y.expand([int(d) for d in x.shape])
+
+
+def widened(x: Any, y: Any) -> Any:
+    return x * expanded(x, y)
 
 
 def logged(x: Any, y: Any) -> Any:
@@ -196,7 +201,7 @@ def test_what_fails_in_paddles_program_alone_runs_as_eager() -> None:
     rows = [InputSpec([None, None], stop_gradient=False), InputSpec([None])]
     for function, spec, dtype in (
         (of_integers, None, "int64"),
-        (angles, rows, "float32"),
+        (widened, rows, "float32"),
     ):
         fast = pirol.to_static(function, input_spec=spec)
         x, y = (t.astype(dtype) for t in whole)

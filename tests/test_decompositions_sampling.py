@@ -19,7 +19,7 @@ SEEN: set[str] = set()
 LISTED = (
     "affine_grid bilinear copysign dist equal_all frobenius_norm grid_sample index_put "
     "maxout nll_loss put_along_axis renorm scatter send_u_recv shard_index "
-    "temporal_shift unfold"
+    "temporal_shift unfold fold rrelu"
 )
 OPS = frozenset(LISTED.split())
 
@@ -60,6 +60,12 @@ CASES: dict[str, tuple[Run, list[Any]]] = {
         lambda x: F.affine_grid(x, [2, 1, 3, 4, 5], False), [floats(2, 3, 4)],
     ),
     "unfold": (lambda x: F.unfold(x, 3), [IMAGE]),
+    "rrelu": (lambda x: F.rrelu(x, 0.25, 0.5, training=False), [IMAGE]),
+    "fold": (lambda x: F.fold(x, [4, 5], 2), [floats(2, 12, 12)]),
+    "fold much": (
+        lambda x: F.fold(x, [7, 4], [2, 3], [3, 1], [1, 2], [1, 2]),
+        [floats(2, 12, 12)],
+    ),
     "unfold much": (
         lambda x: F.unfold(x, [2, 3], [2, 1], [1, 0, 2, 1], [1, 2]), [IMAGE],
     ),

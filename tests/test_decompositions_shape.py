@@ -56,6 +56,7 @@ def creating(x: Any) -> Any:
         paddle.full_like(x, 5), paddle.eye(rows), paddle.eye(3, 5, "int32"),
         paddle.eye(rows, columns), paddle.numel(x), paddle.is_empty(x),
         paddle.full([3], True), paddle.zeros([2, 0]),
+        paddle.numel(paddle.empty_like(x)),
         paddle.to_tensor(np.arange(100, dtype="float32")),
         paddle.to_tensor(np.arange(200).reshape(10, 20) * -3),
         paddle.to_tensor(np.arange(150) ** 2), paddle.to_tensor([[True, False]]),
@@ -401,8 +402,9 @@ def test_masks(dtype: str) -> None:
 
 LISTED = (
     "arange assign_value broadcast_tensors channel_shuffle concat crop diag diag_embed "
-    "diagonal expand expand_as eye fill flatten flip full full_int_array full_like "
-    "full_with_tensor increment is_empty linspace meshgrid numel one_hot pad pad3d "
+    "diagonal expand expand_as eye empty fill flatten flip full full_int_array "
+    "full_like full_with_tensor increment is_empty linspace meshgrid numel one_hot "
+    "pad pad3d "
     "pixel_shuffle pixel_unshuffle repeat_interleave reshape roll sequence_mask "
     "set_value set_value_with_tensor shape shape64 slice split split_with_num squeeze "
     "stack strided_slice tile transpose tril tril_indices triu triu_indices unbind "

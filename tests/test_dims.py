@@ -109,6 +109,12 @@ N, M = dims.symbol("n"), dims.symbol("m")
     [
         (dims.mul(dims.add(N, 1), M), dims.add(dims.mul(N, M), M), True),
         (dims.floordiv(dims.mul(N, 64), 64), N, True),
+        (dims.add(dims.floordiv(dims.sub(dims.mul(N, 3), 1), 3), 1), N, True),
+        (
+            dims.floordiv(dims.add(N, 5), 4),
+            dims.add(dims.floordiv(dims.add(N, 1), 4), 1),
+            True,
+        ),
         (dims.add(N, 1), 0, False),
         (N, dims.add(dims.mul(N, 2), 1), False),
         (N, M, None),

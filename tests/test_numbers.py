@@ -1,4 +1,4 @@
-"""Numbers in float64 and complex128 programs are not rounded to float32."""
+"""Numbers in programs of integers, float64, complex128 are not rounded to float32."""
 
 from __future__ import annotations
 
@@ -59,6 +59,44 @@ def test_as_eager_has_them(name: str, dtype: str, rows: int | None) -> None:
     for ours, theirs in zip(*found):
         assert ours.dtype == theirs.dtype
         np.testing.assert_allclose(ours, theirs, rtol=4e-16, atol=0)
+
+
+def of_large(x: Any, large: int) -> Any:
+    """Whole numbers that float32 has not."""
+    sums = x + large, large - x, paddle.scale(x, 1.0, large, bias_after_scale=False)
+    few = paddle.clip(x, large - 2, large), paddle.full_like(x, large)
+    wide = paddle.nn.functional.pad(x, [1, 1], value=large)
+    return *sums, x * large, x * -large, *few, wide, x == large, x // large
+
+
+@pytest.mark.parametrize(
+    ("dtype", "large"),
+    [("int32", 2**24 + 1), ("int64", 2**40 + 1), ("float64", 2**40 + 1)],
+)
+def test_large_whole_numbers(dtype: str, large: int) -> None:
+    x, fast = paddle.to_tensor([1, 0, -3, large], dtype), pirol.to_static(of_large)
+    for ours, eagers in zip(fast(x, large), of_large(x, large), strict=True):
+        assert ours.dtype == eagers.dtype
+        np.testing.assert_array_equal(ours.numpy(), eagers.numpy())
+
+
+def of_largest(x: Any) -> Any:
+    """Whole numbers that float64 has not."""
+    odd, most = 2**53 + 1, 2**63 - 1
+    made = paddle.full([2], odd, "int64"), paddle.to_tensor([most, odd, -most])
+    listed = paddle.to_tensor(np.array([[odd], [most]]))
+    asked = x == odd, x < most, x // odd, odd // x, x % most
+    return *made, listed, *asked, paddle.clip(x, 0, odd), paddle.full_like(x, most)
+
+
+def test_largest_whole_numbers() -> None:
+    x, fast = (
+        paddle.to_tensor([1, 2**63 - 1, 2**53 + 1, -5]),
+        pirol.to_static(of_largest),
+    )
+    for ours, eagers in zip(fast(x), of_largest(x), strict=True):
+        assert ours.dtype == eagers.dtype
+        np.testing.assert_array_equal(ours.numpy(), eagers.numpy())
 
 
 def tenth(x: Any) -> Any:

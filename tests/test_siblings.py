@@ -123,6 +123,21 @@ def test_the_same_text_each_time() -> None:
     assert found[0] == found[1]
 
 
+def test_what_reads_a_size_that_an_op_sets_comes_after_it() -> None:
+    text = """
+graph @sizes(%0: f32[s0]) {
+  %1 = const() {dtype = "int64", shape = [1], value = <s0>} : i64[1]
+  %2 = opaque(%1) {callee = "pd_op.made", why = "data"} : f32[u0]
+  %3 = const() {dtype = "int64", shape = [1], value = <u0>} : i64[1]
+  %4 = opaque(%3) {callee = "pd_op.made", why = "data"} : f32[u1]
+  return %4
+}
+"""
+    fused, _ = fuse(parse_graph(text), fusible)
+    verify(siblings(fused, fusible), "fused")
+    assert siblings(fused, fusible) is fused
+
+
 def step(count: int) -> tuple[Any, Any, Any]:
     """A step of a network of so many layers, and one by Paddle alone."""
     paddle.seed(0)

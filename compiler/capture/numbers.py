@@ -1,7 +1,8 @@
-"""Numbers among the arguments of float64 and complex128 ops, as they are.
+"""Numbers among the arguments of ops of integers, float64 and complex128, as they are.
 
 Paddle's static functions round such a number to float32 (`x * 0.1` is then x times
-0.10000000149), and eager ones do not; while Pirol captures, it is a tensor of float64.
+0.10000000149, and x + 16777217 of integers 1 less), and eager ones do not; while Pirol
+captures, it is a tensor of float64.
 And what paddle.to_tensor makes of numbers and of tensors, as eager has it.
 """
 
@@ -16,13 +17,16 @@ import numpy as np
 import paddle
 from paddle.base.data_feeder import convert_dtype
 
-from pirol.compiler.capture.operators import WIDE
+from pirol.compiler.capture.operators import WIDE, is_beyond
 from pirol.compiler.capture.overwritten import capturing
 from pirol.compiler.capture.scalars import stands_for_one
+from pirol.compiler.capture.sizes import Unknown
 
 ops: Any = paddle._C_ops
 _VALUE: Any = paddle.pir.Value
 NAMES = tuple(map(convert_dtype, WIDE))
+HALF = 2**32
+EXACTLY = (*WIDE, paddle.int64, paddle.int32)
 
 
 @functools.cache
@@ -30,6 +34,7 @@ def follow() -> None:
     """Put ours around the functions that take numbers, once."""
     for name, exact in EXACT.items():
         setattr(ops, name, _while_capturing(getattr(ops, name), exact))
+    ops.full = _full(ops.full)
     creation: Any = importlib.import_module("paddle.tensor.creation")
     creation._to_tensor_static = _to_tensor(creation._to_tensor_static)
 
@@ -40,7 +45,7 @@ def _while_capturing(
     @functools.wraps(plain)
     def run(*args: Any, **kwargs: Any) -> Any:
         x = args[0] if args else None
-        mine = capturing.now and isinstance(x, paddle.pir.Value) and x.dtype in WIDE
+        mine = capturing.now and isinstance(x, _VALUE) and x.dtype in EXACTLY
         if not mine or any(v is not None for v in kwargs.values()):
             return plain(*args, **kwargs)
         return exact(plain, *args)
@@ -61,6 +66,12 @@ def _to_tensor(plain: Callable[..., Any]) -> Callable[..., Any]:
             found = _copied(data, dtype or _common(data, leaves))
             found.stop_gradient = stop_gradient
             return found
+        if dtype is None or convert_dtype(dtype) == "int64":
+            parts = _halved(data, leaves)
+            if parts is not None:
+                found = _joined(*(plain(part, "int64", True) for part in parts))
+                found.stop_gradient = stop_gradient
+                return found
         default = paddle.get_default_dtype()
         numbers = not isinstance(data, np.generic)
         if dtype is None and numbers and any(isinstance(v, complex) for v in leaves):
@@ -74,6 +85,34 @@ def _to_tensor(plain: Callable[..., Any]) -> Callable[..., Any]:
             paddle.set_default_dtype(default)
 
     return run
+
+
+def _full(plain: Callable[..., Any]) -> Callable[..., Any]:
+    """Paddle's, whose programs hold numbers as float64."""
+
+    @functools.wraps(plain)
+    def run(shape: Any, value: Any, dtype: Any, *rest: Any) -> Any:
+        if not (capturing.now and is_beyond(value) and dtype == paddle.int64):
+            return plain(shape, value, dtype, *rest)
+        high, low = divmod(value, HALF)  # (SOT takes no arguments that are in cells)
+        first = plain(shape, high, dtype, *rest)
+        return _joined(first, plain(shape, low, dtype, *rest))
+
+    return run
+
+
+def _halved(data: Any, leaves: Sequence[Any]) -> tuple[Any, Any] | None:
+    """The high and low halves of integers of which float64 has not all."""
+    if not all(isinstance(v, (int, np.integer, np.ndarray)) for v in leaves):
+        return None
+    array = np.asarray(data)
+    if array.dtype != np.int64 or not any(map(is_beyond, array.reshape(-1).tolist())):
+        return None
+    return array // HALF, array % HALF
+
+
+def _joined(high: Any, low: Any) -> Any:
+    return ops.add(ops.multiply(high, paddle.full([], HALF, "int64")), low)
 
 
 def _listed(data: Any) -> bool:
@@ -117,10 +156,12 @@ def _default(name: str) -> str:
 
 def _told(number: Any) -> Any:
     """The number, as a tensor where float32 has it not."""
+    if not isinstance(number, (int, float)) or isinstance(number, Unknown):
+        return number
     with np.errstate(over="ignore"):
-        if not isinstance(number, float) or number == float(np.float32(number)):
-            return number
-    return paddle.full([1], number, "float64")
+        same = number == float(np.float32(number)) or number != number
+    kind = "int64" if is_beyond(number) else "float64"
+    return number if same else paddle.full([1], number, kind)
 
 
 def _each(plain: Callable[..., Any], x: Any, *numbers: Any) -> Any:

@@ -130,6 +130,8 @@ def follow() -> None:
     for name in TAKING.split():
         setattr(ops, name, _taking(getattr(ops, name)))
     ops.expand, ops.squeeze = _expand(ops.expand), _squeeze(ops.squeeze)
+    ops.diag = _diag(ops.diag)
+    paddle.broadcast_shape = _broadcast(paddle.broadcast_shape)
     paddle.seed = paddle.framework.random.seed = _seed(paddle.seed)
     made: Any = importlib.import_module("paddle.tensor.creation")
     made._to_tensor_static = _taking(made._to_tensor_static)
@@ -148,13 +150,13 @@ def _taking(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _expand(expand: Callable[..., Any]) -> Callable[..., Any]:
-    """To -1, a size stays as it is."""
+    """To -1, a size stays as it is; there is none of a dim that is new."""
 
     @functools.wraps(expand)
     def run(x: Any, shape: Any) -> Any:
         if watched() and isinstance(shape, (list, tuple)) and _unknown(shape):
-            pairs = zip(reversed(shape), reversed([*x.shape]))
-            if any(_unknown(wanted) and size == 1 for wanted, size in pairs):
+            sizes = [1] * (len(shape) - len(x.shape)) + [*x.shape]
+            if any(_unknown(d) and size == 1 for d, size in zip(shape, sizes)):
                 note(sys._getframe(1))
         return expand(x, shape)
 
@@ -175,6 +177,29 @@ def _squeeze(squeeze: Callable[..., Any]) -> Callable[..., Any]:
             if frame.f_code.co_filename.startswith(LIBRARY):
                 note(frame)
         return squeeze(x, axis)
+
+    return run
+
+
+def _broadcast(broadcast: Callable[..., Any]) -> Callable[..., Any]:
+    """The shape of two together: a size is unknown if one is."""
+
+    @functools.wraps(broadcast)
+    def run(x: Any, y: Any) -> Any:
+        found = broadcast(x, y)
+        return [Unknown(d) if watched() and d == -1 else d for d in found]
+
+    return run
+
+
+def _diag(diag: Callable[..., Any]) -> Callable[..., Any]:
+    """Beside the main diagonal, Paddle adds to -1."""
+
+    @functools.wraps(diag)
+    def run(x: Any, offset: Any = 0, padding: Any = 0.0) -> Any:
+        if watched() and offset != 0 and [*x.shape] == [-1]:
+            note(sys._getframe(1))
+        return diag(x, offset, padding)
 
     return run
 

@@ -79,6 +79,13 @@ def leaky_relu(b: Builder, x: Value, *, negative_slope: float) -> Any:
     return b.select(b.lt(x, 0.0), b.mul(x, negative_slope), x)
 
 
+@decomposes("pd_op.rrelu", compute_in="float32")
+def rrelu(b: Builder, x: Value, *, lower: float, upper: float, is_test: bool) -> Any:
+    """leaky_relu by a random slope, in a test by the mean one; and the slopes."""
+    need(is_test, "rrelu draws its slopes")
+    return leaky_relu(b, x, negative_slope=(lower + upper) / 2), None
+
+
 @decomposes("pd_op.prelu", compute_in="float32")
 def prelu(b: Builder, x: Value, alpha: Value, *, data_format: str, mode: str) -> Any:
     """x, and x * alpha below 0; one alpha for all, a channel, or an element."""

@@ -54,6 +54,14 @@ def full(b: Builder, *, shape: Shape, value: Any, dtype: str) -> Any:
     return b.const(value=typed(value, dtype), shape=shape, dtype=dtype)
 
 
+@decomposes("pd_op.empty", composite=False)
+def empty(b: Builder, shape: Any, *, dtype: str) -> Any:
+    """A tensor whose numbers nobody asked for: zeros."""
+    return b.const(
+        value=typed(0, dtype), shape=tuple(ints(b, shape, "the shape")), dtype=dtype
+    )
+
+
 @decomposes("pd_op.full_like", composite=False)
 def full_like(b: Builder, x: Value, value: Value, *, dtype: str) -> Any:
     """A tensor of one number, in the shape of x; dtype "undefined" is x's."""

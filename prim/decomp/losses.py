@@ -124,17 +124,21 @@ def cross_entropy(
     ignore_index: int,
     axis: int,
 ) -> Any:
-    """softmax(x), and -log of it at the label; for soft labels, their mean of -log."""
-    need(use_softmax, "cross_entropy of what softmax gave")
+    """softmax(x), and -log of it at the label; for soft labels, their mean of -log.
+    Or x is a softmax already."""
     need(x.dtype in FLOATS, f"cross_entropy of {x.dtype}")
     axes = (axis_in(axis, x.type.rank, "cross_entropy"),)
-    low, total = centred_exp(b, x, axes)
-    softmax = b.div(b.exp(low), spread(b, total, x, axes))
-    if soft_label:
-        label = b.stop_gradient(label)
-        loss = _soft_loss(b, low, b.log(total), label, axes)
+    if use_softmax:
+        low, total = centred_exp(b, x, axes)
+        softmax, log = b.div(b.exp(low), spread(b, total, x, axes)), b.log(total)
     else:
-        loss = _hard_loss(b, low, b.log(total), label, axes, ignore_index)
+        rest = tuple(d for k, d in enumerate(x.shape) if k not in axes)
+        log = b.const(value=0.0, shape=rest, dtype=x.dtype)
+        softmax, low = x, b.log(x)
+    if soft_label:
+        loss = _soft_loss(b, low, log, b.stop_gradient(label), axes)
+    else:
+        loss = _hard_loss(b, low, log, label, axes, ignore_index)
     kept = tuple(1 if k in axes else d for k, d in enumerate(x.shape))
     return softmax, b.reshape(loss, shape=kept)
 
@@ -179,6 +183,15 @@ def _ignored(b: Builder, label: Value, classes: Any, ignore_index: int) -> Value
     valid = b.and_(b.ge(label, 0), b.lt(label, b.dim(classes)))
     b.check(b.or_(ignored, valid), "a label is no class")
     return ignored
+
+
+@decomposes("pd_op.log_loss", compute_in="float32", operands="input label")
+def log_loss(b: Builder, x: Value, label: Value, *, epsilon: float) -> Any:
+    """-log of the probability x where the label is 1, of 1 - x where it is 0."""
+    label = b.stop_gradient(label)
+    right = b.mul(label, b.log(b.add(x, epsilon)))
+    wrong = b.mul(b.sub(1.0, label), b.log(b.add(b.sub(1.0, x), epsilon)))
+    return b.sub(b.neg(right), wrong)
 
 
 @decomposes("pd_op.nll_loss", compute_in="float32", operands="input label weight")

@@ -46,7 +46,16 @@ for _name, _prim in {
 }.items():
     _binary(_name, _prim)
 _binary("divide", "div", floats_only=True)
-_binary("atan2", "atan2", floats_only=True)
+
+
+@decomposes("pd_op.atan2", compute_in="float32")
+def atan2(b: Builder, x: Value, y: Value) -> Any:
+    """The angle of (y, x); of integers in float64."""
+    _one_dtype(x, y)
+    if x.dtype in INTS:
+        x, y = b.cast(x, dtype="float64"), b.cast(y, dtype="float64")
+    need(x.dtype in FLOATS, f"atan2 of {x.dtype}")
+    return b.atan2(x, y)
 
 
 @decomposes("pd_op.equal", compute_in="float32")

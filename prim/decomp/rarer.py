@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pirol.compiler.ir import FLOATS, INEXACT, Value
+from pirol.compiler.ir import FLOATS, INEXACT, INTS, Value
 from pirol.prim.builder import Builder
 from pirol.prim.decomp.pointwise import size
 from pirol.prim.decomp.registry import decomposes, need, number
@@ -125,9 +125,14 @@ def allclose(
 
 @decomposes("pd_op.copysign", compute_in="float32")
 def copysign(b: Builder, x: Value, y: Value) -> Any:
-    """|x| with the sign of y."""
-    need(x.dtype == y.dtype and x.dtype in FLOATS, f"copysign of {x.dtype}, {y.dtype}")
-    return b.copysign(x, y)
+    """|x| with the sign of y; integers have no -0."""
+    need(x.dtype == y.dtype, f"copysign of {x.dtype}, {y.dtype}")
+    if x.dtype in FLOATS:
+        return b.copysign(x, y)
+    need(x.dtype in INTS, f"copysign of {x.dtype}")
+    zero = b.const(value=0, shape=(), dtype=x.dtype)
+    positive = b.max(x, b.sub(zero, x)) if x.dtype != "uint8" else x
+    return b.select(b.lt(y, 0), b.sub(zero, positive), positive)
 
 
 @decomposes("pd_op.shard_index", operands="input")

@@ -220,7 +220,8 @@ def p_norm(
 
 def _norm(b: Builder, x: Value, axes: tuple[int, ...], p: float) -> Any:
     if p == 0:
-        return b.reduce_sum(b.cast(b.ne(x, 0), dtype=x.dtype), axes=axes)
+        # A function of x, if flat: its gradient is there, and 0.
+        return b.reduce_sum(b.select(b.ne(x, 0), 1.0, b.abs(b.floor(x))), axes=axes)
     if math.isinf(p):
         need(_some(x, axes), "p_norm over an axis of no elements")
         return getattr(b, "reduce_max" if p > 0 else "reduce_min")(b.abs(x), axes=axes)

@@ -169,8 +169,7 @@ def unfold(
     need(x.type.rank == 4, f"unfold of {x.type}")
     taps = kernel_sizes[0] * kernel_sizes[1]
     need(taps <= MOST, f"unfold by windows of more than {MOST} elements")
-    top, left, *rest = paddings
-    around = pairs((top, rest[0], left, rest[1]) if rest else (top, left), 2)
+    around = _around(paddings)
     none = (0,) * 4
     low, high = ((0, 0, *(p[k] for p in around)) for k in (0, 1))
     if any((*low, *high)):
@@ -187,6 +186,59 @@ def unfold(
         parts.append(b.reshape(part, shape=(*x.shape[:2], 1, *sizes)))
     columns = (dims.mul(x.shape[1], taps), dims.product(sizes))
     return b.reshape(b.concat(*parts, axis=2), shape=(x.shape[0], *columns))
+
+
+def _around(paddings: Sequence[int]) -> Any:
+    """What is padded before and behind each dim, of what unfold and fold are told."""
+    top, left, *rest = paddings
+    return pairs((top, rest[0], left, rest[1]) if rest else (top, left), 2)
+
+
+@decomposes("pd_op.fold", compute_in="float32")
+def fold(
+    b: Builder,
+    x: Value,
+    *,
+    output_sizes: Sequence[int],
+    kernel_sizes: Sequence[int],
+    strides: Sequence[int],
+    paddings: Sequence[int],
+    dilations: Sequence[int],
+) -> Any:
+    """[N, C * taps, windows] as [N, C, H, W], of which each is the sum of the windows
+    that it lies in: what unfold does, turned round."""
+    taps = kernel_sizes[0] * kernel_sizes[1]
+    need(taps <= MOST, f"fold by windows of more than {MOST} elements")
+    around = _around(paddings)
+    need(all(low == high for low, high in around), "fold of another padding behind")
+    whole = [n + sum(p) for n, p in zip(output_sizes, around)]
+    sizes = tuple(
+        window_extent(n, k, s, (0, 0), d)
+        for n, k, s, d in zip(whole, kernel_sizes, strides, dilations)
+    )
+    need(dims.equal(x.shape[2], dims.product(sizes)) is True, "fold of such windows")
+    n, c = x.shape[0], dims.floordiv(x.shape[1], taps)
+    parts = b.reshape(x, shape=(n, c, taps, *sizes))
+    total = None
+    for k, tap in enumerate(itertools.product(*map(range, kernel_sizes))):
+        part = b.slice(
+            parts, starts=(0, 0, k, 0, 0), sizes=(n, c, 1, *sizes), steps=(1,) * 5
+        )
+        low = [t * d for t, d in zip(tap, dilations)]
+        ends = [
+            size - a - (m - 1) * s - 1
+            for size, a, m, s in zip(whole, low, sizes, strides)
+        ]
+        spread = b.pad(
+            b.reshape(part, shape=(n, c, *sizes)),
+            low=(0, 0, *low),
+            high=(0, 0, *ends),
+            interior=(0, 0, *(s - 1 for s in strides)),
+            value=0,
+        )
+        total = spread if total is None else b.add(total, spread)
+    starts = (0, 0, *(p[0] for p in around))
+    return b.slice(total, starts=starts, sizes=(n, c, *output_sizes), steps=(1,) * 4)
 
 
 @decomposes("pd_op.maxout")

@@ -273,13 +273,27 @@ def unbind(b: Builder, x: Value, *, axis: int) -> Any:
     return _unstacked(b, x, at, count)
 
 
+def _first(b: Builder, x: Value) -> Value:
+    """[N, H, W, C] as [N, C, H, W]"""
+    moved: Value = b.transpose(x, perm=(0, 3, 1, 2))
+    return moved
+
+
+def _last(b: Builder, x: Value) -> Value:
+    """[N, C, H, W] as [N, H, W, C]"""
+    moved: Value = b.transpose(x, perm=(0, 2, 3, 1))
+    return moved
+
+
 @decomposes("pd_op.pixel_shuffle", composite=False)
 def pixel_shuffle(
     b: Builder, x: Value, *, upscale_factor: int, data_format: str
 ) -> Any:
-    """[N, C*r*r, H, W] -> [N, C, H*r, W*r]; for NHWC alike."""
+    """[N, C*r*r, H, W] -> [N, C, H*r, W*r]; of NHWC, its channels are those of NCHW."""
     r = upscale_factor
-    need(data_format == "NCHW", f"pixel_shuffle of {data_format}")
+    if data_format == "NHWC":
+        first = pixel_shuffle(b, _first(b, x), upscale_factor=r, data_format="NCHW")
+        return _last(b, first)
     n, c, h, w = x.shape
     parts = b.reshape(x, shape=(n, dims.floordiv(c, r * r), r, r, h, w))
     mixed = b.transpose(parts, perm=(0, 1, 4, 2, 5, 3))
@@ -291,9 +305,11 @@ def pixel_shuffle(
 def pixel_unshuffle(
     b: Builder, x: Value, *, downscale_factor: int, data_format: str
 ) -> Any:
-    """[N, C, H*r, W*r] -> [N, C*r*r, H, W]."""
+    """[N, C, H*r, W*r] -> [N, C*r*r, H, W]; for NHWC alike."""
     r = downscale_factor
-    need(data_format == "NCHW", f"pixel_unshuffle of {data_format}")
+    if data_format == "NHWC":
+        first = pixel_unshuffle(b, _first(b, x), downscale_factor=r, data_format="NCHW")
+        return _last(b, first)
     n, c, height, width = x.shape
     h, w = dims.floordiv(height, r), dims.floordiv(width, r)
     b.require_equal(dims.mul(h, r), height, "pixel_unshuffle")
@@ -306,7 +322,9 @@ def pixel_unshuffle(
 @decomposes("pd_op.channel_shuffle", composite=False)
 def channel_shuffle(b: Builder, x: Value, *, groups: int, data_format: str) -> Any:
     """The channels of `groups` groups, one of each in turn."""
-    need(data_format == "NCHW", f"channel_shuffle of {data_format}")
+    if data_format == "NHWC":
+        first = channel_shuffle(b, _first(b, x), groups=groups, data_format="NCHW")
+        return _last(b, first)
     n, c, *rest = x.shape
     parts = b.reshape(x, shape=(n, groups, dims.floordiv(c, groups), *rest))
     order = (0, 2, 1, *range(3, 3 + len(rest)))
