@@ -253,8 +253,8 @@ class _Renderer:
                     given.append(f"pr_least({self.index(rest)}, {most})")
                 return [f"{pad}pr_turn_{BITS[dtype] // 8}({', '.join(given)});"]
             case Stream(dtype, to, source, (rest, most)):
-                count = f"pr_least({self.index(rest)}, {most})"
-                given = [*self.place(*to), source, f"{count} * {BITS[dtype] // 8}"]
+                least = f"pr_least({self.index(rest)}, {most})"
+                given = [*self.place(*to), source, f"{least} * {BITS[dtype] // 8}"]
                 return [f"{pad}pr_stream({', '.join(given)});"]
             case Dot():
                 return [pad + self.dot(stmt)]
