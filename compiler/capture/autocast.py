@@ -55,10 +55,8 @@ def asked() -> Mixed | None:
 
 def refused(mixed: Mixed | None) -> str:
     """Why such a call is Paddle's, or ""."""
-    if mixed is not None or _module().amp_state() is None:
-        return ""
-    tracer = framework._dygraph_tracer()  # which is slow to tell its level
-    if tracer is None or tracer._amp_level == _PLAIN:
+    tracer = framework._dygraph_tracer()
+    if mixed is not None or tracer is None or tracer._amp_level == _PLAIN:
         return ""
     return f"auto_cast is on at level {tracer._amp_level.name}"
 
