@@ -100,7 +100,7 @@ class Compiled:
     learned: Callable[[], dict[str, int]]
     watch: Callable[[bool], None]
     times: Callable[[], list[tuple[int, float, float]]]
-    own: Callable[[list[Any], Sequence[Any]], list[Any]] = lambda found, given: found
+    own: Callable[[list[Any], Sequence[Any]], list[Any]] | None = None
 
     @cached_property
     def native(self) -> bool:
@@ -121,6 +121,11 @@ class Compiled:
         """Whether an output is an input, or another output."""
         numbers = self.plan.outputs
         return bool(self.passed_on) or len({*numbers}) < len(numbers)
+
+    @cached_property
+    def fresh(self) -> bool:
+        """Whether each output is a tensor that nobody else has."""
+        return self.native and not self.repeated
 
     @cached_property
     def passed_on(self) -> list[int]:

@@ -98,9 +98,14 @@ class _Chain:
 
     def gradients(self, order: int) -> dict[Key, Any]:
         """What the op of this order gives: of each float operand of the one below."""
-        own = GRADIENTS.get((self.name, order))
+        own, before = GRADIENTS.get((self.name, order)), dict(self.used)
         if own is not None:
-            return dict(zip(map(key, own.results), self.by_rule(own.rule, order)))
+            try:
+                return dict(zip(map(key, own.results), self.by_rule(own.rule, order)))
+            except Unsupported:  # by the rule; the forward op's may do
+                if _forward(self.name) is None:
+                    raise
+                self.used = before
         mark = len(self.b.ops)
         below = self.forward() if order == 1 else self.gradients(order - 1)
         inputs = dict(self.used)

@@ -16,7 +16,7 @@ from pirol.compiler.ir import Graph, Op, TensorType, Value, symbols_in
 # Their results never share memory with operands, and nothing keeps the operands.
 NEVER_ALIAS = (
     *("pd_op.matmul", "pd_op.conv2d", "pd_op.depthwise_conv2d", "pd_op.bmm"),
-    *("fft", "rfft", "irfft"),
+    *("fft", "rfft", "irfft", "inverse"),
 )
 
 

@@ -3,20 +3,31 @@
 The gradients of the first output, the loss, are clipped, decayed and given to each
 parameter's rule (Paddle's formulas); parameters and states become writes. Each op is
 put as early as what it reads allows, so that a gradient need not be kept for long.
+
+Numbers of optimizers are inputs, so that another one needs no compile.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TypeAlias
-
-import numpy as np
+from dataclasses import dataclass, fields, replace
+from typing import TypeAlias, TypeVar
 
 from pirol.compiler.autodiff import joint
 from pirol.compiler.errors import Unsupported, message
 from pirol.compiler.ir import INEXACT, Graph, Op, Value, rename
 from pirol.prim import Builder, Facts
+
+
+@dataclass(frozen=True)
+class Number:
+    """One of the numbers that a step is given; while it is made, their Values."""
+
+    at: int
+
+
+Num: TypeAlias = float | Number | Value
+Part = TypeVar("Part", "Update", "Rule", "Clip")
 
 
 @dataclass(frozen=True)
@@ -36,7 +47,7 @@ class SGD:
 class Momentum:
     """v = mu v + g; p - lr v, or by Nesterov p - lr (g + mu v); state: v."""
 
-    mu: float
+    mu: Num
     nesterov: bool
     states = ("velocity",)
 
@@ -44,8 +55,9 @@ class Momentum:
         self, b: Builder, p: Value, g: Value, lr: Value, states: Sequence[Value]
     ) -> list[Value]:
         """The new parameter and velocity."""
-        v = b.add(b.mul(states[0], self.mu), g)
-        step = b.add(g, b.mul(v, self.mu)) if self.nesterov else v
+        mu = _like(b, self.mu, p)
+        v = b.add(b.mul(states[0], mu), g)
+        step = b.add(g, b.mul(v, mu)) if self.nesterov else v
         return [b.sub(p, b.mul(step, lr)), v]
 
 
@@ -58,10 +70,10 @@ class Adam:
     each of shape [1], that this step divides by.
     """
 
-    beta1: float
-    beta2: float
-    epsilon: float
-    decay: float = 0.0
+    beta1: Num
+    beta2: Num
+    epsilon: Num
+    decay: Num = 0.0
     amsgrad: bool = False
 
     @property
@@ -75,18 +87,23 @@ class Adam:
     ) -> list[Value]:
         """The new parameter and states."""
         m, v, *largest, power1, power2 = states
-        m = b.add(b.mul(m, self.beta1), b.mul(g, _rest(self.beta1, g)))
-        square = b.mul(b.mul(g, _rest(self.beta2, g)), g)
-        v = b.add(b.mul(v, self.beta2), square)
+        beta1, beta2 = (_like(b, x, p) for x in (self.beta1, self.beta2))
+        m = b.add(b.mul(m, beta1), b.mul(g, b.sub(1.0, beta1)))
+        square = b.mul(b.mul(g, b.sub(1.0, beta2)), g)
+        v = b.add(b.mul(v, beta2), square)
         largest = [b.max(v, before) for before in largest]
         one1, one2 = (b.reshape(x, shape=()) for x in (power1, power2))
         root = b.sqrt(b.sub(1.0, one2))
         rate = b.mul(lr, b.div(root, b.sub(1.0, one1)))
-        below = b.add(b.sqrt((largest or [v])[0]), b.mul(root, self.epsilon))
-        if self.decay:
-            p = b.sub(p, b.mul(b.mul(lr, self.decay), p))
+        epsilon = _like(b, self.epsilon, root)
+        below = b.add(b.sqrt((largest or [v])[0]), b.mul(root, epsilon))
+        if self.decay != 0.0:
+            p = b.sub(p, b.mul(b.mul(lr, _like(b, self.decay, p)), p))
         p = b.sub(p, b.mul(rate, b.div(m, below)))
-        powers = b.mul(power1, self.beta1), b.mul(power2, self.beta2)
+        powers = [
+            b.mul(power1, _like(b, self.beta1, power1)),
+            b.mul(power2, _like(b, self.beta2, power2)),
+        ]
         return [p, m, v, *largest, *powers]
 
 
@@ -97,26 +114,30 @@ Rule: TypeAlias = SGD | Momentum | Adam
 class ByValue:
     """Each element within [low, high]."""
 
-    low: float
-    high: float
+    low: Num
+    high: Num
 
     def clipped(self, b: Builder, grads: Sequence[Value]) -> list[Value]:
         """The gradients within bounds."""
-        return [b.min(b.max(g, self.low), self.high) for g in grads]
+        found = []
+        for g in grads:
+            low, high = (_like(b, x, g) for x in (self.low, self.high))
+            found.append(b.min(b.max(g, low), high))
+        return found
 
 
 @dataclass(frozen=True)
 class ByNorm:
     """Each gradient's own L2 norm at most `norm`."""
 
-    norm: float
+    norm: Num
 
     def clipped(self, b: Builder, grads: Sequence[Value]) -> list[Value]:
         """The gradients, scaled where their norms are larger."""
         found = []
         for g in grads:
-            size = b.sqrt(_squares(b, g))
-            scale = b.select(b.gt(size, self.norm), b.div(self.norm, size), 1.0)
+            size, norm = b.sqrt(_squares(b, g)), _like(b, self.norm, g)
+            scale = b.select(b.gt(size, norm), b.div(norm, size), 1.0)
             found.append(b.mul(g, scale))
         return found
 
@@ -126,7 +147,7 @@ class ByGlobalNorm:
     """The L2 norm of all gradients together at most `norm`; skipping: by a comparison,
     which a norm of NaN does not pass."""
 
-    norm: float
+    norm: Num
     skipping: bool = False
 
     def clipped(self, b: Builder, grads: Sequence[Value]) -> list[Value]:
@@ -136,9 +157,10 @@ class ByGlobalNorm:
         for g in grads[1:]:
             total = b.add(total, _as(b, _squares(b, g), wide))
         size = b.sqrt(total)
-        scale = b.div(self.norm, b.max(size, self.norm))
+        norm = _like(b, self.norm, size)
+        scale = b.div(norm, b.max(size, norm))
         if self.skipping:
-            scale = b.select(b.gt(size, self.norm), scale, 1.0)
+            scale = b.select(b.gt(size, norm), scale, 1.0)
         return [b.mul(g, _as(b, scale, g.dtype)) for g in grads]
 
 
@@ -157,15 +179,18 @@ class Update:
     parameter: int
     states: tuple[int, ...]
     rule: Rule
-    rate: float = 1.0
-    l1: float = 0.0
-    l2: float = 0.0
+    rate: Num = 1.0
+    l1: Num = 0.0
+    l2: Num = 0.0
     clip: Clip | None = None
     group: int = 0
 
 
-def train_step(graph: Graph, updates: Sequence[Update], lr: int) -> Graph:
-    """The graph, whose input `lr` is the learning rate, with all updates as writes.
+def train_step(
+    graph: Graph, updates: Sequence[Update], lr: int, numbers: Sequence[int]
+) -> Graph:
+    """The graph, whose input `lr` is the learning rate and `numbers` the updates'
+    Numbers, with all updates as writes.
 
     Raises Unsupported as joint does, and where the loss is no float.
     """
@@ -181,9 +206,11 @@ def train_step(graph: Graph, updates: Sequence[Update], lr: int) -> Graph:
     for op in whole.ops:
         b.add_op(op)
     count = len(b.ops)
-    grads = _clipped(b, updates, whole.outputs[len(graph.outputs) :])
+    given = [inputs[k] for k in numbers]
+    grads = _clipped(b, updates, given, whole.outputs[len(graph.outputs) :])
     writes = list(whole.writes)
     for update, grad in zip(updates, grads):
+        update = replace(_given(update, given), rule=_given(update.rule, given))
         new = _updated(b, update, grad, inputs, lr)
         writes += zip((update.parameter, *update.states), new)
     ops = _early(b.ops[:count], b.ops[count:])
@@ -192,8 +219,26 @@ def train_step(graph: Graph, updates: Sequence[Update], lr: int) -> Graph:
     return replace(made, writes=tuple(writes))
 
 
+def _given(part: Part, given: Sequence[Value]) -> Part:
+    """An update, rule or clip, with values in the place of its Numbers."""
+    own = {f.name: getattr(part, f.name) for f in fields(part)}
+    found = {k: given[n.at] for k, n in own.items() if isinstance(n, Number)}
+    return replace(part, **found)  # type: ignore[arg-type]
+
+
+def _like(b: Builder, number: Num, x: Value) -> Value:
+    """A number as one of x's dtype."""
+    if isinstance(number, Value):
+        return _as(b, number, x.dtype)
+    made: Value = b.const(value=number, shape=(), dtype=x.dtype)
+    return made
+
+
 def _clipped(
-    b: Builder, updates: Sequence[Update], grads: Sequence[Value]
+    b: Builder,
+    updates: Sequence[Update],
+    given: Sequence[Value],
+    grads: Sequence[Value],
 ) -> list[Value]:
     """The gradients, each group's clipped together."""
     found = list(grads)
@@ -202,7 +247,8 @@ def _clipped(
         if update.clip is not None:
             groups.setdefault((update.group, update.clip), []).append(k)
     for (_, clip), places in groups.items():
-        for k, grad in zip(places, clip.clipped(b, [grads[k] for k in places])):
+        together = _given(clip, given).clipped(b, [grads[k] for k in places])
+        for k, grad in zip(places, together):
             found[k] = grad
     return found
 
@@ -212,11 +258,13 @@ def _updated(
 ) -> list[Value]:
     """The new parameter and states."""
     p = inputs[update.parameter]
-    rate = inputs[lr] if update.rate == 1.0 else b.mul(inputs[lr], update.rate)
-    if update.l1:
-        g = b.add(g, b.mul(_sign(b, p), update.l1))
-    if update.l2:
-        g = b.add(g, b.mul(p, update.l2))
+    rate = inputs[lr]
+    if update.rate != 1.0:
+        rate = b.mul(rate, _like(b, update.rate, rate))
+    if update.l1 != 0.0:
+        g = b.add(g, b.mul(_sign(b, p), _like(b, update.l1, p)))
+    if update.l2 != 0.0:
+        g = b.add(g, b.mul(p, _like(b, update.l2, p)))
     states = [inputs[k] for k in update.states]
     return update.rule.updated(b, p, g, _as(b, rate, p.dtype), states)
 
@@ -246,9 +294,3 @@ def _sign(b: Builder, x: Value) -> Value:
 
 def _as(b: Builder, x: Value, dtype: str) -> Value:
     return x if x.dtype == dtype else b.one("cast", x, dtype=dtype)
-
-
-def _rest(beta: float, like: Value) -> float:
-    """1 - beta, rounded as in the dtype itself."""
-    kind = np.float32 if like.dtype == "float32" else np.float64
-    return float(kind(1) - kind(beta))

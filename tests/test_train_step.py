@@ -168,6 +168,55 @@ def test_learning_rates_need_no_compile(float64: None) -> None:
     assert pirol.explain(step).compiles == 1
 
 
+def scheduled(k: int, layer: Any, steps: Any) -> None:
+    """Other numbers after each step, of whatever options there are."""
+    for name in ("_beta1", "_beta2", "_momentum", "_weight_decay"):
+        if isinstance(getattr(steps, name, None), float):
+            setattr(steps, name, 0.9 / (k + 2))
+    if hasattr(steps, "_epsilon"):
+        steps._epsilon = 1e-3 * (k + 1)
+    if steps.regularization is not None:
+        steps.regularization._coeff = 0.02 * (k + 1)
+    if getattr(steps, "_regularization_method", ""):
+        steps._regularization_coeff = 0.02 * (k + 1)
+    if steps._grad_clip is not None:
+        for name in vars(steps._grad_clip).keys() & {"clip_norm", "max", "min"}:
+            low = name == "min"
+            setattr(steps._grad_clip, name, -0.02 if low else 0.01 * (k + 1))
+    layer.first.weight.optimize_attr["learning_rate"] = 0.5 / (k + 2)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        adam(weight_decay=L1Decay(0.1), grad_clip=ClipGradByGlobalNorm(0.1)),
+        adamw(weight_decay=0.3),
+        momentum(weight_decay=0.1),
+        momentum(weight_decay=L1Decay(0.1), use_nesterov=True),
+        sgd(weight_decay=0.1, grad_clip=ClipGradByValue(0.02)),
+    ],
+    ids=["adam", "adamw", "momentum", "nesterov", "sgd"],
+)
+def test_numbers_of_optimizers_need_no_compile(make: Make, float64: None) -> None:
+    def begun(layer: Any) -> Any:
+        made = make(layer)
+        layer.first.weight.optimize_attr["learning_rate"] = 0.7
+        return made
+
+    step = compare(begun, 6, between=scheduled)
+    assert pirol.explain(step).compiles == 1
+
+
+def test_a_groups_numbers_are_its_own(float64: None) -> None:
+    """Also where two groups begin with the same ones."""
+
+    def between(k: int, layer: Any, steps: Any) -> None:
+        steps._param_groups[1]["beta1"] = 0.9 / (k + 2)
+
+    make = grouped(optimizer.Adam, beta1=0.9)
+    assert pirol.explain(compare(make, 4, between=between)).compiles == 1
+
+
 def test_what_is_trained_may_change(float64: None) -> None:
     def between(k: int, layer: Any, steps: Any) -> None:
         layer.first.weight.stop_gradient = k % 2 == 0

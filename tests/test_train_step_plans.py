@@ -32,7 +32,7 @@ from train_steps import (
 import pirol
 from pirol.bench import coverage, training
 from pirol.compiler import donate
-from pirol.compiler.capture import train_step
+from pirol.compiler.capture import optimizers, train_step
 from pirol.compiler.errors import PirolWarning
 from pirol.passes import update
 from pirol.passes.plan import Write
@@ -214,11 +214,7 @@ def dropped(*args: Any) -> Any:
 FAULTS: dict[str, tuple[Any, str, Any]] = {
     "an update is dropped": (update.Adam, "updated", dropped),
     "a clip is dropped": (update.ByGlobalNorm, "clipped", lambda self, b, grads: grads),
-    "1 - beta is rounded otherwise": (
-        update,
-        "_rest",
-        lambda beta, like: float(np.float32(1) - np.float32(beta)),
-    ),
+    "numbers are rounded": (optimizers, "dtype_name", lambda dtype: "float32"),
     "a weight is written while it is still read": (
         donate._Donation,
         "end",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pirol.compiler.ir import FLOATS, Graph, TensorType, Value
-from pirol.prim import Builder
+from pirol.prim import Builder, matrices
 
 Shape = tuple[int, ...]
 
@@ -83,6 +83,15 @@ def of_complex(
 
 LINES: tuple[Shape, ...] = ((1,), (6,), (7,))
 CUBES: tuple[Shape, ...] = ((2, 1, 5), (3, 2, 4))
+
+
+def inverted(b: Builder, x: Value) -> Any:
+    """Of a matrix that has an inverse."""
+    found, last = matrices.product(b, x, matrices.turned(b, x)), x.type.rank - 1
+    row = b.iota(axis=last - 1, shape=x.shape, dtype="int64")
+    column = b.iota(axis=last, shape=x.shape, dtype="int64")
+    unit = b.cast(b.eq(row, column), dtype=x.dtype)
+    return b.inverse(b.add(found, unit))
 
 
 def transformed(
@@ -339,6 +348,7 @@ SAMPLES: dict[str, list[Sample]] = {
         *of_complex(transformed("irfft", (0,), False, "n", size=6), ((4,),)),
         *of_complex(transformed("irfft", (0, 2), True, "none", size=7), ((2, 1, 4),)),
     ],
+    "inverse": samples(inverted, ((4, 4),), ((2, 3, 3),), ((1, 1),)),
     "floor": unary("floor", "apart"),
     "ceil": unary("ceil", "apart"),
     "round": unary("round", "apart"),

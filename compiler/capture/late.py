@@ -12,12 +12,11 @@ from functools import cached_property
 from typing import Any
 
 from pirol.compiler.autodiff import dependent, lifted, vjp, without_stops
+from pirol.compiler.capture.joined import Some, joined
 from pirol.compiler.capture.plans import LOCK, as_given, hints_of
 from pirol.compiler.capture.training import (
     BACKWARD,
-    Call,
     Maker,
-    Some,
     Trained,
     TrainingPlans,
     depended,
@@ -63,7 +62,7 @@ class Late(Trained):
         """A call's outputs, with a gradient to the tensors."""
         used = [tensors[k] for k in self.program.inputs]
         own, _ = detached(used, outputs, ())
-        return Call(self, used, used).joined(own) if self.wrt else own
+        return joined(self, used, used, own) if self.wrt else own
 
     @cached_property
     def flat(self) -> Graph:

@@ -19,6 +19,8 @@ def library(op: Op) -> Callable[..., Any]:
     """The callable of a primitive of the kind "library", or of random_key."""
     if op.name == "random_key":
         return _key
+    if op.name == "inverse":
+        return paddle._C_ops.inverse  # type: ignore[no-any-return]
     axes, forward = list(op.attrs["axes"]), op.attrs["forward"]
     norm = normalized(forward, op.attrs["scale"])
     ops = paddle._C_ops

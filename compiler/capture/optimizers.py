@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from paddle.base import framework
 from paddle.base.layer_helper import LayerHelper
 from paddle.regularizer import L1Decay, L2Decay
 
+from pirol.compiler.capture.reader import dtype_name
 from pirol.compiler.errors import Unsupported, message
 from pirol.passes.update import (
     SGD,
@@ -22,6 +23,7 @@ from pirol.passes.update import (
     ByValue,
     Clip,
     Momentum,
+    Number,
     Rule,
     Update,
 )
@@ -30,20 +32,46 @@ Group = Mapping[str, Any]  # "params", "grad_clip", and what the user set beside
 Trained = tuple[str, Update]  # a parameter's name; its update, numbers not set yet
 
 
-def trained(optimizer: Any) -> list[Trained]:
-    """The parameters that do not stop gradients, with their updates; raises
-    Unsupported, saying why, where Paddle's own `step` must be used. (`options` has
-    said that the optimizer is known.)"""
+class Numbers:
+    """The numbers of updates, with their dtypes: of parameters of one group the same
+    ones have one place, so that they need no more inputs than there are numbers."""
+
+    def __init__(self) -> None:
+        self.places: dict[Any, int] = {}
+        self.values: list[tuple[float, str]] = []
+
+    def moved(self, part: Any, group: int, dtype: str) -> Any:
+        """An update, rule or clip with its numbers here, but for those that say that
+        there is nothing to do, as the defaults do."""
+        own = [(f.name, getattr(part, f.name), f.default) for f in fields(part)]
+        plain = [(k, v) for k, v, no in own if type(v) is float and v != no]
+        found = {k: self.at((group, k), v, dtype) for k, v in plain}
+        return replace(part, **found)
+
+    def at(self, what: tuple[int, str], value: float, dtype: str) -> Number:
+        """The place of a number."""
+        key = what, value, dtype
+        if key not in self.places:
+            self.places[key] = len(self.values)
+            self.values.append((value, dtype))
+        return Number(self.places[key])
+
+
+def trained(optimizer: Any) -> tuple[list[Trained], list[tuple[float, str]]]:
+    """The parameters that do not stop gradients, with their updates, and the numbers
+    of these; raises Unsupported, saying why, where Paddle's own `step` must be used.
+    (`options` has said that the optimizer is known.)"""
     _check(optimizer)
+    numbers = Numbers()
     found = [
-        (p.name, _update(optimizer, group, number, p))
+        (p.name, _update(optimizer, group, number, p, numbers))
         for number, group in enumerate(_groups(optimizer))
         for p in group["params"]
         if not p.stop_gradient
     ]
     if len({name for name, _ in found}) < len(found):
         raise Unsupported("the optimizer has a parameter twice")
-    return found
+    return found, numbers.values
 
 
 # What a user may change between steps; the rest of `trained` follows from it.
@@ -128,7 +156,9 @@ def _check(optimizer: Any) -> None:
         raise Unsupported("a GradScaler tells the optimizer which steps to leave out")
 
 
-def _update(optimizer: Any, group: Group, number: int, p: Any) -> Update:
+def _update(
+    optimizer: Any, group: Group, number: int, p: Any, numbers: Numbers
+) -> Update:
     if p.dtype not in (paddle.float32, paddle.float64):
         kind = str(p.dtype).rsplit(".")[-1]
         expected = "float32 or float64"
@@ -140,9 +170,12 @@ def _update(optimizer: Any, group: Group, number: int, p: Any) -> Update:
     rule = RULES[type(optimizer)](optimizer, group, p)
     l1, l2 = _decays(optimizer, group, p)
     clip = group["grad_clip"] if getattr(p, "need_clip", True) is not False else None
-    made = None if clip is None else _clip(clip)
+    given = number, dtype_name(p.dtype)
+    made = None if clip is None else numbers.moved(_clip(clip), *given)
     rate = _number(_asked(p), f"the learning rate of parameter {p.name}")
-    return Update(-1, (), rule, rate, l1, l2, made, number)
+    rule = numbers.moved(rule, *given)
+    update = Update(-1, (), rule, rate, l1, l2, made, number)
+    return numbers.moved(update, *given)  # type: ignore[no-any-return]
 
 
 def _hooks(p: Any) -> int:
@@ -241,10 +274,11 @@ def _decays(optimizer: Any, group: Group, p: Any) -> tuple[float, float]:
 def _clip(clip: Any) -> Clip:
     kind = type(clip)
     if kind is nn.ClipGradByValue:
-        return ByValue(clip.min, clip.max)
+        return ByValue(_number(clip.min, "min"), _number(clip.max, "max"))
     if kind is nn.ClipGradByNorm:
-        return ByNorm(clip.clip_norm)
+        return ByNorm(_number(clip.clip_norm, "clip_norm"))
     if kind is nn.ClipGradByGlobalNorm and not clip.should_comm_on_shard_dim:
-        return ByGlobalNorm(clip.clip_norm, clip.auto_skip_clip)
+        norm = _number(clip.clip_norm, "clip_norm")
+        return ByGlobalNorm(norm, bool(clip.auto_skip_clip))
     expected = "ClipGradByGlobalNorm, ClipGradByNorm or ClipGradByValue"
     raise Unsupported(message("grad_clip", got=kind.__name__, expected=expected))

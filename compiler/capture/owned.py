@@ -51,7 +51,11 @@ class Owned:
     copied: tuple[int, ...] = ()
     loose: tuple[int, ...] = ()
 
-    def apart(self, found: list[Any], given: Sequence[Any]) -> list[Any]:
+    def __bool__(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self.copied or self.loose)
+
+    def __call__(self, found: list[Any], given: Sequence[Any]) -> list[Any]:
         """The results of a run on these tensors, each in a memory that it may have."""
         copied = self.copied
         if self.loose:

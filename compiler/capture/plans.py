@@ -147,12 +147,15 @@ class Plans:
         if self.program is None:
             return None, learned
         used = [tensors[k] for k in self.program.inputs]
-        for place in range(len(used) - self.program.copies, len(used)):
-            used[place] = used[place].detach().clone()
+        if self.program.copies:
+            for place in range(len(used) - self.program.copies, len(used)):
+                used[place] = used[place].detach().clone()
         for variant in self.variants:
             found = _undone(variant.run, used) if self.draws else variant.run(used)
             if found is not None:
-                return _detached(variant, found, used), {}
+                for k in variant.passed_on:
+                    found[k] = found[k].detach()
+                return variant.own(found, used) if variant.own else found, {}
             learned |= variant.learned()
         return None, learned
 
@@ -302,7 +305,7 @@ class Plans:
         native.start()
         call = caller(program, functools.partial(self.branch, program))
         made = assemble(ready.plan, original, call, ready.codes)
-        made.own = owned(ready.plan, program).apart
+        made.own = owned(ready.plan, program) or None
         self.options.report.begun(made)
         with contextlib.suppress(OSError):
             cache.used({c.key for c in ready.codes})
@@ -411,12 +414,6 @@ def hints_of(graph: Graph, tensors: Sequence[Any]) -> dict[str, int]:
             for place, item in enumerate(tensor.numpy().reshape(-1).tolist()):
                 found[item_name(k, place)] = item
     return found
-
-
-def _detached(variant: Compiled, found: list[Any], given: Sequence[Any]) -> list[Any]:
-    for k in variant.passed_on:
-        found[k] = found[k].detach()
-    return variant.own(found, given)
 
 
 def _dump(kernels: Sequence[Built]) -> None:

@@ -92,7 +92,7 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
             return None
         tensors = [*args, *self._params]
         wanted = _needing(tensors) if gradients else ()
-        late = self._late(args, wanted, mixed)
+        late = None if self.training else self._late(args, wanted, mixed)
         plans = self._state(() if late else wanted, mixed)
         if plans.broken:
             return None

@@ -73,6 +73,7 @@ class TrainStep:
         self._pirol_options = options
         self._asked: list[Any] = []  # the optimizer's options
         self._trained: list[Trained] | str = ""  # or why it must not be compiled
+        self._numbers = Numbers()
         self._whole: Any = None
         self._steps: dict[Any, _Step | PirolError] = {}  # by program; or why not
         self._known: dict[Any, list[_Step]] = {}
@@ -103,15 +104,15 @@ class TrainStep:
 
     def _look(self) -> list[Trained] | str:
         """What is trained and how, or why that cannot be compiled. What was captured
-        and compiled for other options is forgotten: which parameters stop gradients
-        is part of a captured program."""
+        and compiled for other options, but for their numbers, is forgotten: which
+        parameters stop gradients is part of a captured program."""
         now: list[Trained] | str
         try:
             asked = optimizers.options(self.optimizer)
             if asked == self._asked:
                 return self._trained
             self._asked = asked
-            now = optimizers.trained(self.optimizer)
+            now, self._numbers.values = optimizers.trained(self.optimizer)
         except Unsupported as error:
             now = str(error)
         if now != self._trained:
@@ -156,7 +157,8 @@ class TrainStep:
                 options, trained = self._pirol_options, self._trained
                 assert not isinstance(trained, str)
                 try:
-                    made = _Step(options, layer, self.optimizer, trained, mixed)
+                    rest = self.optimizer, trained, self._numbers, mixed
+                    made = _Step(options, layer, *rest)
                     self._steps[key] = made
                 except PirolError as error:
                     self._steps[key] = error
@@ -190,6 +192,25 @@ def _detached(found: Any) -> Any:
     return found.detach() if isinstance(found, paddle.Tensor) else found
 
 
+class Numbers:
+    """What the updates' Numbers are now."""
+
+    def __init__(self) -> None:
+        self.values: list[tuple[float, str]] = []
+        self._made: list[tuple[tuple[float, str], Any]] = []
+
+    def tensors(self) -> list[Any]:
+        """As tensors, each made when its number changes."""
+        if [v for v, _ in self._made] != self.values:
+            known = dict(self._made)
+            self._made = [(v, known.get(v, _scalar(*v))) for v in self.values]
+        return [t for _, t in self._made]
+
+
+def _scalar(value: float, dtype: str) -> Any:
+    return paddle.to_tensor(value, dtype, "cpu")
+
+
 class _Step:
     """The plans of one captured program, and what their calls are given."""
 
@@ -199,16 +220,18 @@ class _Step:
         layer: CompiledLayer,
         optimizer: Any,
         trained: Sequence[Trained],
+        numbers: Numbers,
         mixed: Mixed | None,
     ) -> None:
         self.layer, self.optimizer, self.options = layer, optimizer, options
+        self.numbers = numbers
         program = layer._read(mixed or options.amp, stops=True)
         places = {p.name: k for k, p in enumerate(layer._params)}
         count = len(layer.origin_runnable_program.x_values)
-        numbers = {n: k for k, n in enumerate(program.inputs)}
+        inputs = {n: k for k, n in enumerate(program.inputs)}
         found, reached = [], reaching(program.graph, [0])
         for name, update in trained:
-            at = numbers.get(count + places.get(name, -1 - count))
+            at = inputs.get(count + places.get(name, -1 - count))
             if at is not None and program.graph.inputs[at] in reached:
                 found.append((name, replace(update, parameter=at)))
         if not found:
@@ -217,13 +240,13 @@ class _Step:
         optimizers.create_states(optimizer, {name for name, _ in found})
         self.states = [(s, name) for name, u in found for s in u.rule.states]
         whole, updates = self.extended(program, [u for _, u in found])
-        self.plans = StepPlans(options, whole, updates)
+        self.plans = StepPlans(options, whole, updates, len(numbers.values))
 
     def extended(
         self, program: Program, updates: Sequence[Update]
     ) -> tuple[Program, list[Update]]:
-        """The program with further inputs, states and learning rate, and the updates
-        with the numbers of those."""
+        """The program with further inputs, states, learning rate and numbers, and the
+        updates with the places of those."""
         more = [Value(_type(t)) for t in self.rest()]
         at, found = len(program.graph.inputs), []
         for update in updates:
@@ -237,10 +260,11 @@ class _Step:
         return replace(program, graph=graph, inputs=numbers), found
 
     def rest(self) -> list[Any]:
-        """The optimizer's state and learning rate."""
+        """The optimizer's state, learning rate and further numbers."""
         optimizer = self.optimizer
         found = [optimizers.state(optimizer, *which) for which in self.states]
-        return [*found, optimizers.learning_rate(optimizer)]
+        rate = optimizers.learning_rate(optimizer)
+        return [*found, rate, *self.numbers.tensors()]
 
     def tensors(self, inputs: Sequence[Any]) -> list[Any]:
         """All that a plan takes."""
@@ -274,10 +298,15 @@ class StepPlans(Plans):
     final = (MemoryError,)  # some parameters may be updated then, and must not be again
 
     def __init__(
-        self, options: Options, program: Program, updates: Sequence[Update]
+        self,
+        options: Options,
+        program: Program,
+        updates: Sequence[Update],
+        numbers: int,
     ) -> None:
         super().__init__(options, lambda: program)
         self.updates, self.also = updates, f"train_step {updates!r}"
+        self.numbers = numbers  # how many of the last inputs are
 
     def newly(self, program: Program, hints: dict[str, int], key: str) -> Compiled:
         """One plan for all of it, by all passes."""
@@ -299,8 +328,10 @@ class StepPlans(Plans):
         """The program of a whole step, lowered and not, and what of it is donated."""
         run = Run(self.options.progress, self.options.passes)
         flat = drawn_apart(flatten(program.graph, Facts(hints), run))
-        rate = len(program.graph.inputs) - 1
-        graph = run.stages["train_step"] = train_step(flat, self.updates, rate)
+        end = len(program.graph.inputs)
+        numbers = range(end - self.numbers, end)
+        graph = train_step(flat, self.updates, numbers.start - 1, numbers)
+        run.stages["train_step"] = graph
         try_branches(graph, hints)
         lowered = finish(without_stops(graph), run)
         plan, taken = donate(lowered.plan)

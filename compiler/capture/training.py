@@ -9,12 +9,10 @@ a forward plan kept.
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
-
-import paddle
 
 from pirol.compiler.autodiff import (
     branch_gradient,
@@ -28,20 +26,17 @@ from pirol.compiler.autodiff import (
     vjp,
     without_stops,
 )
-from pirol.compiler.capture import native
+from pirol.compiler.capture.joined import Some, joined, run_plan
 from pirol.compiler.capture.options import Options
 from pirol.compiler.capture.plans import LOCK, Plans, Prepared, as_given, built
 from pirol.compiler.capture.reader import Program
-from pirol.compiler.capture.walks import current
 from pirol.compiler.dims import known
-from pirol.compiler.errors import PirolError, message
 from pirol.compiler.ir import BITS, INEXACT, Graph, prune
 from pirol.compiler.pipeline import Run, finish, flatten
 from pirol.compiler.runtime import Compiled, generate
 from pirol.passes.partition import partition
 from pirol.prim import Facts
 
-Some = tuple[int, ...]
 BACKWARD = "backward"  # the plan of all gradients
 
 
@@ -186,7 +181,7 @@ class Trained:
     gradient."""
 
     passed_on: Sequence[int] = ()
-    own: Any = staticmethod(lambda found, given: found)
+    own = None
 
     def __init__(self, make: Maker, cut: Cut, original: Graph, name: str = "") -> None:
         self.make, self.cut, self.name, self.alone = make, cut, name, cut.alone
@@ -203,6 +198,16 @@ class Trained:
         self.private = self.keeps_apart()
         self.kinds = [cut.flat.inputs[k].dtype for k in cut.wrt]
         self.floats = [v.dtype if v.dtype in INEXACT else "" for v in cut.flat.outputs]
+
+    @cached_property
+    def is_pair(self) -> bool:
+        """Whether one tensor leads to one output, of one dtype, and no other output
+        could have a cotangent."""
+        if len(self.wrt) != 1 or len(self.active) != 1:
+            return False
+        return [k for k in self.floats if k] == [self.kinds[0]] and bool(
+            self.floats[self.active[0]]
+        )
 
     def keeps_apart(self) -> bool:
         """Whether each output is a tensor of its own, and nothing kept is one: what is
@@ -242,18 +247,19 @@ class Trained:
         before = list(tensors)
         for k in self.cut.written:
             before[k] = tensors[k].detach().clone()
-        found = _run(self.forward, tensors)
+        found = run_plan(self.forward, tensors)
         if found is None:
             return None
-        outputs = self.forward.own(found[: self.count], tensors)
-        kept = found[self.count :]
+        outputs, kept = found[: self.count], found[self.count :]
+        if self.forward.own:
+            outputs = self.forward.own(outputs, tensors)
         if not self.private:
             outputs, kept = detached(tensors, outputs, kept)
         if not self.wrt:
             return outputs
         for j, k in self.cut.old.items():
             kept[j] = before[k]
-        return Call(self, before, kept).joined(outputs)
+        return joined(self, before, kept, outputs)
 
 
 def depended(flat: Graph, whole: Graph, wrt: Sequence[int]) -> list[int]:
@@ -267,14 +273,6 @@ def depended(flat: Graph, whole: Graph, wrt: Sequence[int]) -> list[int]:
         if flat.inputs[k] in reached
         or (whole.inputs[k] in needed and not users[flat.inputs[k]])
     ]
-
-
-def _run(plan: Compiled, tensors: Sequence[Any]) -> list[Any] | None:
-    """A plan's outputs, which have no gradient."""
-    if plan.native:
-        return plan.run(tensors)
-    with paddle.no_grad(), native.library_threads():
-        return plan.run(tensors)
 
 
 def detached(
@@ -298,197 +296,3 @@ def try_branches(graph: Graph, hints: Mapping[str, int]) -> None:
             loop = op.name == "pd_op.while"
             levels = [loop_level(op)] if loop else op.attrs["gradient"]
             try_branches(branch_gradient(flat, levels), hints)
-
-
-class Call:
-    """What a walk back through a run needs of it; a walk gives the cotangents of the
-    outputs first, and then asks for gradients."""
-
-    def __init__(self, trained: Trained, tensors: list[Any], kept: list[Any]) -> None:
-        self.trained, self.tensors, self.kept = trained, tensors, kept
-        self.shapes: list[Any] = []
-        self.watched = tensors if trained.private else [*tensors, *kept]
-        self.versions = [t._inplace_version() for t in self.watched]
-        self.cts: dict[int, Any] = {}
-        self.found: dict[int, Any] = {}
-
-    def take(self, output: int, ct: Any) -> None:
-        """The cotangent of an output; the first one begins a walk."""
-        if self.found:
-            self.cts, self.found = {}, {}
-        self.cts[output] = ct
-
-    def gradient(self, k: int) -> Any:
-        """The gradient of the k-th tensor of `wrt`; zeros where the walk has come to a
-        leaf that it is not to reach."""
-        if self.tensors and current.targets:
-            tensor = self.tensors[self.trained.wrt[k]]
-            if tensor.is_leaf and id(tensor) not in current.targets:
-                return paddle.zeros(tensor.shape, tensor.dtype)
-        if not self.found:
-            current.after.append(self.end if current.retained else self.release)
-        if k not in self.found:
-            some = self.asked_for(k)
-            self.found |= zip(some, self.gradients(some))
-        return self.found[k]
-
-    def asked_for(self, k: int) -> Some:
-        """Places in `wrt` that a walk may ask for at once: the tensors that it is to
-        reach, if they are among them; else all that are left."""
-        at = self.trained.wrt
-        left = [j for j in range(len(at)) if j not in self.found]
-        if not current.targets:
-            return tuple(left)
-        reached = [j for j in left if id(self.tensors[at[j]]) in current.targets]
-        return tuple(reached if k in reached else left)
-
-    def gradients(self, some: Some) -> list[Any]:
-        """Some gradients for the cotangents of the outputs."""
-        trained, given = self.trained, self.cotangents()
-        self.check_versions()
-        plan: Any
-        if current.differentiable:
-            drawn = [self.kept[k] for k in trained.drawn]
-            plan = trained.again(some)
-            found = plan.run([*self.tensors, *drawn, *given])
-        else:
-            plan, used = trained.backward(some), [*self.kept, *given]
-            found = _run(plan, used)
-            if found and not (plan.native and not plan.repeated):
-                found = _apart(found, used)
-        if found is None:
-            got, expected = plan.miss(), "cotangents of the outputs' types"
-            raise PirolError(message("backward", got=got, expected=expected))
-        return list(found)
-
-    def cotangents(self) -> list[Any]:
-        """Of all float outputs; zeros for those that the walk did not come through."""
-        found = []
-        for k, (dtype, shape) in enumerate(zip(self.trained.floats, self.shapes)):
-            if dtype:
-                ct = self.cts.get(k)
-                found.append(paddle.zeros(shape, dtype) if ct is None else ct)
-        return found
-
-    def check_versions(self) -> None:
-        """Raise as eager does where what the gradient needs is gone or was written."""
-        if not self.versions:
-            raise RuntimeError(
-                message(
-                    "backward",
-                    got="a second walk through what the first one gave back",
-                    expected="retain_graph=True at the first one",
-                )
-            )
-        for tensor, version in zip(self.watched, self.versions):
-            if tensor._inplace_version() != version:
-                expected = f"version {version}: it was written since the forward run"
-                got = f"{tensor.name} at version {tensor.inplace_version}"
-                raise RuntimeError(message("backward", got=got, expected=expected))
-
-    def end(self) -> None:
-        """Give back what belongs to the walk."""
-        self.cts, self.found = {}, {}
-
-    def release(self) -> None:
-        """Give back all that was kept."""
-        self.end()
-        self.tensors, self.kept, self.watched, self.versions = [], [], [], []
-
-    def joined(self, outputs: Sequence[Any]) -> list[Any]:
-        """The outputs with a gradient to the tensors `wrt`.
-
-        By Paddle's own nodes: tensor -> view -> stack of all, unless it is the only one
-        -> scale -> view, an output. Hooks take cotangents off the way and put gradients
-        on it; in between are tokens, of one number each. Of one tensor to one output
-        of its dtype: tensor -> view -> view, with one hook for both. (A PyLayer is not
-        told which gradients are asked for, fails where it gives more, and crashes when
-        it is walked a second time.)
-        """
-        self.shapes = [t.shape for t in outputs]
-        ops, tokens, found = paddle._C_ops, [], list(outputs)
-        only = self.only_pair()
-        if only is not None:
-            k, output = only
-            with paddle.enable_grad():
-                inner = _view(self.tensors[self.trained.wrt[k]])
-                inner.data = outputs[output]
-                through = functools.partial(_through, self, k, output)
-                inner._register_grad_hook(through)
-                found[output] = _view(inner)
-            return found
-        zero = _zeros(paddle.float32)
-        with paddle.enable_grad():
-            for k, at in enumerate(self.trained.wrt):
-                tensor = self.tensors[at]
-                if not tensor.stop_gradient:
-                    token = _view(tensor)
-                    token.data = zero
-                    token._register_grad_hook(functools.partial(_gradient, self, k))
-                    tokens.append(token)
-            alone = len(tokens) == 1
-            whole = tokens[0] if alone else ops.stack(tokens, 0)
-            shape = () if alone else (len(tokens),)
-            for k in self.trained.active:
-                inner = ops.scale(whole, 1.0, 0.0, True)
-                if self.trained.floats[k] != "float32":  # to which a cotangent is cast
-                    inner = ops.cast(inner, outputs[k].dtype)
-                inner.data = outputs[k]
-                take = functools.partial(_take, self, k, shape)
-                inner._register_grad_hook(take)
-                found[k] = _view(inner)
-        return found
-
-    def only_pair(self) -> tuple[int, int] | None:
-        """The place in `wrt` and the output, where these are all that are joined, and
-        of one dtype."""
-        at, active = self.trained.wrt, self.trained.active
-        needing = [k for k, n in enumerate(at) if not self.tensors[n].stop_gradient]
-        if len(needing) != 1 or len(active) != 1:
-            return None
-        k, output = needing[0], active[0]
-        same = self.trained.kinds[k] == self.trained.floats[output]
-        return (k, output) if same and 0 not in self.tensors[at[k]].shape else None
-
-
-def _through(call: Call, k: int, output: int, ct: Any) -> Any:
-    call.take(output, ct)
-    return _gradient(call, k, ct)
-
-
-def _gradient(call: Call, k: int, token: Any) -> Any:
-    try:
-        return call.gradient(k)
-    except Exception as error:
-        current.failed = error
-        raise
-
-
-def _take(call: Call, k: int, shape: Some, ct: Any) -> Any:
-    call.take(k, ct)
-    return _zeros(ct.dtype, *shape).detach()  # Paddle asks for the same dtype again
-
-
-def _view(tensor: Any) -> Any:
-    """The tensor behind a node of its own; Paddle has no views of nothing, and of the
-    nodes instead concat's gives a gradient of the tensor's shape."""
-    shape = tensor.shape
-    if 0 in shape:
-        return paddle._C_ops.concat([tensor], 0)
-    return paddle._C_ops.view_shape(tensor, shape)
-
-
-@functools.lru_cache
-def _zeros(dtype: Any, *shape: int) -> Any:
-    return paddle.zeros(shape, dtype)
-
-
-def _apart(found: list[Any], given: Sequence[Any]) -> list[Any]:
-    """The tensors, those copied that are given ones or occur twice: Paddle adds to
-    gradients in place."""
-    seen = {id(t) for t in given}
-    for k, tensor in enumerate(found):
-        if id(tensor) in seen:
-            found[k] = tensor.clone()
-        seen.add(id(tensor))
-    return found

@@ -15,44 +15,61 @@ from typing import Any
 from paddle.base import core
 
 
-class Walk(threading.local):
+class Walk:
     """A walk; `after` is done at its end, and `failed` is what a hook raised: Paddle
     raises an error of its own then, which does not tell of it."""
 
-    def __init__(self) -> None:
-        self.differentiable = False
-        self.retained = False
-        self.targets: frozenset[int] = frozenset()  # ids of the tensors to reach
-        self.after: list[Callable[[], None]] = []
-        self.failed: Exception | None = None
+    differentiable: Any = False
+    targets: frozenset[int] = frozenset()  # ids of the tensors to reach, if not all
+    after: tuple[Callable[[], None], ...] = ()
+    failed: Exception | None = None
+
+    def __init__(self, retained: Any = False) -> None:
+        self.retained = retained
 
 
-current = Walk()
+class _Current(threading.local):
+    walk = Walk()
 
 
-def _followed(run: Callable[..., Any], partial: bool) -> Any:
-    """One of the engine's functions; `partial` walks to some tensors alone."""
+current = _Current()
+
+
+def _followed(run: Callable[..., Any], walk_of: Callable[..., Walk]) -> Any:
+    """One of the engine's functions, and what a call of it asks for."""
 
     def walk(*args: Any) -> Any:
-        before = dict(vars(current))
-        # run_backward: tensors, gradients, retain_graph; run_partial_grad: outputs,
-        # inputs, gradients, retain_graph, create_graph and more.
-        asked = (*args, *[None] * 5)
-        current.retained = bool(asked[3 if partial else 2])
-        current.differentiable = partial and bool(asked[4])
-        current.targets = frozenset(map(id, asked[1])) if partial else frozenset()
-        current.after, current.failed = [], None
+        before = current.walk
+        current.walk = now = walk_of(*args)
         try:
             return run(*args)
         except Exception:
-            if current.failed is None:
+            if now.failed is None:
                 raise
-            raise current.failed from None
+            raise now.failed from None
         finally:
-            for end in current.after:
+            for end in now.after:
                 end()
-            vars(current).update(before)
+            current.walk = before
 
+    return walk
+
+
+def _whole(tensors: Any, gradients: Any, retain: Any = False, *more: Any) -> Walk:
+    return Walk(retain)
+
+
+def _partial(
+    outputs: Any,
+    inputs: Any,
+    gradients: Any,
+    retain: Any = False,
+    create: Any = False,
+    *more: Any,
+) -> Walk:
+    """A walk to some tensors alone."""
+    walk = Walk(retain)
+    walk.targets, walk.differentiable = frozenset(map(id, inputs)), create
     return walk
 
 
@@ -60,5 +77,5 @@ def _followed(run: Callable[..., Any], partial: bool) -> Any:
 def follow() -> None:
     """Put ours before the engine's functions, once."""
     eager: Any = core.eager
-    eager.run_backward = _followed(eager.run_backward, partial=False)
-    eager.run_partial_grad = _followed(eager.run_partial_grad, partial=True)
+    eager.run_backward = _followed(eager.run_backward, _whole)
+    eager.run_partial_grad = _followed(eager.run_partial_grad, _partial)

@@ -154,7 +154,7 @@ def divide(b: Builder, x: Value | None, y: Value, out: Value, out_grad: Value) -
     """ct / y and -ct out / y"""
     of_x = b.div(out_grad, y)
     of_y = b.neg(b.mul(of_x, out))
-    return x and _collapsed(b, of_x, x), _collapsed(b, of_y, y)
+    return x and collapsed(b, of_x, x), collapsed(b, of_y, y)
 
 
 @gradient("reshape", "flatten")
@@ -218,7 +218,7 @@ def cross_entropy(
     return b.select(b.eq(number, ignore_index), 0.0, b.mul(ct, b.sub(softmax, hit)))
 
 
-def _collapsed(b: Builder, ct: Value, operand: Value) -> Value:
+def collapsed(b: Builder, ct: Value, operand: Value) -> Value:
     """The cotangent of an operand that was broadcast to the shape of `ct`."""
     lead = ct.type.rank - operand.type.rank
     ones = [
