@@ -99,7 +99,8 @@ class QuickFunction(ASTStaticFunction):  # type: ignore[misc]
         """What was captured of Layers as they are now; None where these are others
         again and again."""
         found: State | None = self.__dict__.get("_pirol_state")
-        if self.__dict__.get("_pirol_seen") == Changes.count:
+        same = self.__dict__.get("_pirol_seen") == Changes.count
+        if same and (found is None or not found.outside or found.stands()):
             return found
         self._pirol_seen = Changes.count
         states = self.__dict__.setdefault("_pirol_python", [])

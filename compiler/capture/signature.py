@@ -20,6 +20,7 @@ import paddle
 from paddle.jit.dy2static.function_spec import FunctionSpec
 from paddle.jit.dy2static.program_translator import FunctionCache, convert_to_static
 
+from pirol.compiler.capture import outer
 from pirol.compiler.capture.records import packed
 from pirol.compiler.capture.sizes import watched
 
@@ -77,6 +78,7 @@ def open_to_all(static: Any, of_layer: bool = False) -> None:
     spec, function = static._function_spec, static._dygraph_function
     spec.__class__ = AnySpec
     _convert_rightly()
+    outer.follow()
     names = inspect.getfullargspec(function).args
     if names and spec._arg_names == names and (of_layer or spec._class_instance):
         spec._arg_names = names[1:]  # self, by another name
@@ -89,16 +91,16 @@ def open_to_all(static: Any, of_layer: bool = False) -> None:
 def _unpacked(spec: AnySpec, function: Function) -> Function:
     """The function, of arguments of which the last may be Keywords."""
 
-    @functools.cache
     def converted() -> Function:
         # Converting runs a part of the calls, to see what is called.
         try:
-            with paddle.static.program_guard(paddle.static.Program()):
-                found: Function = convert_to_static(function)
+            if not spec.unread:
+                with paddle.static.program_guard(paddle.static.Program()):
+                    return convert_to_static(function)  # type: ignore[no-any-return]
         except (OSError, TypeError, SyntaxError, IndexError):
             spec.unread = True  # there is no source, or it is a part of a line
-            return function
-        return found
+        outer.note(function)
+        return function
 
     @functools.wraps(function)
     def call(*args: Any) -> Any:

@@ -1,8 +1,9 @@
-"""What a capture reads of Layers in Python: other values are another program.
+"""What a capture reads in Python: other values are another program.
 
-Attributes that are numbers, strings or objects, sublayers, parameters and hooks are
-part of a program as they are when it is captured. Each capture notes those that it
-reads; a write to any Layer has the next call look whether they are still the same.
+Layers' attributes that are numbers, strings or objects, sublayers, parameters and hooks
+are part of a program as they are when it is captured. Each capture notes those that it
+reads; a write to any Layer has the next call look whether they are still the same. So
+are globals and variables of outer functions (outer.py), which each call looks at.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ CHANGES = [
     *("register_forward_post_hook", "register_forward_pre_hook", "remove", "update"),
 ]
 LIMIT = 1000  # items of a list or dict that are compared
-_MISSING = object()
+MISSING = object()
 Key = tuple[int, str]  # of a __dict__, and a name in it
 
 
@@ -66,15 +67,26 @@ class State:
         self.cache, self.layers = ProgramCache(), dict[Any, Any]()
         self.reads: dict[Key, tuple[dict[str, Any], Any]] = {}
         self.written: set[Key] = set()
+        self.outside: dict[Key, tuple[Any, Any]] = {}
 
     def holds(self) -> bool:
         """Whether all is as it was."""
         return self.changed() is None
 
+    def stands(self) -> bool:
+        """Whether globals and outer variables are the objects that they were."""
+        for (_, name), (place, was) in self.outside.items():
+            if outside(place, name) is not was:
+                return False
+        return True
+
     def changed(self) -> Key | None:
-        """An attribute that is not as it was."""
+        """An attribute or variable that is not as it was."""
+        for key, (place, was) in self.outside.items():
+            if _seen(outside(place, key[1])) != _seen(was):
+                return key
         for key, (attributes, was) in self.reads.items():
-            if _seen(attributes.get(key[1], _MISSING)) != was:
+            if _seen(attributes.get(key[1], MISSING)) != was:
                 return key
         return None
 
@@ -82,7 +94,11 @@ class State:
         """Note what is read, at its first time."""
         key = id(attributes), name
         if key not in self.reads and key not in self.written:
-            self.reads[key] = attributes, _seen(attributes.get(name, _MISSING))
+            self.reads[key] = attributes, _seen(attributes.get(name, MISSING))
+
+    def note_outside(self, place: Any, name: str, value: Any) -> None:
+        """Note a global or outer variable, at its first time."""
+        self.outside.setdefault((id(place), name), (place, value))
 
     def wrote(self, layer: Any, name: str, value: Any) -> None:
         """Forget what the function itself sets; tell of numbers that it counts."""
@@ -112,7 +128,18 @@ class State:
             _reading(-1)
             now.state = before
             while key := self.changed():  # Paddle's own code writes too
-                del self.reads[key]
+                self.reads.pop(key, None)
+                self.outside.pop(key, None)
+
+
+def outside(place: Any, name: str) -> Any:
+    """A global of a dict, or what a cell holds."""
+    if type(place) is dict:
+        return place.get(name, MISSING)
+    try:
+        return place.cell_contents
+    except ValueError:  # nothing yet
+        return MISSING
 
 
 def _seen(value: Any) -> Any:
@@ -163,7 +190,7 @@ def follow() -> None:
 
     def write(self: Any, name: str, value: Any) -> None:
         # Not the mode that a Layer is in already, which loops set at each step.
-        same = isinstance(value, SIMPLE) and self.__dict__.get(name, _MISSING) is value
+        same = isinstance(value, SIMPLE) and self.__dict__.get(name, MISSING) is value
         Changes.count += not same
         if now.state is not None:
             now.state.wrote(self, name, value)

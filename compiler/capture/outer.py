@@ -1,0 +1,101 @@
+"""What a captured function reads of globals and of outer functions' variables.
+
+Paddle's conversion copies both when it first meets a function. Here each capture takes
+them as they are then, and notes those that are numbers, text, tensors or arrays: where
+one is another in a later call, that is captured anew (state.py). A function that sets
+one is eager mode's.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from types import CodeType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import paddle
+from paddle.jit.dy2static.program_translator import FunctionCache
+
+from pirol.compiler.capture.sizes import noted
+from pirol.compiler.capture.state import MISSING, SIMPLE, now, outside
+
+Function = Callable[..., Any]
+NOTED = (*SIMPLE, paddle.Tensor, np.ndarray)
+_given: WeakKeyDictionary[Function, dict[str, Any]] = WeakKeyDictionary()
+
+
+@functools.cache
+def follow() -> None:
+    """See to it in all captures from here on."""
+    plain = FunctionCache.convert_with_cache
+
+    def convert(self: Any, function: Function) -> Function:
+        found: Function = plain(self, function)
+        _renew(inspect.unwrap(function), found)
+        note(function)
+        return found
+
+    FunctionCache.convert_with_cache = convert
+
+
+def note(function: Function) -> None:
+    """Note what a function reads, that is a part of what is captured now; and leave it
+    to eager mode where it sets something outside."""
+    if now.state is None:
+        return
+    function = inspect.unwrap(function)
+    for place, name in _outside(function):
+        value = outside(place, name)
+        if isinstance(value, NOTED):
+            now.state.note_outside(place, name, value)
+    for name in _set_by(function.__code__, frozenset(function.__code__.co_freevars)):
+        noted.where = noted.where or f"it sets {name}, a variable outside of it"
+
+
+def _outside(function: Function) -> Iterator[tuple[Any, str]]:
+    """The globals and outer variables that a function names, and where they are."""
+    code, given = function.__code__, function.__globals__
+    yield from ((given, name) for name in _names(code) if name in given)
+    cells = function.__closure__ or ()
+    yield from ((cell, name) for name, cell in zip(code.co_freevars, cells))
+
+
+@functools.cache
+def _names(code: CodeType) -> frozenset[str]:
+    """The names of a function and of those that are defined in it."""
+    inner = (c for c in code.co_consts if isinstance(c, CodeType))
+    named = (n for n in code.co_names if not n.startswith("__"))
+    return frozenset(named).union(*map(_names, inner))
+
+
+@functools.cache
+def _set_by(code: CodeType, free: frozenset[str]) -> tuple[str, ...]:
+    """The globals and outer variables that a function sets, or one defined in it."""
+    inner = (c for c in code.co_consts if isinstance(c, CodeType))
+    own = [
+        str(i.argval)
+        for i in dis.get_instructions(code)
+        if i.opname in ("STORE_GLOBAL", "DELETE_GLOBAL")
+        or (i.opname in ("STORE_DEREF", "DELETE_DEREF") and i.argval in free)
+    ]
+    return (*own, *(name for c in inner for name in _set_by(c, free)))
+
+
+def _renew(function: Function, converted: Function) -> None:
+    """Give a converted function what has changed since it was given its copies; what it
+    has set itself stays."""
+    before = _given.setdefault(converted, {})
+    cells = dict(zip(converted.__code__.co_freevars, converted.__closure__ or ()))
+    for place, name in _outside(function):
+        value = outside(place, name)
+        if value is MISSING or before.get(name, MISSING) is value:
+            continue
+        before[name] = value
+        if isinstance(place, dict):
+            converted.__globals__[name] = value
+        elif name in cells:
+            cells[name].cell_contents = value
