@@ -264,7 +264,7 @@ def _build_alone(built: Built) -> None:
 def _alike(op: Op, alike: dict[Any, Built], target: Target) -> Built:
     """The group's kernel: the one in `alike` of a group that is built the same."""
     assert op.body is not None
-    key = structure(op.body), op.attrs.get(SHARED)
+    key = structure(op.body), op.attrs.get(SHARED), "strip" in op.attrs
     if key not in alike:
         alike[key] = _kernel(op, target)
     return replace(alike[key], op=op)
@@ -275,8 +275,11 @@ def _kernel(op: Op, target: Target) -> Built:
     nest = build_nest(op.body)
     if isinstance(nest, Refusal):
         raise Unsupported(f"no kernel for {op.title} {op.line}: {nest}")
-    schedule = cpu.schedule if target is CPU else cuda.schedule
-    kernel = schedule(replace(nest, name=kernel_name(op.body, nest)))
+    nest = replace(nest, name=kernel_name(op.body, nest))
+    if target is CPU:
+        kernel = cpu.schedule(nest, near="strip" in op.attrs)
+    else:
+        kernel = cuda.schedule(nest)
     text = render(kernel, target, op.attrs.get(SHARED, ()))
     return Built(op, nest, kernel, text)
 

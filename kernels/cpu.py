@@ -74,10 +74,10 @@ LINES = 64  # lines of so many elements or fewer, and so many of them, are short
 FEW = 16  # a row of fewer elements is not worth lanes of its own
 
 
-def schedule(nest: Nest) -> Kernel:
-    """The CPU kernel of a nest."""
+def schedule(nest: Nest, near: bool = False) -> Kernel:
+    """The CPU kernel of a nest; near: its results are read while they are in cache."""
     kernel = staged(scheduled(nest))
-    return kernel if nest.reduces or costly(nest) else streamed(kernel)
+    return kernel if near or nest.reduces or costly(nest) else streamed(kernel)
 
 
 def scheduled(nest: Nest) -> Kernel:

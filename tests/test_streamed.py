@@ -13,7 +13,7 @@ from graph_runs import Program, c_text, launch_c, steps_of
 from pirol.compiler import dims
 from pirol.compiler.interpreter import interpret
 from pirol.compiler.ir import Graph, TensorType
-from pirol.kernels import streamed
+from pirol.kernels import cpu, streamed
 from pirol.kernels.build import build, load
 from pirol.kernels.kernel import Kernel, Stream, statements_of
 from pirol.prim import Builder
@@ -116,6 +116,10 @@ def test_where_it_pays() -> None:
     assert [streams(k) for k in kernels(graph_of(add, large))] == [["out0"]]
     assert [streams(k) for k in kernels(graph_of(add, small))] == [[]]
     assert [streams(k) for k in kernels(graph_of(several, small))] == [[], [], ["out0"]]
+
+    # What a strip reads on the spot stays in cache.
+    (step,) = steps_of(graph_of(add, large))
+    assert streams(step.cpu) and not streams(cpu.schedule(step.nest, near=True))
 
     def costly(b: Builder, x: Any, y: Any) -> list[Any]:
         return [b.exp(x)]
