@@ -14,6 +14,7 @@ import pirol
 
 SCALE: Any = 1.0
 COUNT = 0
+TABLE: dict[str, Any] = {"factors": [1.0], "more": 2.0}
 ONES = paddle.ones([3])
 
 
@@ -62,6 +63,18 @@ def test_globals(function: Any) -> None:
             np.testing.assert_array_equal(fast(x).numpy(), function(x).numpy())
         captures.append(len(pirol.explain(fast).plans))
     assert captures[2:] == [captures[2]] * 4
+    assert not pirol.explain(fast).fallbacks
+
+
+def by_table(x: Any) -> Any:
+    return x * TABLE["factors"][0] + TABLE["more"]
+
+
+def test_what_lists_and_dicts_hold() -> None:
+    fast = pirol.to_static(by_table)
+    for first, more in ((1.0, 2.0), (3.0, 2.0), (1.0, 2.0), (1.0, 5.0)):
+        TABLE["factors"][0], TABLE["more"] = first, more
+        assert fast(ONES).tolist() == [first + more] * 3
     assert not pirol.explain(fast).fallbacks
 
 

@@ -1,9 +1,9 @@
 """What a captured function reads of globals and of outer functions' variables.
 
 Paddle's conversion copies both when it first meets a function. Here each capture takes
-them as they are then, and notes those that are numbers, text, tensors or arrays: where
-one is another in a later call, that is captured anew (state.py). A function that sets
-one is eager mode's.
+them as they are then, and notes those that are numbers, text, tensors, arrays, or short
+lists and dicts: where one is another in a later call, that is captured anew (state.py).
+A function that sets one is eager mode's.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ import paddle
 from paddle.jit.dy2static.program_translator import FunctionCache
 
 from pirol.compiler.capture.sizes import noted
-from pirol.compiler.capture.state import MISSING, SIMPLE, now, outside
+from pirol.compiler.capture.state import HOLDING, MISSING, SIMPLE, now, outside
 
 Function = Callable[..., Any]
-NOTED = (*SIMPLE, paddle.Tensor, np.ndarray)
+NOTED = (*SIMPLE, *HOLDING, paddle.Tensor, np.ndarray)
 _given: WeakKeyDictionary[Function, dict[str, Any]] = WeakKeyDictionary()
 
 

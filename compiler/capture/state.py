@@ -28,7 +28,9 @@ CHANGES = [
     *("append", "clear", "extend", "insert", "pop", "register_buffer"),
     *("register_forward_post_hook", "register_forward_pre_hook", "remove", "update"),
 ]
+HOLDING = (list, tuple, dict)
 LIMIT = 1000  # items of a list or dict that are compared
+FEW = 32  # items of one that each call compares
 MISSING = object()
 Key = tuple[int, str]  # of a __dict__, and a name in it
 
@@ -67,23 +69,27 @@ class State:
         self.cache, self.layers = ProgramCache(), dict[Any, Any]()
         self.reads: dict[Key, tuple[dict[str, Any], Any]] = {}
         self.written: set[Key] = set()
-        self.outside: dict[Key, tuple[Any, Any]] = {}
+        self.outside: dict[Key, tuple[Any, Any, Any]] = {}
 
     def holds(self) -> bool:
         """Whether all is as it was."""
         return self.changed() is None
 
     def stands(self) -> bool:
-        """Whether globals and outer variables are the objects that they were."""
-        for (_, name), (place, was) in self.outside.items():
-            if outside(place, name) is not was:
+        """Whether globals and outer variables are the objects that they were, and
+        lists and dicts hold what they held."""
+        for (_, name), (place, was, seen) in self.outside.items():
+            value = outside(place, name)
+            if value is not was:
+                return False
+            if type(value) in HOLDING and _seen(value) != seen:
                 return False
         return True
 
     def changed(self) -> Key | None:
         """An attribute or variable that is not as it was."""
-        for key, (place, was) in self.outside.items():
-            if _seen(outside(place, key[1])) != _seen(was):
+        for key, (place, _, seen) in self.outside.items():
+            if _seen(outside(place, key[1])) != seen:
                 return key
         for key, (attributes, was) in self.reads.items():
             if _seen(attributes.get(key[1], MISSING)) != was:
@@ -98,7 +104,9 @@ class State:
 
     def note_outside(self, place: Any, name: str, value: Any) -> None:
         """Note a global or outer variable, at its first time."""
-        self.outside.setdefault((id(place), name), (place, value))
+        if type(value) not in HOLDING or len(value) <= FEW:
+            known = place, value, _seen(value)
+            self.outside.setdefault((id(place), name), known)
 
     def wrote(self, layer: Any, name: str, value: Any) -> None:
         """Forget what the function itself sets; tell of numbers that it counts."""
