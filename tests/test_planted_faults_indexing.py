@@ -321,14 +321,14 @@ C_FAULTS = [
     Fault(
         "the last column of a block not turned back",
         turned_back,
-        text(r"16 \+ d0, 16", "16 + d0 - 1, 16"),
+        text(r"64 \+ d0, 64", "64 + d0 - 1, 64"),
         FOUND,
         n=130,
     ),
     Fault(
         "the rows of a block to be turned back overlap",
         turned_back,
-        text(r"high \* -1024 \+ i0 \+ i1 \* 64", "high * -512 + i0 + i1 * 32"),
+        text(r"high \* -4096 \+ i0 \+ i1 \* 64", "high * -2048 + i0 + i1 * 32"),
         FOUND,
         n=130,
     ),

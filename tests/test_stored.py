@@ -108,7 +108,7 @@ FUNCTIONS = (pointwise, library, sized, branched, drawn, table)
 def same(a: Any, b: Any) -> None:
     for one, other in zip(paddle.utils.flatten(a), paddle.utils.flatten(b)):
         assert one.dtype == other.dtype and one.shape == other.shape
-        np.testing.assert_array_equal(one.numpy(), other.numpy())
+        np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-6)
 
 
 def fresh(function: Callable[..., Any], dynamic: bool) -> Any:
