@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -16,6 +16,7 @@ from pirol.kernels.kernel import (
     At,
     Expr,
     Guarded,
+    If,
     Let,
     Loop,
     Num,
@@ -123,6 +124,19 @@ def span_of(loop: Loop) -> int | None:
     """How many iterations a loop has, but for its limit, where that is known."""
     span = affine.add(loop.stop, affine.scale(loop.start, -1))
     return span.const if not span.terms and isinstance(span.const, int) else None
+
+
+def with_lanes(
+    body: Iterable[Stmt], change: Callable[[Loop], list[Stmt]]
+) -> Iterator[Stmt]:
+    """Statements, each loop over lanes among or in them changed."""
+    for stmt in body:
+        if isinstance(stmt, Loop) and stmt.kind == "lanes":
+            yield from change(stmt)
+        elif isinstance(stmt, (Loop, If)):
+            yield replace(stmt, body=tuple(with_lanes(stmt.body, change)))
+        else:
+            yield stmt
 
 
 def in_tiles(

@@ -15,13 +15,12 @@ from typing import Any
 
 from pirol.kernels import affine
 from pirol.kernels.affine import Affine, axis
-from pirol.kernels.emit import TILE, in_tiles
+from pirol.kernels.emit import TILE, in_tiles, with_lanes
 from pirol.kernels.kernel import (
     Apply,
     Array,
     At,
     Guarded,
-    If,
     Kernel,
     Let,
     Loop,
@@ -40,8 +39,7 @@ BESIDE = 2  # how many times as much an iteration may compute in all
 
 def staged(kernel: Kernel) -> Kernel:
     """The kernel with its long lanes in stages."""
-    stages = _Stages()
-    return replace(kernel, body=tuple(stages.statements(kernel.body)))
+    return replace(kernel, body=tuple(with_lanes(kernel.body, _Stages().lanes)))
 
 
 def is_long(body: Sequence[Stmt]) -> bool:
@@ -63,15 +61,6 @@ def can_be_cut(body: Sequence[Stmt]) -> bool:
 @dataclass
 class _Stages:
     made: int = 0  # loops that are in stages now
-
-    def statements(self, body: Iterable[Stmt]) -> Iterator[Stmt]:
-        for stmt in body:
-            if isinstance(stmt, Loop) and stmt.kind == "lanes":
-                yield from self.lanes(stmt)
-            elif isinstance(stmt, (Loop, If)):
-                yield replace(stmt, body=tuple(self.statements(stmt.body)))
-            else:
-                yield stmt
 
     def lanes(self, loop: Loop) -> list[Stmt]:
         """A loop in stages, or as it is."""

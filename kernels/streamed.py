@@ -9,7 +9,6 @@ where much is computed, ordinary stores wait for memory meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -18,10 +17,9 @@ from pirol.compiler import dims
 from pirol.compiler.ir import BITS
 from pirol.kernels import affine
 from pirol.kernels.affine import axis
-from pirol.kernels.emit import TILE, in_tiles, span_of
+from pirol.kernels.emit import TILE, in_tiles, span_of, with_lanes
 from pirol.kernels.kernel import (
     Array,
-    If,
     Kernel,
     Loop,
     Put,
@@ -55,8 +53,7 @@ def streamed(kernel: Kernel) -> Kernel:
     }
     if not large:
         return kernel
-    streams = _Streams(large)
-    return replace(kernel, body=tuple(streams.statements(kernel.body)))
+    return replace(kernel, body=tuple(with_lanes(kernel.body, _Streams(large).lanes)))
 
 
 @dataclass
@@ -65,15 +62,6 @@ class _Streams:
 
     large: dict[str, str]
     made: int = 0  # arrays
-
-    def statements(self, body: Iterable[Stmt]) -> Iterator[Stmt]:
-        for stmt in body:
-            if isinstance(stmt, Loop) and stmt.kind == "lanes":
-                yield from self.lanes(stmt)
-            elif isinstance(stmt, (Loop, If)):
-                yield replace(stmt, body=tuple(self.statements(stmt.body)))
-            else:
-                yield stmt
 
     def lanes(self, loop: Loop) -> list[Stmt]:
         """A loop that keeps tiles of large results, or as it is."""
