@@ -39,6 +39,7 @@ from pirol.kernels.emit import (
     unravel,
 )
 from pirol.kernels.gathered import brought_together, lines, scattered, with_gaps
+from pirol.kernels.hoisted import hoisted
 from pirol.kernels.kernel import (
     At,
     Expr,
@@ -76,7 +77,7 @@ FEW = 16  # a row of fewer elements is not worth lanes of its own
 
 def schedule(nest: Nest, near: bool = False) -> Kernel:
     """The CPU kernel of a nest; near: its results are read while they are in cache."""
-    kernel = staged(scheduled(nest))
+    kernel = staged(hoisted(scheduled(nest)))
     return kernel if near or nest.reduces or costly(nest) else streamed(kernel)
 
 

@@ -371,6 +371,37 @@ def statements_of(of: Kernel | Loop | If) -> Iterator[Stmt]:
             yield from statements_of(stmt)
 
 
+def parts_of(of: Any) -> Iterator[Any]:
+    """A statement, or an expression, and all that it is made of."""
+    yield of
+    match of:
+        case Let(_, _, value) | Set(_, value) | Offset(value) | At(_, value):
+            parts: tuple[Any, ...] = (value,)
+        case Put(_, first, second) | Guarded(first, second, _):
+            parts = (first, second)
+        case Apply(_, parts, _, _):
+            pass
+        case _:
+            parts = ()
+    for part in parts:
+        yield from parts_of(part)
+
+
+def buffers_read(stmt: Stmt) -> Iterator[str]:
+    """The buffers that a statement reads."""
+    return (part.buffer for part in parts_of(stmt) if isinstance(part, At))
+
+
+def names_read(stmt: Stmt) -> Iterator[str]:
+    """The variables that a statement reads."""
+    for part in parts_of(stmt):
+        if isinstance(part, Ref):
+            yield part.name
+        elif isinstance(part, Affine):
+            yield from part.axes()
+            yield from (f"v{node}" for node in part.data())
+
+
 def _dims(node: Any) -> Iterator[Dim]:
     if isinstance(node, Affine):
         yield from dims_of(node)

@@ -9,26 +9,27 @@ since their memory may be that of a load.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from pirol.kernels import affine
-from pirol.kernels.affine import Affine, axis
+from pirol.kernels.affine import axis
 from pirol.kernels.emit import TILE, in_tiles, with_lanes
 from pirol.kernels.kernel import (
     Apply,
     Array,
     At,
-    Guarded,
     Kernel,
     Let,
     Loop,
-    Offset,
     Put,
     Ref,
     Set,
     Stmt,
+    buffers_read,
+    names_read,
+    parts_of,
 )
 from pirol.prim import PRIMS
 
@@ -53,7 +54,9 @@ def can_be_cut(body: Sequence[Stmt]) -> bool:
     for stmt in body:
         if isinstance(stmt, Put):
             stored.add(stmt.buffer)
-        elif not isinstance(stmt, (Let, Set)) or not stored.isdisjoint(_read(stmt)):
+        elif not isinstance(stmt, (Let, Set)) or not stored.isdisjoint(
+            buffers_read(stmt)
+        ):
             return False
     return True
 
@@ -129,7 +132,7 @@ class _Cut:
 
     def arguments(self, stmt: Stmt) -> list[str]:
         """The Lets that a statement reads."""
-        return [n for n in dict.fromkeys(_names(stmt)) if n in self.lets]
+        return [n for n in dict.fromkeys(names_read(stmt)) if n in self.lets]
 
     def part(self, k: int, kept: Iterable[str]) -> tuple[set[str], list[str]]:
         """The Lets of a stage, which leaves what is `kept`, and those that it is given
@@ -153,36 +156,5 @@ class _Cut:
 def _cost(expr: Any) -> int:
     """Of the operations of an expression."""
     return sum(
-        PRIMS[part.prim].cost for part in _parts(expr) if isinstance(part, Apply)
+        PRIMS[part.prim].cost for part in parts_of(expr) if isinstance(part, Apply)
     )
-
-
-def _parts(of: Any) -> Iterator[Any]:
-    """A statement, or an expression, and all that it is made of."""
-    yield of
-    match of:
-        case Let(_, _, value) | Set(_, value) | Offset(value) | At(_, value):
-            parts: tuple[Any, ...] = (value,)
-        case Put(_, first, second) | Guarded(first, second, _):
-            parts = (first, second)
-        case Apply(_, parts, _, _):
-            pass
-        case _:
-            parts = ()
-    for part in parts:
-        yield from _parts(part)
-
-
-def _read(stmt: Stmt) -> Iterator[str]:
-    """The buffers that a statement reads."""
-    return (part.buffer for part in _parts(stmt) if isinstance(part, At))
-
-
-def _names(stmt: Stmt) -> Iterator[str]:
-    """The variables that a statement reads."""
-    for part in _parts(stmt):
-        if isinstance(part, Ref):
-            yield part.name
-        elif isinstance(part, Affine):
-            yield from part.axes()
-            yield from (f"v{node}" for node in part.data())

@@ -46,6 +46,8 @@ from pirol.prim import PRIMS
 
 NEAR = 1 << 19  # bytes that stay in a core's own cache
 LEAST = 32  # rows of a tile, at least
+WIDE = 1024  # and of one that runs along memory, while few sums fill the nearest cache
+FEW_SUMS = 2
 SHORT = 128  # lanes of a row whose last vector counts
 VECTORS = (8, 4)  # lanes
 EIGHT = 8  # elements of a long column that a lane takes at once
@@ -118,7 +120,16 @@ class Tile:
 
     def __post_init__(self) -> None:
         self.made: set[str] = set()  # the arrays declared so far
-        self.size = TILE if len(self.passes.passes) < 2 else self.small()
+        self.size = self.wide() if len(self.passes.passes) < 2 else self.small()
+
+    def wide(self) -> int:
+        """How many rows there are, so that lines of memory are read on and on. Chunks
+        of rows with costly functions end with TILEs."""
+        read = [n for k, n in enumerate(self.nest.nodes) if self.nest.per_element[k]]
+        kept = sum(isinstance(n, (Reduce, Scan)) for n in self.nest.nodes)
+        along = all(n.index.along(self.lane) for n in read if isinstance(n, Load))
+        fits = along and kept <= FEW_SUMS and not costly(self.nest)
+        return WIDE if fits else TILE
 
     def small(self) -> int:
         """How many rows there are, so that a second pass finds what the first read."""

@@ -2,7 +2,6 @@
    since fresh pages cost more than most kernels; large ones get large pages. */
 #include <pthread.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 
 #include "runtime.h"
 
@@ -69,16 +68,6 @@ static Block *keep(Pool *pool, Block *block) {
     Block *out = pool->kept[smallest];
     pool->kept[smallest] = block;
     return out;
-}
-
-void memory_large(void *data, size_t bytes) {
-#ifdef MADV_HUGEPAGE
-    enum { PAGE = 2 << 20 };
-    uintptr_t first = ((uintptr_t)data + PAGE - 1) & ~(uintptr_t)(PAGE - 1);
-    uintptr_t end = ((uintptr_t)data + bytes) & ~(uintptr_t)(PAGE - 1);
-    if (bytes >= 2 * PAGE && end > first)
-        madvise((void *)first, end - first, MADV_HUGEPAGE);
-#endif
 }
 
 static Block *block_new(size_t size) {
