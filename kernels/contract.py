@@ -48,19 +48,23 @@ from pirol.kernels.kernel import (
 from pirol.kernels.merge import merge_axes
 from pirol.kernels.nest import Axis, Const, Nest
 from pirol.kernels.operands import (
+    even_steps,
     factors_of,
     is_widened,
     load_of,
     places_of,
+    run_of_terms,
     shares,
     start_of,
     step_of,
 )
 from pirol.kernels.tile import at_hand, costly, in_vectors, row_stores
+from pirol.kernels.turn import SQUARE, turned_tile
 
 BYTES = 256  # of a panel's row: several vectors
 UNIT = 6  # rows that are computed at once
 ROWS, FEW = 66, 24  # the most rows of a tile, and those of one of many terms
+ACROSS = 96  # the most of one that is turned: whole vectors of rows
 TASK = 1 << 24  # products; a task has no more where that leaves it FEW rows
 WORTH = 1 << 18  # products that pay for a thread
 ALL = 1 << 62
@@ -135,7 +139,7 @@ class Contraction:
             self.pack_once(),
             *self.prepare_left(),
             self.tile(),
-            self.epilogue(),
+            *self.epilogue(),
         ]
         loop = Loop("r", axis("begin"), axis("end"), tuple(body), kind="rows")
         start = Var("packed", "int64", Num(-1, "int64"))
@@ -171,10 +175,11 @@ class Contraction:
     @property
     def rows(self) -> int:
         """The rows of a tile: a number, so that blocks of rows are alike in size."""
-        count, most = product(a.extent for a in self.high), ROWS
+        count = product(a.extent for a in self.high)
+        most = ACROSS if self.turns else ROWS
         if isinstance(self.terms, int):
             fit = TASK // (self.width * max(self.terms, 1)) // UNIT * UNIT
-            most = min(ROWS, max(FEW, fit))
+            most = min(most, max(FEW, fit))
         if not isinstance(count, int):
             return most
         each = -(-count // max(1, -(-count // most)))
@@ -195,8 +200,10 @@ class Contraction:
         places and the terms' where those lie unevenly."""
         found: list[tuple[str, str, Dim]] = [
             *self.panels(),
-            ("tile", self.dtype, self.rows * self.width),
+            ("tile", self.dtype, self.whole_rows * self.width),
         ]
+        if self.turns:
+            found.append(("across", self.dtype, self.width * self.whole_rows))
         if self.packs_left:
             found.append(("left", self.item, dims.mul(self.rows, self.terms)))
         elif self.left_steps is None:
@@ -209,6 +216,18 @@ class Contraction:
     def panels(self) -> list[tuple[str, str, Dim]]:
         """Arrays for the panel."""
         return [("panel", self.item, dims.mul(self.terms, self.width))]
+
+    @property
+    def turns(self) -> bool:
+        """Whether results lie in memory across the tile's lines: it is turned before
+        it is read, since elements that lie apart are slow to bring together."""
+        return self.lanes == "high" and BITS[self.dtype] in SQUARE
+
+    @property
+    def whole_rows(self) -> int:
+        """The rows of a tile, and what is turned with the last ones."""
+        square = SQUARE[BITS[self.dtype]] if self.turns else 1
+        return -(-self.rows // square) * square
 
     # ---- blocks ----
 
@@ -299,7 +318,10 @@ class Contraction:
     def pack(self) -> list[Stmt]:
         """panel[term, column] = the right operand; where the last terms lie one behind
         the other, they are turned."""
-        load, run = load_of(self.nest, self.right), self.run_of_terms()
+        load, run = (
+            load_of(self.nest, self.right),
+            run_of_terms(self.nest, self.right, self.wide),
+        )
         outer = [a.name for a in self.nest.columns[: len(self.nest.columns) - len(run)]]
         if run:
             step, width = step_of(load.index, self.wide), constant(self.width)
@@ -325,19 +347,6 @@ class Contraction:
         lanes = self.each_lane("wide", self.wide, [*self.lets(node), put])
         return column_loops(self.nest, [lanes], [a.name for a in self.nest.columns])
 
-    def run_of_terms(self) -> list[Axis]:
-        """The last terms' axes along which the right operand lies in memory, where it
-        does not along the columns."""
-        load, columns = load_of(self.nest, self.right), list(self.nest.columns)
-        if is_widened(self.nest, self.right) or load.guard is not None:
-            return []
-        if load.index.data():
-            return []
-        if step_of(load.index, self.wide) in (None, 1):
-            return []
-        runs = (columns[k:] for k in range(len(columns)))
-        return next((run for run in runs if step_of(load.index, run) == 1), [])
-
     def packed(self, node: int) -> int:
         """The node that is packed of a factor: as it is multiplied."""
         return node
@@ -346,20 +355,12 @@ class Contraction:
         """An operand's value."""
         return Emitter(self.nest).lets(closure(self.nest, [node], ()))
 
-    def flat_steps(self, node: int, axes: Sequence[Axis]) -> tuple[Dim, Dim] | None:
-        """A load's steps along a side's axes and along the terms, if both are even."""
-        load = load_of(self.nest, node)
-        if load.guard is not None or load.index.data():
-            return None
-        side, term = step_of(load.index, axes), step_of(load.index, self.nest.columns)
-        return None if side is None or term is None else (side, term)
-
     @property
     def left_steps(self) -> tuple[Dim, Dim] | None:
         """The left operand's steps where it is read as it lies; None: it is packed."""
         if is_widened(self.nest, self.left):
             return None
-        return self.flat_steps(self.left, self.high)
+        return even_steps(self.nest, self.left, self.high)
 
     @property
     def left_places(self) -> tuple[Affine, Affine] | None:
@@ -388,8 +389,9 @@ class Contraction:
         if self.packs_left:
             return self.pack_left()
         assert self.left_places is not None
-        put = Put("rows_at", self.row, Offset(self.left_places[0]))
-        return [self.each_one("high", self.high, [put])]
+        row = affine.add(_flat(self.high), affine.scale(axis("high_first"), -1))
+        put = Put("rows_at", row, Offset(self.left_places[0]))
+        return [self.each_lane("high", self.high, [put])]
 
     def pack_left(self) -> list[Stmt]:
         """left[row, term] = the left operand."""
@@ -437,7 +439,7 @@ class Contraction:
             tables,
         )
 
-    def epilogue(self) -> Stmt:
+    def epilogue(self) -> list[Stmt]:
         """What is done with each element of the tile, along memory."""
         nest, other = self.finish, "high" if self.lanes == "wide" else "wide"
         names = {a.name for a in (self.wide if self.lanes == "wide" else self.high)}
@@ -448,14 +450,21 @@ class Contraction:
             affine.add(at[side], affine.scale(axis(f"{side}_first"), -1))
             for side in ("high", "wide")
         )
-        place = affine.add(affine.scale(row, self.width), column)
-        have: dict[int, Expr] = {self.dot: At("tile", place)}
+        lines, step = (column, self.whole_rows) if self.turns else (row, self.width)
+        place = affine.add(affine.scale(lines, step), row if self.turns else column)
+        element = At("across" if self.turns else "tile", place)
+        have: dict[int, Expr] = {self.dot: element}
         body = tuple(row_stores(nest, Passes(nest), have))
         if len(along) == 1 and costly(nest) and not at_hand(nest):
             first, stop = (axis(f"{self.lanes}_{end}") for end in ("first", "stop"))
-            loops = in_vectors(along[0].name, first, stop, body)
-            return self.each_one(other, rest, [loops])
-        return self.each_one(other, rest, [self.each_lane(self.lanes, along, body)])
+            loops: Stmt = in_vectors(along[0].name, first, stop, body)
+        else:
+            loops = self.each_lane(self.lanes, along, body)
+        found = self.each_one(other, rest, [loops])
+        if not self.turns:
+            return [found]
+        rows, columns = (self.whole_rows, self.width), used_of("wide")
+        return [turned_tile(self.dtype, "across", "tile", rows, columns), found]
 
     @cached_property
     def finish(self) -> Nest:

@@ -15,7 +15,7 @@ from pirol.kernels.affine import Affine, axis, constant
 from pirol.kernels.contract import ALL, Contraction, used_of
 from pirol.kernels.kernel import Loop, Num, Pairs, Put, Stmt, Turn
 from pirol.kernels.nest import Axis, Nest, Scalar
-from pirol.kernels.operands import load_of, start_of
+from pirol.kernels.operands import even_steps, load_of, start_of
 from pirol.prim.prim import PAIRED
 
 HALF = PAIRED
@@ -70,9 +70,9 @@ class Halves(Contraction):
         return found if found is not None and dims.equal(found[1], 1) is True else None
 
     def half_steps(self, node: int, axes: Sequence[Axis]) -> tuple[Dim, Dim] | None:
-        """As flat_steps; None of what is only now made a half."""
+        """As even_steps; None of what is only now made a half."""
         lies = load_of(self.nest, node).dtype == HALF
-        return self.flat_steps(node, axes) if lies else None
+        return even_steps(self.nest, node, axes) if lies else None
 
     # ---- the panel ----
 

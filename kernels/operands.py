@@ -109,3 +109,24 @@ def step_of(index: Affine, axes: Sequence[Axis]) -> Dim | None:
 def start_of(index: Affine, axes: Iterable[Axis]) -> Affine:
     """The index where the axes are 0."""
     return affine.substitute(index, {a.name: affine.ZERO for a in axes})
+
+
+def even_steps(nest: Nest, node: int, axes: Sequence[Axis]) -> tuple[Dim, Dim] | None:
+    """A load's steps along a side's axes and along the terms, if both are even."""
+    load = load_of(nest, node)
+    if load.guard is not None or load.index.data():
+        return None
+    side, term = step_of(load.index, axes), step_of(load.index, nest.columns)
+    return None if side is None or term is None else (side, term)
+
+
+def run_of_terms(nest: Nest, node: int, axes: Sequence[Axis]) -> list[Axis]:
+    """The last terms' axes along which an operand lies in memory, where it does not
+    along a side's axes."""
+    load, columns = load_of(nest, node), list(nest.columns)
+    if is_widened(nest, node) or load.guard is not None or load.index.data():
+        return []
+    if step_of(load.index, axes) in (None, 1):
+        return []
+    runs = (columns[k:] for k in range(len(columns)))
+    return next((run for run in runs if step_of(load.index, run) == 1), [])

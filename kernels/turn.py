@@ -13,7 +13,7 @@ from pirol.compiler import dims
 from pirol.compiler.dims import Dim, product
 from pirol.compiler.ir import BITS
 from pirol.kernels import affine
-from pirol.kernels.affine import Affine, axis, constant
+from pirol.kernels.affine import Affine, Quotient, axis, constant
 from pirol.kernels.emit import Emitter, closure, unravel
 from pirol.kernels.kernel import Array, At, Kernel, Loop, Put, Stmt, Turn
 from pirol.kernels.nest import Axis, Load, Nest, Store
@@ -22,6 +22,7 @@ HIGHS, WIDE = (64, 32, 16), 64  # a block: elements of one axis, and of the lane
 NEAR = 1 << 14  # bytes of blocks that leave room beside them in the nearest cache
 MANY = 16  # blocks of rows for threads to share
 LEAST = 8  # a static axis shorter than this is not worth turning
+SQUARE = {32: 8, 64: 4}  # the side of what registers turn, by an element's bits
 
 
 @dataclass(frozen=True)
@@ -206,3 +207,20 @@ def lies_along(index: Affine, along: Axis, across: Axis) -> bool:
     plain = index.plain(across.name) and index.plain(along.name) and not index.data()
     steps = index.coefficient(across.name) not in (0, 1)
     return plain and steps and index.coefficient(along.name) == 1
+
+
+def turned_tile(
+    dtype: str, to: str, tile: str, sizes: tuple[int, int], columns: Affine
+) -> Turn:
+    """to[column, row] = tile[row, column] of arrays of so many rows and columns, up to
+    `columns`, in whole squares."""
+    rows, width = sizes
+    side = SQUARE[BITS[dtype]]
+    squares = Affine(((Quotient(affine.add(columns, constant(side - 1)), side), side),))
+    return Turn(
+        dtype,
+        (to, affine.ZERO, constant(rows)),
+        (tile, affine.ZERO, constant(width)),
+        (constant(rows), rows),
+        (squares, width),
+    )

@@ -318,6 +318,24 @@ def test_convs_share_what_is_padded() -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("channels", [2, 7, 8, 20, 64, 67])
+def test_tiles_of_pixels_are_turned(channels: int, dtype: str) -> None:
+    """Results lie along pixels, the tile's rows, for whatever is left of squares."""
+    for height, width in ((4, 4), (13, 11), (31, 33)):
+        b = Builder()
+        x = b.input(TensorType((2, 3, height, width), dtype))
+        w = b.input(TensorType((channels, 3, 3, 3), dtype))
+        at = {"strides": (1, 1), "dilation": (1, 1), "groups": 1}
+        made = b.conv(x, w, padding=((0, 0), (0, 0)), **at)
+        graph = b.graph("f", [b.add(made, made)])
+        assert "(across, " in c_text([s.cpu for s in steps_of(graph)])
+        data = np.random.default_rng(channels)
+        arrays = [data.integers(-9, 9, v.shape).astype(dtype) for v in (x, w)]
+        (found,), (expected,) = run_c(graph, arrays), interpret(graph, arrays)
+        np.testing.assert_array_equal(found, expected)
+
+
 def plain(case: Case, sizes: Sizes) -> list[Array]:
     """No NaN, which would hide all in its row."""
     return case.arrays(sizes, seed=3, special=False)
