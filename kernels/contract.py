@@ -136,9 +136,9 @@ class Contraction:
         body = [
             *unravel([a.name for a in order], nest, "r"),
             *self.block_ends(),
-            self.pack_once(),
+            *self.packing(),
             *self.prepare_left(),
-            self.tile(),
+            *self.tile(),
             *self.epilogue(),
         ]
         loop = Loop("r", axis("begin"), axis("end"), tuple(body), kind="rows")
@@ -297,12 +297,13 @@ class Contraction:
 
     # ---- operands ----
 
-    def pack_once(self) -> Stmt:
+    def packing(self) -> list[Stmt]:
         """Pack the panel, unless the task before had the same."""
         count = self.blocks("high").extent
         number = Offset(Affine(((affine.Quotient(axis("r"), count), 1),)))
         changed = Apply("ne", (Ref("packed"), number), "int64", "bool")
-        return If(changed, (Set("packed", number), *self.clear(), *self.pack()))
+        body = (Set("packed", number), *self.clear(), *self.pack())
+        return [If(changed, body)]
 
     def clear(self) -> list[Stmt]:
         """Zeros where a panel's last vector lies behind the columns."""
@@ -413,7 +414,7 @@ class Contraction:
         """The place of a row in its tile."""
         return affine.add(axis("row"), affine.scale(axis("high_first"), -1))
 
-    def tile(self) -> Stmt:
+    def tile(self) -> list[Stmt]:
         """The products of the tile."""
         load = load_of(self.nest, self.left)
         left = (f"in{load.buffer}", affine.ZERO, affine.ZERO, affine.ZERO)
@@ -428,7 +429,7 @@ class Contraction:
             start = affine.add(start, affine.scale(axis("high_first"), row))
             left = (left[0], start, constant(row), constant(term))
         width = constant(self.width)
-        return Dot(
+        dot = Dot(
             self.item,
             ("tile", affine.ZERO, width),
             left,
@@ -438,6 +439,7 @@ class Contraction:
             constant(self.terms),
             tables,
         )
+        return [dot]
 
     def epilogue(self) -> list[Stmt]:
         """What is done with each element of the tile, along memory."""

@@ -24,6 +24,7 @@ from pirol.kernels.accumulators import Accumulator
 from pirol.kernels.affine import Affine, axis, constant
 from pirol.kernels.along import along_lines
 from pirol.kernels.contract import contraction
+from pirol.kernels.contract_direct import directly
 from pirol.kernels.contract_halves import of_halves
 from pirol.kernels.emit import (
     TILE,
@@ -61,6 +62,7 @@ from pirol.kernels.nest import (
     Scan,
     plain_sums,
 )
+from pirol.kernels.peeled import peeled
 from pirol.kernels.scatter import scatter
 from pirol.kernels.short_rows import short_rows
 from pirol.kernels.stages import staged
@@ -77,7 +79,7 @@ FEW = 16  # a row of fewer elements is not worth lanes of its own
 
 def schedule(nest: Nest, near: bool = False) -> Kernel:
     """The CPU kernel of a nest; near: its results are read while they are in cache."""
-    kernel = staged(hoisted(scheduled(nest)))
+    kernel = staged(hoisted(peeled(scheduled(nest))))
     return kernel if near or nest.reduces or costly(nest) else streamed(kernel)
 
 
@@ -88,7 +90,7 @@ def scheduled(nest: Nest) -> Kernel:
         return sums
     tiles = contraction(nest)
     if tiles is not None:
-        return of_halves(tiles).turned().kernel()
+        return directly(of_halves(tiles).turned()).kernel()
     planes = windows(plain_sums(nest))
     if planes is not None:
         return planes.kernel()

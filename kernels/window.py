@@ -47,13 +47,15 @@ from pirol.kernels.kernel import (
     Var,
 )
 from pirol.kernels.nest import Axis, Load, Nest, Node, Reduce, index_of, with_index
-from pirol.kernels.tile import row_stores, whole_lanes
+from pirol.kernels.tile import at_hand, row_stores, whole_lanes
 
 MOST = 64  # taps that are run through for each lane
 DEALT = (2, 3, 4)  # steps of which compilers take vectors of elements apart
 KEPT = 1 << 14  # bytes of a plane's lines that are all read before any is dealt out
 AHEAD = 1 << 18  # bytes of a plane of the input that is fetched while another is read
 LINE = 64  # bytes that come into a cache together
+LONG = 24  # elements of lines that fill vectors
+FEW = 25  # taps
 
 
 @dataclass(frozen=True)
@@ -248,7 +250,7 @@ class Windows:
         arrays, scratch = in_scratch(
             [
                 ("plane", source, product(self.shape)),
-                ("totals", total, self.line),
+                *([] if self.by_lines else [("totals", total, self.line)]),
                 *(
                     [("row", source, product((*lines, self.width)))]
                     if self.dealt
@@ -259,7 +261,7 @@ class Windows:
         body = (
             *unravel([a.name for a in outer], self.nest, "r"),
             *self.pack(),
-            *self.totals(),
+            *(() if self.by_lines else self.totals()),
             *self.lines(),
         )
         loop = Loop("r", axis("begin"), axis("end"), body, kind="rows")
@@ -378,25 +380,28 @@ class Windows:
         moved = _moved(index_of(node), self.sides)
         return node if moved is None else with_index(node, moved)
 
-    def totals(self) -> tuple[Stmt, ...]:
-        """The reductions along the whole plane, those between the lines too."""
+    def total(self, place: Affine) -> tuple[Stmt, ...]:
+        """The reduction of the window that begins at a place of its part."""
         reach = [affine.scale(axis(s.tap.name), s.reach) for s in self.sides]
         taps = {a.name: a.extent for a in self.nest.columns}
         pairs = [affine.divide(r, s.step, taps) for r, s in zip(reach, self.sides)]
         tap = [rest for _, rest in pairs] + [whole for whole, _ in pairs]
-        place = affine.add(axis("j"), affine.linear(tap, self.shape))
+        place = affine.add(place, affine.linear(tap, self.shape))
         node = self.nest.nodes[self.reduce]
         assert isinstance(node, Reduce)
         emitter = Emitter(self.nest, {self.source: At("plane", place)})
         lets = emitter.lets(closure(self.nest, node.args, emitter.have))
         value = emitter.ref(node.args[0])
         joined = Set("total", join(node.kind, Ref("total"), value, node.dtype))
-        body = self.each_tap((*lets, joined))
         start = Var("total", node.dtype, identity(node.kind, node.dtype))
+        return (start, *self.each_tap((*lets, joined)))
+
+    def totals(self) -> tuple[Stmt, ...]:
+        """The reductions along the whole plane, those between the lines too."""
         put = Put("totals", axis("j"), Ref("total"))
         last = [constant(dims.sub(s.row.extent, 1)) for s in self.sides]
         stop = affine.add(self.in_line(last), constant(1))
-        return whole_lanes("j", stop, (start, *body, put))
+        return whole_lanes("j", stop, (*self.total(axis("j")), put))
 
     def each_tap(self, body: tuple[Stmt, ...]) -> tuple[Stmt, ...]:
         """Loops over the taps; one by one where their parts of the plane differ, which
@@ -416,15 +421,25 @@ class Windows:
         """The place of a row in its part of the plane."""
         return affine.linear(at, tuple(s.length for s in self.sides))
 
+    @property
+    def by_lines(self) -> bool:
+        """Whether lines are reduced one by one: they fill vectors by themselves, and
+        compilers make these of so few taps."""
+        extent = self.sides[-1].row.extent
+        taps = product(a.extent for a in self.nest.columns)
+        fills = not isinstance(extent, int) or extent >= LONG
+        return fills and isinstance(taps, int) and taps <= FEW
+
     def lines(self) -> tuple[Stmt, ...]:
         """What is stored, line by line."""
         rows = self.in_line([axis(s.row.name) for s in self.sides])
-        have: dict[int, Expr] = {self.reduce: At("totals", rows)}
+        by_lines = self.by_lines
+        total: Expr = Ref("total") if by_lines else At("totals", rows)
+        have: dict[int, Expr] = {self.reduce: total}
         passes, last = Passes(self.nest), self.sides[-1].row
-        body = tuple(row_stores(self.nest, passes, have))
-        needed = closure(self.nest, [s.node for s in passes.row_stores], have)
-        if any(isinstance(self.nest.nodes[k], Load) for k in needed):
-            # It may read what it writes.
+        before = self.total(rows) if by_lines else ()
+        body = (*before, *row_stores(self.nest, passes, have))
+        if at_hand(self.nest):
             stop = constant(last.extent)
             body = (Loop(last.name, affine.ZERO, stop, body, "lanes"),)
         else:

@@ -31,7 +31,8 @@
 
 /* pr_dot_tile: `rows` and `vecs` are literals, so that the sums stay in registers.
    pr_dot_strip: `rows` rows by all columns. Columns are read and written up to the
-   next multiple of a vector. */
+   next multiple of a vector. What is multiplied after the block at hand is brought as
+   far as the second cache: its lines may drive each other out of the first. */
 #define PR_DOT_SOME(count, t)                                                  \
   for (; rows - i >= count; i += count, to += count * c_row) {                 \
     PR_UNROLL for (int n = 0; n < count; ++n)                                  \
@@ -54,8 +55,10 @@
     for (int64_t k = 0; k < terms; ++k) {                                      \
       pr_vec_##t y[PR_DOT_VECS];                                               \
       const int64_t place = at[k];                                             \
-      PR_UNROLL for (int j = 0; j < vecs; ++j)                                 \
+      PR_UNROLL for (int j = 0; j < vecs; ++j) {                               \
         y[j] = *(const pr_vec_##t *)(b + k * b_term + j * LANES);              \
+        __builtin_prefetch(b + (k + PR_DOT_TERMS) * b_term + j * LANES, 0, 2); \
+      }                                                                        \
       PR_UNROLL for (int i = 0; i < rows; ++i) {                               \
         const pr_vec_##t x = a[i][place] - (pr_vec_##t){0};                    \
         PR_UNROLL for (int j = 0; j < vecs; ++j)                               \
