@@ -26,6 +26,7 @@ from pirol.compiler.capture import (
     eagers,
     ends,
     in_place,
+    matrices,
     native,
     numbers,
     operators,
@@ -314,6 +315,7 @@ def connect() -> str:
     autocast.follow()
     differentiated.follow()
     in_place.follow()
+    matrices.follow()
     eagers.follow()
     operators.follow()
     numbers.follow()

@@ -27,24 +27,29 @@ from pirol.prim.decomp.registry import (
 
 @dataclass(frozen=True)
 class Gradient:
-    """A rule, and the names by Paddle of its results."""
+    """A rule, and the names by Paddle of its results; `operands` and `made` are those
+    of what the forward op takes and gives, where the rule may stand for Paddle's."""
 
     rule: Decomposition
     results: tuple[str, ...]
+    operands: tuple[str, ...] = ()
+    made: tuple[str, ...] = ()
 
 
 GRADIENTS: dict[tuple[str, int], Gradient] = {}  # by forward op and order
 
 
 def gradient(
-    *names: str, results: str = "x_grad", order: int = 1
+    *names: str, results: str = "x_grad", order: int = 1, of: str = "->"
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register the gradient of forward ops."""
+    """Register the gradient of forward ops; of: what these take -> give."""
+    taken, made = (part.split() for part in of.split("->"))
 
     def register(run: Callable[..., Any]) -> Callable[..., Any]:
         for name in names:
             rule = described(f"pd_op.{name}_grad", run)
-            GRADIENTS[f"pd_op.{name}", order] = Gradient(rule, tuple(results.split()))
+            own = Gradient(rule, tuple(results.split()), tuple(taken), tuple(made))
+            GRADIENTS[f"pd_op.{name}", order] = own
         return run
 
     return register
