@@ -242,3 +242,25 @@ def test_faults_are_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linalg_gradients, name, lambda b, x, *rest, **more: x)
     with pytest.raises(AssertionError, match="Not equal"):
         checked("cholesky", 5, 5)
+
+
+@pytest.mark.parametrize("shapes", [([2, 1, 3, 4], [5, 4, 2]), ([1, 3, 4], [6, 4, 2])])
+def test_batches_that_are_both_broadcast(shapes: tuple[list[int], list[int]]) -> None:
+    """Eager fails in the gradients of the first, whose shape it also tells wrong."""
+
+    def f(x: Any, y: Any) -> Any:
+        return paddle.matmul(x, y).sin()
+
+    fast = pirol.to_static(f, strict=True)
+    x, y = (paddle.rand(shape, "float64") for shape in shapes)
+    x.stop_gradient = y.stop_gradient = False
+    np.testing.assert_allclose(fast(x, y), f(x, y), 1e-12)
+    found = paddle.grad(fast(x, y).sum(), [x, y])
+    ct = x.detach() @ y.detach()
+    rows = (ct.cos().matmul(y.detach(), transpose_y=True), x.detach().mT @ ct.cos())
+    for got, part, tensor in zip(found, rows, (x, y)):
+        extra = list(range(len(part.shape) - len(tensor.shape)))
+        whole = part.sum(extra) if extra else part
+        ones = [k for k, d in enumerate(tensor.shape) if d == 1 != whole.shape[k]]
+        whole = whole.sum(ones, keepdim=True) if ones else whole
+        np.testing.assert_allclose(got.numpy(), whole.numpy(), 1e-10)

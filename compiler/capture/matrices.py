@@ -2,7 +2,8 @@
 
 slogdet: its result is declared in the shape of the matrices. Values of eigvalsh and
 svdvals have no second derivative: those of eigh and svd have (where one may be asked
-for). multi_dot's gradients are declared float32: products in the best order.
+for). multi_dot's gradients are declared float32: products in the best order. Of matmul
+of batches the shape of one is declared, though both be broadcast.
 """
 
 from __future__ import annotations
@@ -59,6 +60,16 @@ def _svdvals(plain: Callable[..., Any], x: Any) -> Any:
     return ops.svd(x, False)[1]
 
 
+def _matmul(plain: Callable[..., Any], x: Any, y: Any, *rest: Any) -> Any:
+    found = plain(x, y, *rest)
+    batches = [v.shape[:-2] for v in (x, y)]
+    if all(batches) and min(*batches[0], *batches[1]) > 0:
+        batch = paddle.broadcast_shape(*map(list, batches))
+        if [*batch] != [*found.shape[: len(batch)]]:
+            found.set_shape([*batch, *found.shape[-2:]])
+    return found
+
+
 def _multi_dot(plain: Callable[..., Any], x: Any) -> Any:
     ranks = [len(v.shape) for v in x]
     ends = len(x) > 1 and {ranks[0], ranks[-1]} <= {1, 2}
@@ -103,5 +114,6 @@ OURS: dict[str, Callable[..., Any]] = {
     "slogdet": _slogdet,
     "eigvalsh": _eigvalsh,
     "svdvals": _svdvals,
+    "matmul": _matmul,
     "multi_dot": _multi_dot,
 }

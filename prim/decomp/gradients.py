@@ -176,6 +176,19 @@ def unstack(b: Builder, out_grad: list[Value], *, axis: int) -> Any:
     return b.concat(*rows, axis=at)
 
 
+@gradient("masked_select", of="x mask -> out")
+def masked_select(b: Builder, x: Value, mask: Value, out_grad: Value) -> Any:
+    """Each of the cts where it was taken from, zeros between them."""
+    need(dims.same_shape(x.shape, mask.shape), "masked_select of what is broadcast")
+    size = x.type.size
+    taken = b.reshape(mask, shape=(size,))
+    place = b.sub(b.cumsum(b.cast(taken, dtype="int64"), axis=0), 1)
+    none = b.const(value=0.0, shape=(1,), dtype=out_grad.dtype)  # there may be no ct
+    rows = b.concat(out_grad, none, axis=0)
+    found = b.gather(rows, b.max(place, 0), shape=(size,), dims=(-1,))
+    return b.reshape(b.select(taken, found, 0.0), shape=x.shape)
+
+
 @gradient("dropout")
 def dropout(
     b: Builder, mask: Value, out_grad: Value, p: Value, *, is_test: bool, mode: str
