@@ -258,9 +258,10 @@ class Trained:
         """The outputs, joined to the tensors `wrt`; None where no plan fits."""
         if self.plain:
             found = self.forward.run(tensors)
-            if found is None or not self.wrt:
-                return found
-            return joined(self, [*tensors], found[self.count :], found[: self.count])
+            if found is None:
+                return None
+            outputs, kept = found[: self.count], found[self.count :]
+            return joined(self, [*tensors], kept, outputs) if self.wrt else outputs
         before = list(tensors)
         for k in self.cut.written:
             before[k] = tensors[k].detach().clone()
