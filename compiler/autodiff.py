@@ -26,6 +26,7 @@ from pirol.compiler.ir import (
 )
 from pirol.prim import PRIMS, Builder, Facts
 from pirol.prim.decomp.dropout import kept
+from pirol.prim.decomp.gradients import GRADIENTS
 
 EXPANDED = ("call", "group")  # their bodies stand for them
 STOP = "stop_gradient"
@@ -294,7 +295,8 @@ def _pull(b: Builder, op: Op, cts: _Cotangents, active: set[Value]) -> None:
     if not any(r in cts for r in op.results):
         return
     if _is_whole(op):
-        _pull_whole(b, op, cts, active)
+        if not _pull_by_rule(b, op, cts, active):
+            _pull_whole(b, op, cts, active)
         return
     rule = PRIMS[op.name].vjp if op.name in PRIMS else None
     if rule is None:
@@ -325,6 +327,29 @@ def _is_whole(op: Op) -> bool:
     """Whether its gradient is an op of the same kind."""
     fit = "site" in op.attrs and not op.attrs.get("effect")
     return fit and op.name in ("opaque", *CONTROL)
+
+
+def _pull_by_rule(b: Builder, op: Op, cts: _Cotangents, active: set[Value]) -> bool:
+    """By our rule for an op of Paddle's, of real numbers, which can be differentiated
+    again as Paddle's own gradient cannot; whether there is one."""
+    own, values = GRADIENTS.get((op.title, 1)), (*op.operands, *op.results)
+    if own is None or len(own.operands) != len(op.operands) or "gradient" in op.attrs:
+        return False
+    if any(v.is_complex for v in values):
+        return False
+    given = dict(zip((*own.operands, *own.made), values))
+    given |= {f"{k}_grad": cts.of(r) for k, r in zip(own.made, op.results) if r in cts}
+    b.line = op.line
+    try:
+        operands = [given.get(name) for name in own.rule.operands]
+        found = dict(zip(own.results, own.rule(b, operands, op.attrs)))
+    except (Unsupported, ShapeError):
+        return False
+    for name, operand in zip(own.operands, op.operands):
+        grad = found.get(f"{name}_grad")
+        if grad is not None and operand in active:
+            cts.add(operand, grad)
+    return True
 
 
 def _pull_whole(b: Builder, op: Op, cts: _Cotangents, active: set[Value]) -> None:

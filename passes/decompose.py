@@ -6,12 +6,12 @@ A composite becomes `call {callee, site}`; what no decomposition takes stays
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from pirol.compiler import dims
-from pirol.compiler.dims import symbols_of
+from pirol.compiler.dims import Shape, symbols_of
 from pirol.compiler.errors import ShapeError, Unsupported
 from pirol.compiler.ir import (
     HALVES,
@@ -29,7 +29,7 @@ from pirol.passes.ordered import ORDERED, WHY, adds_up
 from pirol.prim import Builder, Facts, Unify
 from pirol.prim.decomp import ALONE, DECOMPOSITIONS, Decomposition
 from pirol.prim.decomp.shape import sized
-from pirol.prim.prim import WIDE
+from pirol.prim.prim import WIDE, Attrs
 
 OURS = "pirol."  # how ops that Paddle has not begin
 # Attributes that say how the op stood in Paddle's program.
@@ -41,6 +41,25 @@ LIKE_FIRST = tuple(
     f"pd_op.{name}"
     for name in ("dropout", "bernoulli", "argsort", "cummax", "cummin", "scatter")
 )
+
+
+def _singular(x: Shape, attrs: Attrs) -> list[Shape]:
+    *lead, rows, columns = x
+    least = dims.minimum(rows, columns)
+    if attrs["full_matrices"]:
+        return [(*lead, rows, rows), (*lead, least), (*lead, columns, columns)]
+    return [(*lead, rows, least), (*lead, least), (*lead, least, columns)]
+
+
+# The shapes of the results, of that of the first operand, which is matrices.
+MATRICES: dict[str, Callable[[Shape, Attrs], Sequence[Shape]]] = {
+    "pd_op.cholesky": lambda x, _: [x],
+    "pd_op.eigh": lambda x, _: [x[:-1], x],
+    "pd_op.inverse": lambda x, _: [x],
+    "pd_op.lu": lambda x, _: [x, (*x[:-2], dims.minimum(*x[-2:])), x[:-2]],
+    "pd_op.slogdet": lambda x, _: [(2, *x[:-2])],
+    "pd_op.svd": _singular,
+}
 
 
 def decompose(graph: Graph, facts: Facts, alone: bool = False) -> Graph:
@@ -218,6 +237,9 @@ class _Decomposer:
         if op.name in LIKE_FIRST:
             shape = self.operands(op)[0].shape
             return [TensorType(shape, t.dtype) for t in types]
+        if op.name in MATRICES and set(op.attrs["layout"]) == {-1}:
+            shapes = MATRICES[op.name](self.operands(op)[0].shape, op.attrs)
+            return [TensorType(s, t.dtype) for s, t in zip(shapes, types, strict=True)]
         if op.name not in SHAPED:
             return types
         first = nested(op, self.operands(op))[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -260,16 +261,21 @@ def keyed(x: Any, *, scale: float = 2.0, shift: float = 1.0) -> Any:
     return x * scale + shift
 
 
-def test_a_call_under_an_auto_cast_not_known_is_paddles() -> None:
+def test_a_call_under_an_auto_cast_not_known_is_paddles(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     fast, eager = twins()
     x = paddle.randn([3, 4])
     expected = eager(x)
     close(fast(x), expected)
     tracer = framework._dygraph_tracer()
     before = tracer._amp_level  # auto_cast itself declines on most CPUs
+    state = {"pirol_followed": True}
     try:
-        tracer._amp_level = core.AmpLevel.O1
-        close(fast(x), expected)
+        with monkeypatch.context() as patch:
+            patch.setattr(sys.modules["paddle.amp.auto_cast"], "_g_amp_state_", state)
+            tracer._amp_level = core.AmpLevel.O1
+            close(fast(x), expected)
     finally:
         tracer._amp_level = before
     assert whys(fast) == ["auto_cast is on at level O1"]

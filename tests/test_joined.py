@@ -158,8 +158,8 @@ def test_one_tensor_and_one_output_are_two_nodes_and_few_calls() -> None:
         fast(x, w).backward(ct)
     finally:
         sys.setprofile(None)
-    assert calls.count("_view") == 2 and "take" not in calls
-    assert len(calls) <= 35, calls
+    assert "_view" not in calls and "take" not in calls
+    assert len(calls) <= 33, (len(calls), calls)
 
 
 def test_a_planted_fault_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,3 +92,16 @@ def test_what_paddle_has_no_backward_of() -> None:
     ours, paddles = pirol.explain(fast).kept
     assert ours > 0 and paddles is None
     assert "kept for backward: " in str(pirol.explain(fast))
+
+
+def blocks(x: Any) -> Any:
+    """Zeros are joined to x, of which concat's gradient makes nothing."""
+    (g,) = paddle.grad(paddle.block_diag([x, x * 2]).sin().sum(), [x], None, True, True)
+    return g.tanh()
+
+
+def test_where_paddles_backward_would_end_the_process() -> None:
+    fast, x = pirol.to_static(blocks), paddle.randn([3, 4])
+    x.stop_gradient = False
+    fast(x).sum().backward()
+    assert pirol.explain(fast).kept[1] is None

@@ -12,6 +12,7 @@ import pytest
 from paddle import linalg
 
 import pirol
+from pirol.compiler.capture.matrices import best
 from pirol.prim.decomp import linalg_gradients
 
 Of = Callable[[Any, Any], Any]
@@ -51,6 +52,20 @@ def singular(x: Any, y: Any) -> Any:
     return (u**4).sum() + s.sin().sum() + (vh**4 * y).sum()
 
 
+def unpacked(x: Any, y: Any) -> Any:
+    _, low, high = linalg.lu_unpack(*linalg.lu(x)[:2])
+    return low.sin() + high.cos()
+
+
+def solved(x: Any, y: Any) -> Any:
+    return linalg.cholesky_solve(y[..., :2], linalg.cholesky(positive(x))).sin()
+
+
+def solved_upper(x: Any, y: Any) -> Any:
+    factor = linalg.cholesky(positive(x), upper=True)
+    return linalg.cholesky_solve(y, factor, upper=True).sin()
+
+
 CASES: dict[str, Of] = {
     "inverse": lambda x, y: paddle.inverse(x).sin() * y,
     "det": lambda x, y: linalg.det(x).sin(),
@@ -67,6 +82,19 @@ CASES: dict[str, Of] = {
     "pinv": lambda x, y: linalg.pinv(x).sin() * y,
     "nuclear norm": lambda x, y: linalg.norm(x * y, "nuc", axis=[0, 1]).sin(),
     "matrix_power": lambda x, y: linalg.matrix_power(x, 3).sin() * y,
+    "matrix_power, below 0": lambda x, y: linalg.matrix_power(x, -2).sin() * y,
+    "slogdet": lambda x, y: linalg.slogdet(x)[1].sin(),
+    "eigvalsh": lambda x, y: linalg.eigvalsh(positive(x)).sin(),
+    "eigvalsh, upper": lambda x, y: linalg.eigvalsh(positive(x), UPLO="U").sin(),
+    "svdvals": lambda x, y: linalg.svdvals(x).sin(),
+    "pinv, hermitian": lambda x, y: linalg.pinv(positive(x), hermitian=True).sin() * y,
+    "lu": lambda x, y: linalg.lu(x)[0].sin() * y,
+    "lu, wide": lambda x, y: linalg.lu(x[..., :2, :])[0].sin() * y[..., :2, :],
+    "lu_unpack": unpacked,
+    "cholesky_solve": solved,
+    "cholesky_solve, upper": solved_upper,
+    "multi_dot": lambda x, y: linalg.multi_dot([x[:2], y, x[:, :1], y[:1]]).sin(),
+    "multi_dot, ends": lambda x, y: linalg.multi_dot([x[0], y, x, y[:, 0]]).sin(),
     "norm": lambda x, y: linalg.norm(x * y, "fro", axis=[0, 1]).sin(),
     "max_pool2d": lambda x, y: pooled(x * y),
 }
@@ -79,6 +107,8 @@ def pooled(x: Any) -> Any:
 
 # Of several matrices eager has other gradients of eigh than differences have.
 BATCHED = ["inverse", "det", "solve", "triangular_solve", "cholesky", "qr"]
+BATCHED += ["slogdet", "svdvals", "lu", "lu_unpack", "cholesky_solve"]
+BATCHED += ["matrix_power, below 0"]
 
 
 def gradients(run: Of, x: Any, y: Any, again: bool) -> list[Any]:
@@ -112,16 +142,37 @@ def checked(name: str, *shape: int) -> None:
         float(found), float(size(gradients(run, x, y, False))), 1e-8, 1e-9
     )
     found.backward()
+    grads = [t.grad for t in (x, y)]
+    along(grads, x, y, lambda x, y: size(gradients(run, x, y, False)))
+
+
+def along(grads: list[Any], x: Any, y: Any, of: Of) -> None:
+    """Gradients of a number against its differences along a direction."""
     rng, step, slope = np.random.default_rng(9), 1e-6, 0.0
-    ways = [rng.normal(size=shape) for _ in "xy"]
+    ways = [rng.normal(size=x.shape) for _ in "xy"]
     for sign in (1.0, -1.0):
         moved = [t.detach() + sign * step * way for t, way in zip((x, y), ways)]
         for tensor in moved:
             tensor.stop_gradient = False
-        slope += sign * float(size(gradients(run, *moved, False))) / (2 * step)
-    grads = [np.zeros(shape) if t.grad is None else t.grad.numpy() for t in (x, y)]
-    got = sum((g * way).sum() for g, way in zip(grads, ways))
+        slope += sign * float(of(*moved)) / (2 * step)
+    found = [np.zeros(x.shape) if g is None else g.numpy() for g in grads]
+    got = sum((g * way).sum() for g, way in zip(found, ways))
     np.testing.assert_allclose(got, slope, 2e-5, 1e-5)
+
+
+def outside(name: str, *shape: int) -> list[str]:
+    """The first and second gradients, asked for outside the compiled function, against
+    differences; what was not compiled."""
+    run = CASES[name]
+    fast = pirol.to_static(lambda x, y: run(x, y).sum())
+    x, y = leaves(*shape)
+
+    def first(x: Any, y: Any) -> Any:
+        return size(gradients(fast, x, y, True))
+
+    along(paddle.grad(fast(x, y), [x, y], allow_unused=True), x, y, fast)
+    along(paddle.grad(first(x, y), [x, y], allow_unused=True), x, y, first)
+    return [f.op for f in pirol.explain(fast).fallbacks]
 
 
 @pytest.mark.parametrize("rows", [3, 6])
@@ -135,8 +186,81 @@ def test_of_several_matrices(name: str) -> None:
     checked(name, 2, 5, 5)
 
 
+@pytest.mark.parametrize("name", sorted({*BATCHED, "eigh", "eigvalsh", "svd", "pinv"}))
+@pytest.mark.parametrize("shape", [(5, 5), (2, 5, 5)])
+def test_outside_the_program(name: str, shape: tuple[int, ...]) -> None:
+    """The forward op is Paddle's, no gradient of it is."""
+    fallbacks = outside(name, *shape)
+    assert not [op for op in fallbacks if op.endswith("_grad") or "call" in op]
+
+
+@pytest.mark.parametrize("name", ["slogdet", "eigvalsh", "svdvals", "inverse"])
+def test_sizes_that_are_not_known(name: str) -> None:
+    spec = [paddle.static.InputSpec([None, 5, 5], "float64")] * 2
+    run = CASES[name]
+    fast = pirol.to_static(lambda x, y: run(x, y).sum(), input_spec=spec)
+    for count in (2, 1, 3):
+        x, y = leaves(count, 5, 5)
+        along(paddle.grad(fast(x, y), [x, y], allow_unused=True), x, y, fast)
+    report = pirol.explain(fast)
+    assert report.compiles == 1 and len(report.fallbacks) == 1, report
+
+
+def test_a_matrix_without_inverse() -> None:
+    """Its determinant's gradient is Paddle's, zeros."""
+    x = paddle.ones([5, 5], "float64")
+    x.stop_gradient = False
+    found = pirol.to_static(linalg.det)(x)
+    assert not paddle.grad(found, [x])[0].any()
+
+
+@pytest.mark.parametrize("sizes", [[10, 2, 30, 3, 4], [1, 5, 5, 1], [3, 7]])
+def test_the_best_order_of_products(sizes: list[int]) -> None:
+    def cost(first: int, last: int) -> int:
+        if first == last:
+            return 0
+        ends = sizes[first] * sizes[last + 1]
+        halves = range(first, last)
+        return min(
+            cost(first, k) + cost(k + 1, last) + ends * sizes[k + 1] for k in halves
+        )
+
+    cuts = best(sizes)
+
+    def taken(first: int, last: int) -> int:
+        if first == last:
+            return 0
+        k = cuts[first, last]
+        own = sizes[first] * sizes[k + 1] * sizes[last + 1]
+        return taken(first, k) + taken(k + 1, last) + own
+
+    assert taken(0, len(sizes) - 2) == cost(0, len(sizes) - 2)
+
+
 @pytest.mark.parametrize("name", ["_side", "_diagonal"])
 def test_faults_are_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(linalg_gradients, name, lambda b, x, *rest, **more: x)
     with pytest.raises(AssertionError, match="Not equal"):
         checked("cholesky", 5, 5)
+
+
+@pytest.mark.parametrize("shapes", [([2, 1, 3, 4], [5, 4, 2]), ([1, 3, 4], [6, 4, 2])])
+def test_batches_that_are_both_broadcast(shapes: tuple[list[int], list[int]]) -> None:
+    """Eager fails in the gradients of the first, whose shape it also tells wrong."""
+
+    def f(x: Any, y: Any) -> Any:
+        return paddle.matmul(x, y).sin()
+
+    fast = pirol.to_static(f, strict=True)
+    x, y = (paddle.rand(shape, "float64") for shape in shapes)
+    x.stop_gradient = y.stop_gradient = False
+    np.testing.assert_allclose(fast(x, y), f(x, y), 1e-12)
+    found = paddle.grad(fast(x, y).sum(), [x, y])
+    ct = x.detach() @ y.detach()
+    rows = (ct.cos().matmul(y.detach(), transpose_y=True), x.detach().mT @ ct.cos())
+    for got, part, tensor in zip(found, rows, (x, y)):
+        extra = list(range(len(part.shape) - len(tensor.shape)))
+        whole = part.sum(extra) if extra else part
+        ones = [k for k, d in enumerate(tensor.shape) if d == 1 != whole.shape[k]]
+        whole = whole.sum(ones, keepdim=True) if ones else whole
+        np.testing.assert_allclose(got.numpy(), whole.numpy(), 1e-10)

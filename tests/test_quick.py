@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -118,9 +119,12 @@ def test_gradients_training_and_amp(taken: list[bool]) -> None:
     same(fast(x), first)
     count = len(taken)
     tracer = framework._dygraph_tracer()
+    state = {"pirol_followed": True}
     tracer._amp_level = core.AmpLevel.O1  # auto_cast itself declines on most CPUs
     try:
-        fast(x)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys.modules["paddle.amp.auto_cast"], "_g_amp_state_", state)
+            fast(x)
     finally:
         tracer._amp_level = core.AmpLevel.O0
     assert taken[count:] == [False]

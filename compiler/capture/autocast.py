@@ -55,6 +55,8 @@ def asked() -> Mixed | None:
 
 def refused(mixed: Mixed | None) -> str:
     """Why such a call is Paddle's, or ""."""
+    if _module().amp_state() is None:  # the process is in no auto_cast
+        return ""
     tracer = framework._dygraph_tracer()
     if mixed is not None or tracer is None or tracer._amp_level == _PLAIN:
         return ""

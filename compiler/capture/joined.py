@@ -1,10 +1,11 @@
 """A call's outputs, joined to the tensors that need gradients, by nodes of Paddle's.
 
-tensor -> view -> stack of all, unless it is the only one -> scale -> view, an output:
-hooks take cotangents off the way and put gradients on it; in between are tokens, of one
-number each. Of one tensor to one output of its dtype: tensor -> view -> view, with one
-hook for both. (A PyLayer is not told which gradients are asked for, fails where it
-gives more, and ends the process when it is walked a second time.)
+tensor -> view -> stack of all, unless it is the only one -> scale, unless one output is
+all and there is a stack -> view, an output: hooks take cotangents off the way and put
+gradients on it; in between are tokens, of one number each. Of one tensor to one output
+of its dtype: tensor -> view -> view, with one hook for both. (A PyLayer is not told
+which gradients are asked for, fails where it gives more, and ends the process when it
+is walked a second time.)
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
 Some = tuple[int, ...]
 ONLY: Some = (0,)
 AXES = [list(range(rank)) for rank in range(17)]
-_transpose = paddle._C_ops.transpose
+# As Paddle has them: ours around some (numbers.py, sizes.py) are for captures.
+_transpose, _stack = paddle._C_ops.transpose, paddle._C_ops.stack
+_scale, _cast = paddle._C_ops.scale, paddle._C_ops.cast
 
 
 def run_plan(plan: Compiled, tensors: Sequence[Any]) -> list[Any] | None:
@@ -115,36 +118,39 @@ class Call(Kept):
         self.cts: dict[int, Any] = {}
         self.found: dict[int, Any] = {}
 
-    def take(self, output: int, ct: Any) -> None:
-        """The cotangent of an output; the first one begins a walk."""
+    def take(self, output: int, token: Any, ct: Any) -> Any:
+        """The cotangent of an output, for a token; the first one begins a walk."""
         if self.found:
             self.cts, self.found = {}, {}
         self.cts[output] = ct
+        return token.detach()
 
-    def gradient(self, k: int) -> Any:
+    def gradient(self, k: int, token: Any) -> Any:
         """The gradient of the k-th tensor of `wrt`; zeros where the walk has come to a
         leaf that it is not to reach."""
         walk = current.walk
-        if walk.targets and self.is_beyond(k, walk.targets):
-            return self.zeros(k)
-        if not self.found:
-            end = self.end if walk.retained else self.release
-            walk.after = (*walk.after, end)
-        if k not in self.found:
-            some = self.asked_for(k)
-            self.found |= zip(some, self.gradients(some, self.cotangents()))
-        return self.found[k]
+        try:
+            if walk.targets and self.is_beyond(k, walk.targets):
+                return self.zeros(k)
+            if k not in self.found:
+                if not self.found:
+                    walk.after.append(self.end if walk.retained else self.release)
+                some = self.asked_for(k)
+                self.found |= zip(some, self.gradients(some, self.cotangents()))
+            return self.found[k]
+        except Exception as error:
+            walk.failed = error
+            raise
 
     def asked_for(self, k: int) -> Some:
         """Places in `wrt` that a walk may ask for at once: the tensors that it is to
         reach, if they are among them; else all that are left."""
-        at = self.trained.wrt
-        left = [j for j in range(len(at)) if j not in self.found]
-        targets = current.walk.targets
+        at, targets = self.trained.wrt, current.walk.targets
+        left = tuple([j for j in range(len(at)) if j not in self.found])
         if not targets:
-            return tuple(left)
-        reached = [j for j in left if id(self.tensors[at[j]]) in targets]
-        return tuple(reached if k in reached else left)
+            return left
+        reached = tuple([j for j in left if id(self.tensors[at[j]]) in targets])
+        return reached if k in reached else left
 
     def cotangents(self) -> list[Any]:
         """Of all float outputs; zeros for those that the walk did not come through."""
@@ -167,24 +173,30 @@ class Call(Kept):
     def join(self, outputs: list[Any]) -> None:
         """Put the outputs with a gradient to the tensors `wrt` in their places."""
         self.shapes = [t.shape for t in outputs]
-        ops, tokens, zero = paddle._C_ops, [], _zeros(paddle.float32)
-        for k, at in enumerate(self.trained.wrt):
+        trained, tokens = self.trained, []
+        zero = _zeros(trained.token)
+        for k, at in enumerate(trained.wrt):
             tensor = self.tensors[at]
             if not tensor.stop_gradient:
-                token = _view(tensor)
+                axes = trained.axes[at]
+                token = _transpose(tensor, axes) if axes else _view(tensor)
                 token.data = zero
-                token._register_grad_hook(functools.partial(_gradient, self, k))
+                token._register_grad_hook(functools.partial(self.gradient, k))
                 tokens.append(token)
         alone = len(tokens) == 1
-        whole = tokens[0] if alone else ops.stack(tokens, 0)
+        whole = tokens[0] if alone else _stack(tokens, 0)
         shape = () if alone else (len(tokens),)
-        for k in self.trained.active:
-            inner = ops.scale(whole, 1.0, 0.0, True)
-            if self.trained.floats[k] != "float32":  # to which a cotangent is cast
-                inner = ops.cast(inner, outputs[k].dtype)
+        for k in trained.active:
+            inner, dtype = whole, trained.floats[k]
+            if alone or len(trained.active) > 1:
+                inner = _scale(whole, 1.0, 0.0, True)
+            if dtype != trained.token:  # to which a cotangent is cast
+                inner = _cast(inner, outputs[k].dtype)
             inner.data = outputs[k]
-            inner._register_grad_hook(functools.partial(_take, self, k, shape))
-            outputs[k] = _view(inner)
+            take = functools.partial(self.take, k, _zeros(dtype, *shape))
+            inner._register_grad_hook(take)
+            axes = trained.ends[k]
+            outputs[k] = _transpose(inner, axes) if axes else _view(inner)
 
 
 class Pair(Kept):
@@ -194,11 +206,13 @@ class Pair(Kept):
     def join(self, outputs: list[Any]) -> None:
         """Put the output with a gradient to the tensor in its place."""
         trained = self.trained
-        (k,) = trained.active
-        inner = _view(self.tensors[trained.wrt[0]])
+        (k,), (at,) = trained.active, trained.wrt
+        tensor, axes = self.tensors[at], trained.axes[at]
+        inner = _transpose(tensor, axes) if axes else _view(tensor)
         inner.data = outputs[k]
         inner._register_grad_hook(self.gradient)
-        outputs[k] = _view(inner)
+        axes = trained.ends[k]
+        outputs[k] = _transpose(inner, axes) if axes else _view(inner)
 
     def gradient(self, ct: Any) -> Any:
         """The tensor's gradient for the cotangent of the output."""
@@ -221,8 +235,9 @@ def joined(
     """A run's outputs, with a gradient to the tensors `wrt`."""
     pair = trained.is_pair
     if pair:
-        tensor = tensors[trained.wrt[0]]
-        pair = not tensor.stop_gradient and 0 not in tensor.shape
+        (at,) = trained.wrt
+        some = trained.axes[at] or 0 not in tensors[at].shape
+        pair = bool(some) and not tensors[at].stop_gradient
     call = (Pair if pair else Call)(trained, tensors, kept)
     if paddle.is_grad_enabled():
         call.join(outputs)
@@ -230,19 +245,6 @@ def joined(
     with paddle.enable_grad():
         call.join(outputs)
     return outputs
-
-
-def _gradient(call: Call, k: int, token: Any) -> Any:
-    try:
-        return call.gradient(k)
-    except Exception as error:
-        current.walk.failed = error
-        raise
-
-
-def _take(call: Call, k: int, shape: Some, ct: Any) -> Any:
-    call.take(k, ct)
-    return _zeros(ct.dtype, *shape).detach()  # Paddle asks for the same dtype again
 
 
 def _view(tensor: Any) -> Any:
@@ -255,7 +257,7 @@ def _view(tensor: Any) -> Any:
 
 
 @functools.lru_cache
-def _zeros(dtype: Any, *shape: int) -> Any:
+def _zeros(dtype: str, *shape: int) -> Any:
     return paddle.zeros(shape, dtype)
 
 

@@ -18,7 +18,7 @@ from paddle.autograd.backward_utils import ValueDict, ValueSet
 from pirol.compiler.capture import undone
 from pirol.compiler.capture.in_place import INPUTS
 from pirol.compiler.capture.reader import Program
-from pirol.compiler.capture.views import has_loops
+from pirol.compiler.capture.views import may_end
 from pirol.compiler.dims import known
 from pirol.compiler.errors import Unsupported
 from pirol.compiler.ir import BITS, Value
@@ -35,8 +35,8 @@ CONSTANTS = ("pd_op.full", "pd_op.full_int_array", "pd_op.assign_value")
 def kept_by_paddle(layer: Any, program: Program, hints: Mapping[str, int]) -> int:
     """Bytes, for these values of the symbols; `program` was read of the layer's."""
     original = layer.origin_runnable_program
-    if has_loops(original.program):
-        raise Unsupported("Paddle's backward of a loop may end the process")
+    if may_end(original.program):
+        raise Unsupported("Paddle's backward of it may end the process")
     with undone.kept():
         both = layer._append_backward(original.clone())
     ops = list(both.program.global_block().ops)

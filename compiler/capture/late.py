@@ -23,7 +23,7 @@ from pirol.compiler.capture.training import (
     detached,
 )
 from pirol.compiler.errors import PirolError, Unsupported, message
-from pirol.compiler.ir import INEXACT, Graph
+from pirol.compiler.ir import Graph
 from pirol.compiler.pipeline import Run, flatten
 from pirol.compiler.runtime import Compiled
 from pirol.prim import Facts
@@ -43,8 +43,7 @@ class Late(Trained):
         wrt = [at for at, k in enumerate(self.program.inputs) if k in plans.wrt]
         self.wrt = tuple(depended(graph, graph, wrt))
         self.active = tuple(sorted(dependent(graph, self.wrt)))
-        self.kinds = [graph.inputs[k].dtype for k in self.wrt]
-        self.floats = [v.dtype if v.dtype in INEXACT else "" for v in graph.outputs]
+        self.know_types(graph)
 
     @property
     def fits(self) -> bool:

@@ -9,6 +9,8 @@ from typing import Any
 
 import paddle
 
+from pirol.compiler.capture.masks import makes_mask
+
 _FRAME = re.compile(r'File "(.+)", line (\d+), in (\S+)')
 _HIDDEN = (
     str(Path(paddle.__file__).parent),
@@ -33,7 +35,11 @@ def of_dropout(op: Any) -> bool:
     """Whether uniform numbers are drawn for a dropout's mask."""
     if op.name() != "pd_op.uniform":
         return False
-    return any(p == _COMMON and name in _DROPOUTS for p, _, name in _frames(op)[:4])
+    frames = _frames(op)
+    if any(p == _COMMON and name in _DROPOUTS for p, _, name in frames[:4]):
+        return True
+    told = bool(frames) and frames[0][0].startswith(_HIDDEN)  # by Paddle's functions
+    return not told and makes_mask(op)
 
 
 def _frames(op: Any) -> list[tuple[str, str, str]]:

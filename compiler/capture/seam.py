@@ -26,6 +26,7 @@ from pirol.compiler.capture import (
     eagers,
     ends,
     in_place,
+    matrices,
     native,
     numbers,
     operators,
@@ -57,7 +58,7 @@ from pirol.passes.ordered import WHY, ordered
 
 class ForEager(Exception):
     """A call that Paddle's program must not run: an input is in the memory of one that
-    it writes, or it has a loop, whose gradient may end the process."""
+    it writes, or Paddle's gradient of it may end the process."""
 
 
 class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
@@ -70,7 +71,7 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
         """Run on the (nested) inputs of an AST program."""
         plans, found = self._serve(self._prepare_inputs(inputs))
         if isinstance(found, Left):
-            if found is Left.SHARED or self._loops:
+            if found is Left.SHARED or self._may_end:
                 raise ForEager
             run = self._differentiable(super().__call__)
             try:
@@ -136,8 +137,8 @@ class CompiledLayer(partial.PartialProgramLayer):  # type: ignore[misc]
             return False
 
     @cached_property
-    def _loops(self) -> bool:
-        return views.has_loops(self.origin_runnable_program.program)
+    def _may_end(self) -> bool:
+        return views.may_end(self.origin_runnable_program.program)
 
     def _differentiable(self, run: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """Paddle's run, in eval mode too with the gradients that eager has, where
@@ -314,6 +315,7 @@ def connect() -> str:
     autocast.follow()
     differentiated.follow()
     in_place.follow()
+    matrices.follow()
     eagers.follow()
     operators.follow()
     numbers.follow()

@@ -26,12 +26,12 @@ from pirol.compiler.autodiff import (
     vjp,
     without_stops,
 )
-from pirol.compiler.capture.joined import Some, joined, run_plan
+from pirol.compiler.capture.joined import AXES, Some, joined, run_plan
 from pirol.compiler.capture.options import Options
 from pirol.compiler.capture.plans import LOCK, Plans, Prepared, as_given, built
 from pirol.compiler.capture.reader import Program
 from pirol.compiler.dims import known
-from pirol.compiler.ir import BITS, INEXACT, Graph, prune
+from pirol.compiler.ir import BITS, INEXACT, Graph, Value, prune
 from pirol.compiler.pipeline import Run, finish, flatten
 from pirol.compiler.runtime import Compiled, generate
 from pirol.passes.partition import partition
@@ -196,8 +196,10 @@ class Trained:
         self.native = self.forward.native
         self.count = len(cut.flat.outputs)
         self.private = self.keeps_apart()
-        self.kinds = [cut.flat.inputs[k].dtype for k in cut.wrt]
-        self.floats = [v.dtype if v.dtype in INEXACT else "" for v in cut.flat.outputs]
+        self.apart = self.private or self.keeps_apart(self.active)
+        # What a run does besides is nothing.
+        self.plain = self.apart and not (cut.written or cut.old or self.forward.own)
+        self.know_types(cut.flat)
 
     @cached_property
     def is_pair(self) -> bool:
@@ -209,13 +211,23 @@ class Trained:
             self.floats[self.active[0]]
         )
 
-    def keeps_apart(self) -> bool:
-        """Whether each output is a tensor of its own, and nothing kept is one: what is
-        kept is then given ones, or nobody else's."""
+    def know_types(self, graph: Graph) -> None:
+        """What the graph tells of tensors: dtypes, and axes of those never empty."""
+        self.kinds = [graph.inputs[k].dtype for k in self.wrt]
+        self.floats = [v.dtype if v.dtype in INEXACT else "" for v in graph.outputs]
+        wide = len(self.active) == 1 and self.floats[self.active[0]] == "float64"
+        self.token = "float64" if wide else "float32"  # of what joins them
+        self.axes = [_axes(v) for v in graph.inputs]
+        self.ends = [_axes(v) for v in graph.outputs]
+
+    def keeps_apart(self, but: Sequence[int] = ()) -> bool:
+        """Whether each output is a tensor of its own, and nothing kept is one, `but`
+        for some: what is kept is then given ones, or nobody else's."""
         numbers = self.forward.plan.outputs
         own, kept = numbers[: self.count], numbers[self.count :]
         given = any(k < self.count for k in self.forward.passed_on)
-        alone = len({*own}) == len(own) and {*own}.isdisjoint(kept)
+        others = [n for k, n in enumerate(own) if k not in but]
+        alone = len({*own}) == len(own) and {*others}.isdisjoint(kept)
         return self.native and alone and not given
 
     def backward(self, some: Some) -> Compiled:
@@ -244,6 +256,12 @@ class Trained:
 
     def run(self, tensors: Sequence[Any]) -> list[Any] | None:
         """The outputs, joined to the tensors `wrt`; None where no plan fits."""
+        if self.plain:
+            found = self.forward.run(tensors)
+            if found is None:
+                return None
+            outputs, kept = found[: self.count], found[self.count :]
+            return joined(self, [*tensors], kept, outputs) if self.wrt else outputs
         before = list(tensors)
         for k in self.cut.written:
             before[k] = tensors[k].detach().clone()
@@ -253,13 +271,19 @@ class Trained:
         outputs, kept = found[: self.count], found[self.count :]
         if self.forward.own:
             outputs = self.forward.own(outputs, tensors)
-        if not self.private:
+        if not self.apart:
             outputs, kept = detached(tensors, outputs, kept)
         if not self.wrt:
             return outputs
         for j, k in self.cut.old.items():
             kept[j] = before[k]
         return joined(self, before, kept, outputs)
+
+
+def _axes(value: Value) -> list[int] | None:
+    """The axes of what is never empty."""
+    some = all(isinstance(d, int) and d for d in value.shape)
+    return AXES[value.type.rank] if some else None
 
 
 def depended(flat: Graph, whole: Graph, wrt: Sequence[int]) -> list[int]:

@@ -53,9 +53,11 @@ def ops_of(block: Any) -> Iterator[Any]:
             yield from ops_of(inner)
 
 
-def has_loops(program: Any) -> bool:
-    """Whether a program has a `while`."""
-    return any(op.name() == "pd_op.while" for op in ops_of(program.global_block()))
+def may_end(program: Any) -> bool:
+    """Whether Paddle's backward of a program may end the process: of a `while`, and of
+    the gradient of a concat of which some part has none."""
+    names = ("pd_op.while", "pd_op.concat_grad")
+    return any(op.name() in names for op in ops_of(program.global_block()))
 
 
 class _Memory:

@@ -21,11 +21,11 @@ class Walk:
 
     differentiable: Any = False
     targets: frozenset[int] = frozenset()  # ids of the tensors to reach, if not all
-    after: tuple[Callable[[], None], ...] = ()
     failed: Exception | None = None
 
     def __init__(self, retained: Any = False) -> None:
         self.retained = retained
+        self.after: list[Callable[[], None]] = []
 
 
 class _Current(threading.local):

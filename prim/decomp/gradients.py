@@ -27,24 +27,29 @@ from pirol.prim.decomp.registry import (
 
 @dataclass(frozen=True)
 class Gradient:
-    """A rule, and the names by Paddle of its results."""
+    """A rule, and the names by Paddle of its results; `operands` and `made` are those
+    of what the forward op takes and gives, where the rule may stand for Paddle's."""
 
     rule: Decomposition
     results: tuple[str, ...]
+    operands: tuple[str, ...] = ()
+    made: tuple[str, ...] = ()
 
 
 GRADIENTS: dict[tuple[str, int], Gradient] = {}  # by forward op and order
 
 
 def gradient(
-    *names: str, results: str = "x_grad", order: int = 1
+    *names: str, results: str = "x_grad", order: int = 1, of: str = "->"
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register the gradient of forward ops."""
+    """Register the gradient of forward ops; of: what these take -> give."""
+    taken, made = (part.split() for part in of.split("->"))
 
     def register(run: Callable[..., Any]) -> Callable[..., Any]:
         for name in names:
             rule = described(f"pd_op.{name}_grad", run)
-            GRADIENTS[f"pd_op.{name}", order] = Gradient(rule, tuple(results.split()))
+            own = Gradient(rule, tuple(results.split()), tuple(taken), tuple(made))
+            GRADIENTS[f"pd_op.{name}", order] = own
         return run
 
     return register
@@ -169,6 +174,19 @@ def unstack(b: Builder, out_grad: list[Value], *, axis: int) -> Any:
     at = axis_in(axis, out_grad[0].type.rank + 1, "unstack")
     rows = [b.reshape(v, shape=(*v.shape[:at], 1, *v.shape[at:])) for v in out_grad]
     return b.concat(*rows, axis=at)
+
+
+@gradient("masked_select", of="x mask -> out")
+def masked_select(b: Builder, x: Value, mask: Value, out_grad: Value) -> Any:
+    """Each of the cts where it was taken from, zeros between them."""
+    need(dims.same_shape(x.shape, mask.shape), "masked_select of what is broadcast")
+    size = x.type.size
+    taken = b.reshape(mask, shape=(size,))
+    place = b.sub(b.cumsum(b.cast(taken, dtype="int64"), axis=0), 1)
+    none = b.const(value=0.0, shape=(1,), dtype=out_grad.dtype)  # there may be no ct
+    rows = b.concat(out_grad, none, axis=0)
+    found = b.gather(rows, b.max(place, 0), shape=(size,), dims=(-1,))
+    return b.reshape(b.select(taken, found, 0.0), shape=x.shape)
 
 
 @gradient("dropout")

@@ -55,7 +55,8 @@ def matrix_power(b: Builder, x: Value, *, n: int) -> Any:
     """x @ x @ .. n times, by squares; the inverse's where n < 0."""
     need(abs(n) < 2**10, f"power {n} of a matrix")
     if n < 0:
-        return matrix_power(b, inverse(b, x), n=-n)
+        few = isinstance(x.shape[-1], int) and x.shape[-1] <= LIMIT
+        return matrix_power(b, inverse(b, x) if few else b.inverse(x), n=-n)
     found: Value | None = None
     while n:
         if n % 2:

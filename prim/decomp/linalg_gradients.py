@@ -12,20 +12,21 @@ from typing import Any
 from pirol.compiler import dims
 from pirol.compiler.ir import FLOATS, Value
 from pirol.prim.builder import Builder
+from pirol.prim.decomp.bounds import cut
 from pirol.prim.decomp.gradients import collapsed, gradient
 from pirol.prim.decomp.linalg import LIMIT
 from pirol.prim.decomp.registry import need
 from pirol.prim.matrices import product, turned
 
 
-@gradient("inverse")
+@gradient("inverse", of="x -> out")
 def inverse(b: Builder, out: Value, out_grad: Value) -> Any:
     """-out' ct out'"""
     back = turned(b, out)
     return b.neg(_chain(b, back, out_grad, back))
 
 
-@gradient("det")
+@gradient("det", of="x -> out")
 def det(b: Builder, x: Value, out: Value, out_grad: Value) -> Any:
     """ct det(x) x^-1'"""
     need(_large(x), "few rows, by elimination")
@@ -33,7 +34,17 @@ def det(b: Builder, x: Value, out: Value, out_grad: Value) -> Any:
     return b.mul(turned(b, b.inverse(x)), scale)
 
 
-@gradient("solve", results="x_grad y_grad")
+@gradient("slogdet", of="x -> out")
+def slogdet(b: Builder, x: Value, out: Value, out_grad: Value) -> Any:
+    """ct of the logarithm times x^-1'; signs have no gradient."""
+    _real(x)
+    lead = x.shape[:-2]
+    row = b.reshape(cut(b, out_grad, 0, 1, 1), shape=lead)
+    scale = _matrices(b, row, x)
+    return b.mul(turned(b, b.inverse(x)), scale)
+
+
+@gradient("solve", results="x_grad y_grad", of="x y -> out")
 def solve(b: Builder, x: Value, y: Value, out: Value, out_grad: Value) -> Any:
     """Of y x^-1' ct, of x this times -out'."""
     need(_large(x), "few rows, by elimination")
@@ -48,7 +59,7 @@ def solve(b: Builder, x: Value, y: Value, out: Value, out_grad: Value) -> Any:
     return collapsed(b, of_x, x), collapsed(b, of_y, y)
 
 
-@gradient("triangular_solve", results="x_grad y_grad")
+@gradient("triangular_solve", results="x_grad y_grad", of="x y -> out")
 def triangular_solve(
     b: Builder,
     x: Value,
@@ -73,7 +84,7 @@ def triangular_solve(
     return collapsed(b, of_x, x), collapsed(b, of_y, y)
 
 
-@gradient("cholesky")
+@gradient("cholesky", of="x -> out")
 def cholesky(b: Builder, out: Value, out_grad: Value, *, upper: bool) -> Any:
     """l^-1' (s + s') l^-1 / 2; s: the lower part of l' ct, of its diagonal half."""
     _real(out)
@@ -86,7 +97,70 @@ def cholesky(b: Builder, out: Value, out_grad: Value, *, upper: bool) -> Any:
     return b.mul(b.add(found, turned(b, found)), 0.5)
 
 
-@gradient("eigh")
+@gradient("cholesky_solve", results="x_grad y_grad", of="x y -> out")
+def cholesky_solve(
+    b: Builder, x: Value, y: Value, out: Value, out_grad: Value, *, upper: bool
+) -> Any:
+    """Of x a^-1 ct, where a is y y'; of y the lower part of -(m + m') y, where m is
+    this times out'."""
+    _real(x)
+    low = _side(b, turned(b, y) if upper else y, upper=False)
+    low = b.broadcast_to(low, (*out.shape[:-2], *y.shape[-2:]))
+    back = b.inverse(low)
+    of_x = _chain(b, turned(b, back), back, out_grad)
+    outer = product(b, of_x, turned(b, out))
+    of_y = b.neg(product(b, b.add(outer, turned(b, outer)), low))
+    of_y = _side(b, of_y, upper=False)
+    return collapsed(b, of_x, x), collapsed(b, turned(b, of_y) if upper else of_y, y)
+
+
+@gradient("lu", of="x -> out pivots infos")
+def lu(b: Builder, x: Value, out: Value, out_grad: Value) -> Any:
+    """x1^-1' u1' m u1^-1', where x1 and u1 are the square parts, and m is the lower
+    part of l' ct, and above it ct u'; what u has beyond adds to the ct of l."""
+    _real(x)
+    rows, columns = x.shape[-2:]
+    known = isinstance(rows, int) and isinstance(columns, int)
+    need(known and rows <= columns, "lu of tall matrices")
+    last, wide = x.type.rank - 1, dims.equal(rows, columns) is not True
+
+    def first(v: Value) -> Value:
+        return cut(b, v, last, 0, rows) if wide else v
+
+    square, packed, ct = first(x), first(out), first(out_grad)
+    low = b.add(_side(b, packed, upper=False, strict=True), _diagonal(b, packed))
+    high = _side(b, packed, upper=True)
+    turn = product(b, turned(b, b.inverse(square)), turned(b, high))
+    of_low = product(b, turned(b, low), _side(b, ct, upper=False, strict=True))
+    beyond = []
+    if wide:
+        rest, more = (cut(b, v, last, rows, columns - rows) for v in (out, out_grad))
+        of_low = b.sub(of_low, product(b, more, turned(b, rest)))
+        beyond.append(product(b, turn, more))
+    of_high = product(b, _side(b, ct, upper=True), turned(b, high))
+    inner = b.add(
+        _side(b, of_low, upper=False, strict=True), _side(b, of_high, upper=True)
+    )
+    found = _chain(b, turn, inner, turned(b, b.inverse(high)))
+    return b.concat(found, *beyond, axis=last) if beyond else found
+
+
+@gradient("lu_unpack", of="x y -> pmat l u")
+def lu_unpack(b: Builder, x: Value, l_grad: Value | None, u_grad: Value | None) -> Any:
+    """Below the diagonal the ct of l, the rest that of u."""
+    rank = x.type.rank
+    found = b.const(value=0.0, shape=x.shape, dtype=x.dtype)
+    for ct, upper in ((l_grad, False), (u_grad, True)):
+        if ct is not None:
+            beyond = [dims.sub(n, m) for n, m in zip(x.shape, ct.shape)]
+            whole = b.pad(
+                ct, low=(0,) * rank, high=(*beyond,), interior=(0,) * rank, value=0.0
+            )
+            found = b.add(found, _side(b, whole, upper=upper, strict=not upper))
+    return found
+
+
+@gradient("eigh", of="x -> out_w out_v")
 def eigh(
     b: Builder,
     out_w: Value,
@@ -109,7 +183,7 @@ def eigh(
     return _chain(b, out_v, inner, turned(b, out_v))
 
 
-@gradient("svd")
+@gradient("svd", of="x -> u s vh")
 def svd(
     b: Builder,
     x: Value,
@@ -157,7 +231,7 @@ def svd(
     return found
 
 
-@gradient("qr")
+@gradient("qr", of="x -> q r")
 def qr(
     b: Builder,
     x: Value,
