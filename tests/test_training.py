@@ -390,6 +390,33 @@ def test_as_sot_captures_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert served(fast)
 
 
+class Normed(paddle.nn.Layer):
+    """With hooks that set a buffer, a function of parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = paddle.nn.utils.weight_norm(paddle.nn.Linear(3, 4))
+        self.second = paddle.nn.utils.spectral_norm(paddle.nn.Linear(4, 2))
+
+    def forward(self, x: Any) -> Any:
+        return self.second(paddle.tanh(self.first(x)))
+
+
+def test_a_buffer_that_is_set_has_its_gradient() -> None:
+    found = []
+    for compiles in (True, False):
+        paddle.seed(3)
+        layer = Normed()
+        one = pirol.to_static(layer) if compiles else layer
+        x = leaf(5, 3)
+        one(x).square().sum().backward()
+        grads = {name: p.grad for name, p in layer.named_parameters()}
+        assert all(g is not None for g in grads.values())
+        found.append([x.grad, *(grads[name] for name in sorted(grads))])
+    for a, b in zip(*found):
+        close(a, b)
+
+
 def test_what_has_no_rule_is_paddles_and_said() -> None:
     """Paddle's gradient of it would draw again."""
 

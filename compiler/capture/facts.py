@@ -9,9 +9,10 @@ from paddle.base import core
 
 from pirol.prim.decomp.pointwise import TAKE_INTS
 
+PUT = "pd_op.assign_out_"  # of a buffer that a Layer sets, for one
 # In-place ops: result number -> the operand number whose memory it is.
 INPLACE = {
-    "pd_op.assign_out_": {0: 1},
+    PUT: {0: 1},
     "pd_op.batch_norm_": {1: 1, 2: 2},
 }
 # Ops that make constants, or compute with shapes: a branch makes them for itself.
