@@ -40,6 +40,7 @@ FIRST, FLOAT, SAID = "first", "float", "said"
 MISTAKEN = {
     "pd_op.generate_proposals": {2: "int32"},
     "pd_op.matrix_rank": {0: "int64"},
+    "pd_op.overlap_add": {0: FIRST},
     "pd_op.unique": {0: FIRST, 1: SAID, 2: SAID, 3: SAID},
     **{f"pd_op.{name}": {0: FLOAT} for name in TAKE_INTS},
     **dict.fromkeys(("pd_op.any", "pd_op.all", "pd_op.equal_all"), {0: "bool"}),

@@ -1,8 +1,8 @@
 """F.gumbel_softmax, while Pirol captures: softmax((x + noise) / temperature).
 
-Paddle has one op for it, which draws the noise itself, so that no other can compute its
-gradient. Here the same numbers are drawn apart. Of a hard one, which is 1 at the largest
-and 0 elsewhere, the gradient is that of the soft one.
+Paddle has one op for it, which draws the noise itself, so that no other can compute
+its gradient. Here the same numbers are drawn apart. Of a hard one, which is 1 at the
+largest and 0 elsewhere, the gradient is that of the soft one.
 """
 
 from __future__ import annotations
