@@ -34,6 +34,7 @@ EXACTLY = (*WIDE, paddle.int64, paddle.int32)
 def follow() -> None:
     """Put ours around the functions that take numbers, once."""
     ops.scale = _signed(ops.scale, 2)
+    ops.overlap_add = _typed(ops.overlap_add)
     for name, exact in EXACT.items():
         setattr(ops, name, _while_capturing(getattr(ops, name), exact))
     ops.full = _full(ops.full)
@@ -97,6 +98,18 @@ def _signed(plain: Callable[..., Any], place: int) -> Callable[..., Any]:
         found = plain(*args, **kwargs)
         known = capturing.now and isinstance(found, _VALUE) and len(args) > place
         return signed(found, args[place]) if known else found
+
+    return run
+
+
+def _typed(plain: Callable[..., Any]) -> Callable[..., Any]:
+    """A function whose result Paddle's program takes for one of the default dtype."""
+
+    @functools.wraps(plain)
+    def run(x: Any, *args: Any) -> Any:
+        found = plain(x, *args)
+        mistaken = capturing.now and isinstance(x, _VALUE) and found.dtype != x.dtype
+        return paddle.cast(found, x.dtype) if mistaken else found
 
     return run
 
