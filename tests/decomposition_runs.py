@@ -21,7 +21,7 @@ SHAPES = [(3, 5), (1, 7), (0, 4), (13, 1), (64, 33)]
 
 
 def of_tensors(run: Callable[..., Any], count: int) -> Callable[..., Any]:
-    """The function with one, two or three named parameters, which captures ask for."""
+    """The function with one to four named parameters, which captures ask for."""
 
     def one(x: Any) -> Any:
         return run(x)
@@ -32,7 +32,10 @@ def of_tensors(run: Callable[..., Any], count: int) -> Callable[..., Any]:
     def three(x: Any, y: Any, z: Any) -> Any:
         return run(x, y, z)
 
-    return (one, two, three)[count - 1]
+    def four(x: Any, y: Any, z: Any, w: Any) -> Any:
+        return run(x, y, z, w)
+
+    return (one, two, three, four)[count - 1]
 
 
 def data(shape: tuple[int, ...], dtype: str, seed: int = 0) -> Any:

@@ -109,6 +109,18 @@ def test_cross_products(dtype: str) -> None:
     close(out, np.cross(x, y, axis=0), 1e-12)
 
 
+def test_cross_products_of_sizes_that_are_not_known() -> None:
+    """Which axis is the first of three, the call tells."""
+    spec = [paddle.static.InputSpec([None, None, 3])] * 2
+    fast = pirol.to_static(lambda x, y: paddle.cross(x, y) * 2.0, input_spec=spec)
+    for shape in ((2, 5, 3), (4, 1, 3), (3, 4, 3), (2, 3, 3), (3, 3, 3), (6, 5, 3)):
+        x, y = (numbers(*shape, dtype="float32", seed=k) for k in (1, 2))
+        found = fast(paddle.to_tensor(x), paddle.to_tensor(y))
+        close(found.numpy(), np.cross(x, y, axis=shape.index(3)) * 2.0, 1e-5)
+    report = pirol.explain(fast)
+    assert report.compiles <= 4 and not report.fallbacks
+
+
 def test_pivots_are_sought() -> None:
     """Zeros on the diagonal, and a matrix of rows in another order."""
     x = np.array([[[0, 2, 1], [1e-30, 0, 3], [4, 1, 0]], np.eye(3)[[2, 0, 1]]])

@@ -190,3 +190,22 @@ OPS = frozenset(LISTED.split())
 
 def test_the_ops_listed_were_run() -> None:
     assert not OPS - SEEN
+
+
+def at_kinks(x: Any) -> Any:
+    """Of -1, -0.5, -0.0, 0.5, 1: at a threshold, and at zeros."""
+    return (
+        F.hardshrink(x), F.hardshrink(x, 1.0), F.softshrink(x), F.softplus(x, 2, 1),
+        F.softplus(x, 1, -0.5), paddle.angle(x),
+    )  # fmt: skip
+
+
+def test_at_kinks() -> None:
+    found = []
+    for function in (pirol.to_static(at_kinks), at_kinks):
+        x = paddle.to_tensor([-1.0, -0.5, -0.0, 0.5, 1.0], stop_gradient=False)
+        for out in function(x):
+            (grad,) = paddle.grad(out, [x], retain_graph=True)
+            found.append(np.stack([out.numpy(), grad.numpy()]))
+    for ours, eagers in zip(found[:6], found[6:]):
+        np.testing.assert_allclose(ours, eagers, 1e-6)

@@ -18,7 +18,8 @@ import pirol
 SEEN: set[str] = set()
 LISTED = (
     "affine_grid bilinear copysign dist equal_all frobenius_norm grid_sample index_put "
-    "maxout nll_loss put_along_axis renorm scatter send_u_recv shard_index "
+    "maxout multiplex nll_loss put_along_axis renorm scatter send_u_recv send_ue_recv "
+    "send_uv shard_index "
     "temporal_shift unfold fold rrelu"
 )
 OPS = frozenset(LISTED.split())
@@ -114,6 +115,22 @@ CASES: dict[str, tuple[Run, list[Any]]] = {
     "send_u_recv mean": (
         lambda x, a, z: paddle.geometric.send_u_recv(x, a, z, "mean", 6),
         [ROWS, FROM, TO],
+    ),
+    "send_ue_recv": (
+        lambda x, y, a, z: paddle.geometric.send_ue_recv(x, y, a, z, "sub", "mean"),
+        [ROWS, MORE, FROM, TO],
+    ),
+    "send_ue_recv by one": (
+        lambda x, y, a, z: paddle.geometric.send_ue_recv(x, y, a, z, "div", "sum"),
+        [ROWS, MORE[:, :1], FROM, TO],
+    ),
+    "send_uv": (
+        lambda x, y, a, z: paddle.geometric.send_uv(x, y, a, z, "mul"),
+        [ROWS, ROWS[::-1].copy(), FROM, TO],
+    ),
+    "multiplex": (
+        lambda x, y, to: paddle.multiplex([x, y, x * y], to[:, None].cast("int32") % 3),
+        [MORE, MORE * 0.5, TO],
     ),
 }  # fmt: skip
 ALL = GRIDS | CASES

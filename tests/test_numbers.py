@@ -183,3 +183,25 @@ def test_statistics_of_complex_numbers(columns: int | None) -> None:
     wanted = x.var(ddof=1), x.std(0, ddof=1), np.cov(x)
     for ours, theirs in zip(fast(paddle.to_tensor(x)), wanted):
         np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-14, atol=1e-15)
+
+
+ZEROS: dict[str, Callable[[Any], Any]] = {
+    "plus": lambda x: x + 0.0,
+    "less": lambda x: x - 0.0,
+    "both": lambda x: (x - 0.0, x + 0.0, x * 2.0),
+    "turned": lambda x: (-x, x * -1.0, 0.0 - x, x * -0.0),
+    "full": lambda x: (paddle.full([4], -0.0) + x, paddle.full([4], 0.0) + x),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", ZEROS)
+def test_zeros_keep_their_signs(name: str, dtype: str) -> None:
+    """To Paddle's programs 0.0 and -0.0 are one, whichever came first."""
+    x = paddle.to_tensor([-0.0, 0.0, 1.0, -2.0], dtype)
+    for first in (0.0, -0.0):
+        pirol.to_static(lambda x, first=first: x + first)(x)
+        found, expected = pirol.to_static(ZEROS[name])(x), ZEROS[name](x)
+        pairs = zip(*(paddle.utils.flatten(v) for v in (found, expected)))
+        for ours, eagers in pairs:
+            assert repr(ours.tolist()) == repr(eagers.tolist())

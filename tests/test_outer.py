@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -166,3 +167,93 @@ def test_another_value_in_each_call() -> None:
         for value in range(20):
             set_scale(float(value))
             assert fast(ONES).tolist() == [float(value)] * 3
+
+
+class Settings:
+    scale = 1.0
+
+
+SETTINGS = SimpleNamespace(scale=1.0, inner=SimpleNamespace(shift=0.0), text="on")
+MODULE: Any = ModuleType("settings")
+MODULE.scale = 1.0
+
+
+def by_settings(x: Any) -> Any:
+    return x * SETTINGS.scale
+
+
+def by_a_helper(x: Any) -> Any:
+    return by_settings(x) * 2.0
+
+
+class Owner:
+    def __init__(self) -> None:
+        self.scale, self.held = 1.0, SimpleNamespace(shift=0.0)
+
+    def times(self, x: Any) -> Any:
+        return x * self.scale
+
+    def further(self, x: Any) -> Any:
+        return self.times(x) + self.held.shift
+
+
+class Holder(paddle.nn.Layer):
+    """Of an object that is no Layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.settings = SimpleNamespace(scale=1.0)
+
+    def forward(self, x: Any) -> Any:
+        return x * self.settings.scale
+
+
+class Outside(paddle.nn.Layer):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = Holder()
+
+    def forward(self, x: Any) -> Any:
+        return self.inside(x) + 1.0
+
+
+def held() -> tuple[Callable[..., Any], Any]:
+    settings = SimpleNamespace(scale=1.0)
+    return lambda x: x * settings.scale, settings
+
+
+OWNER, HOLDER, OUTSIDE = Owner(), Holder(), Outside()
+INNER, HELD = held()
+OBJECTS: list[tuple[Callable[..., Any], Any, str]] = [
+    (by_settings, SETTINGS, "scale"),
+    (by_a_helper, SETTINGS, "scale"),
+    (lambda x: x + SETTINGS.inner.shift, SETTINGS.inner, "shift"),
+    (lambda x: x * Settings.scale, Settings, "scale"),
+    (lambda x: x * MODULE.scale, MODULE, "scale"),
+    (OWNER.times, OWNER, "scale"),
+    (OWNER.further, OWNER, "scale"),
+    (OWNER.further, OWNER.held, "shift"),
+    (INNER, HELD, "scale"),
+    (HOLDER, HOLDER.settings, "scale"),
+    (OUTSIDE, OUTSIDE.inside.settings, "scale"),
+]
+
+
+@pytest.mark.parametrize("function, place, name", OBJECTS)
+def test_attributes_of_objects(function: Any, place: Any, name: str) -> None:
+    """One capture a value, and none for one that was there before."""
+    plain = function.forward if isinstance(function, paddle.nn.Layer) else function
+    before = getattr(place, name)
+    setattr(place, name, 1.0)
+    expected = []
+    for value in (1.0, 3.0, 1.0):
+        setattr(place, name, value)
+        expected.append(plain(ONES).tolist())
+    setattr(place, name, 1.0)
+    fast, found = pirol.to_static(function), []
+    for value in (1.0, 3.0, 1.0):
+        setattr(place, name, value)
+        found.append(fast(ONES).tolist())
+    setattr(place, name, before)
+    assert found == expected and expected[0] != expected[1]
+    assert len(pirol.explain(fast).plans) == 2 and not pirol.explain(fast).fallbacks

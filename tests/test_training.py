@@ -390,11 +390,38 @@ def test_as_sot_captures_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert served(fast)
 
 
+class Normed(paddle.nn.Layer):
+    """With hooks that set a buffer, a function of parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = paddle.nn.utils.weight_norm(paddle.nn.Linear(3, 4))
+        self.second = paddle.nn.utils.spectral_norm(paddle.nn.Linear(4, 2))
+
+    def forward(self, x: Any) -> Any:
+        return self.second(paddle.tanh(self.first(x)))
+
+
+def test_a_buffer_that_is_set_has_its_gradient() -> None:
+    found = []
+    for compiles in (True, False):
+        paddle.seed(3)
+        layer = Normed()
+        one = pirol.to_static(layer) if compiles else layer
+        x = leaf(5, 3)
+        one(x).square().sum().backward()
+        grads = {name: p.grad for name, p in layer.named_parameters()}
+        assert all(g is not None for g in grads.values())
+        found.append([x.grad, *(grads[name] for name in sorted(grads))])
+    for a, b in zip(*found):
+        close(a, b)
+
+
 def test_what_has_no_rule_is_paddles_and_said() -> None:
     """Paddle's gradient of it would draw again."""
 
     def f(x: Any) -> Any:
-        return F.gumbel_softmax(x).square()
+        return F.rrelu(x, 0.1, 0.4).square()
 
     fast = pirol.to_static(f)
     for one in (fast, f):
@@ -405,7 +432,31 @@ def test_what_has_no_rule_is_paddles_and_said() -> None:
             ours = x.grad
     close(ours, x.grad)
     (why,) = [e.why for e in pirol.explain(fast).fallbacks if e.op == "the program"]
-    assert "pd_op.gumbel_softmax" in why and "no gradient rule" in why
+    assert "pd_op.rrelu" in why and "no gradient rule" in why
+
+
+@pytest.mark.parametrize("rows", [3, None])
+@pytest.mark.parametrize("hard", [False, True])
+def test_gumbel_softmax(hard: bool, rows: int | None) -> None:
+    """With eager's noise, and the gradient of what is soft."""
+
+    def f(x: Any) -> Any:
+        return F.gumbel_softmax(x, 0.5, hard, 0) * paddle.arange(4.0)
+
+    spec = paddle.static.InputSpec([rows, 4])
+    fast, x = pirol.to_static(f, input_spec=[spec]), leaf(3, 4)
+    for seed in (7, 8):
+        paddle.seed(seed)
+        found = fast(x)
+        paddle.seed(seed)
+        close(found, f(x))
+        (grad,) = paddle.grad(found.sum(), [x])
+        paddle.seed(seed)
+        noise = -paddle.log(-paddle.log(paddle.uniform([3, 4], min=1e-5, max=1.0)))
+        soft = F.softmax((x + noise) / 0.5, 0) * paddle.arange(4.0)
+        close(grad, paddle.grad(soft.sum(), [x])[0])
+    fallbacks = [f.op for f in pirol.explain(fast).fallbacks]
+    assert fallbacks == ["pd_op.uniform"] and pirol.explain(fast).compiles == 1
 
 
 def test_sizes_read_from_a_shape_are_known() -> None:

@@ -1,13 +1,21 @@
-"""The attributes of a PIR op, complex numbers included, which `op.attrs()` refuses."""
+"""The attributes of a PIR op, complex numbers included, which `op.attrs()` refuses.
+
+To Paddle 0.0 and -0.0 are one attribute, whichever the process has named first: a mark
+tells -0.0, where a program is captured, and without one it is 0.0.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 from paddle.base.libpaddle import pir
 
 from pirol.compiler.errors import Unsupported
+
+MINUS = "pirol_minus"
+SIGNED = {"pd_op.scale": "bias", "pd_op.full": "value"}
 
 
 def attributes(op: Any) -> dict[str, Any]:
@@ -15,6 +23,21 @@ def attributes(op: Any) -> dict[str, Any]:
 
     Raises Unsupported where Paddle does not tell them: of complex infinities and NaN.
     """
+    found = _told(op)
+    below, name = found.pop(MINUS, 0), SIGNED.get(op.name())
+    if name is not None and found.get(name) == 0.0:
+        found[name] = -0.0 if below else 0.0
+    return found
+
+
+def signed(made: Any, number: Any) -> Any:
+    """What an op made with a number in an attribute, that being told if it is -0.0."""
+    if isinstance(number, float) and number == 0.0 and math.copysign(1.0, number) < 0:
+        made.get_defining_op().set_int_attr(MINUS, 1)
+    return made
+
+
+def _told(op: Any) -> dict[str, Any]:
     try:
         return dict(op.attrs())
     except NotImplementedError:

@@ -9,9 +9,10 @@ from paddle.base import core
 
 from pirol.prim.decomp.pointwise import TAKE_INTS
 
+PUT = "pd_op.assign_out_"  # of a buffer that a Layer sets, for one
 # In-place ops: result number -> the operand number whose memory it is.
 INPLACE = {
-    "pd_op.assign_out_": {0: 1},
+    PUT: {0: 1},
     "pd_op.batch_norm_": {1: 1, 2: 2},
 }
 # Ops that make constants, or compute with shapes: a branch makes them for itself.
@@ -39,6 +40,7 @@ FIRST, FLOAT, SAID = "first", "float", "said"
 MISTAKEN = {
     "pd_op.generate_proposals": {2: "int32"},
     "pd_op.matrix_rank": {0: "int64"},
+    "pd_op.overlap_add": {0: FIRST},
     "pd_op.unique": {0: FIRST, 1: SAID, 2: SAID, 3: SAID},
     **{f"pd_op.{name}": {0: FLOAT} for name in TAKE_INTS},
     **dict.fromkeys(("pd_op.any", "pd_op.all", "pd_op.equal_all"), {0: "bool"}),

@@ -2,7 +2,7 @@
 
 Paddle's static functions round such a number to float32 (`x * 0.1` is then x times
 0.10000000149, and x + 16777217 of integers 1 less), and eager ones do not; while Pirol
-captures, it is a tensor of float64.
+captures, it is a tensor of float64. -0.0 stays that (attributes.py).
 And what paddle.to_tensor makes of numbers and of tensors, as eager has it.
 """
 
@@ -17,6 +17,7 @@ import numpy as np
 import paddle
 from paddle.base.data_feeder import convert_dtype
 
+from pirol.compiler.capture.attributes import signed
 from pirol.compiler.capture.operators import WIDE, is_beyond
 from pirol.compiler.capture.overwritten import capturing
 from pirol.compiler.capture.scalars import stands_for_one
@@ -32,6 +33,8 @@ EXACTLY = (*WIDE, paddle.int64, paddle.int32)
 @functools.cache
 def follow() -> None:
     """Put ours around the functions that take numbers, once."""
+    ops.scale = _signed(ops.scale, 2)
+    ops.overlap_add = _typed(ops.overlap_add)
     for name, exact in EXACT.items():
         setattr(ops, name, _while_capturing(getattr(ops, name), exact))
     ops.full = _full(ops.full)
@@ -87,13 +90,38 @@ def _to_tensor(plain: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+def _signed(plain: Callable[..., Any], place: int) -> Callable[..., Any]:
+    """A function with a number at this place of its arguments, which may be -0.0."""
+
+    @functools.wraps(plain)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        found = plain(*args, **kwargs)
+        known = capturing.now and isinstance(found, _VALUE) and len(args) > place
+        return signed(found, args[place]) if known else found
+
+    return run
+
+
+def _typed(plain: Callable[..., Any]) -> Callable[..., Any]:
+    """A function whose result Paddle's program takes for one of the default dtype."""
+
+    @functools.wraps(plain)
+    def run(x: Any, *args: Any) -> Any:
+        found = plain(x, *args)
+        mistaken = capturing.now and isinstance(x, _VALUE) and found.dtype != x.dtype
+        return paddle.cast(found, x.dtype) if mistaken else found
+
+    return run
+
+
 def _full(plain: Callable[..., Any]) -> Callable[..., Any]:
     """Paddle's, whose programs hold numbers as float64."""
 
     @functools.wraps(plain)
     def run(shape: Any, value: Any, dtype: Any, *rest: Any) -> Any:
         if not (capturing.now and is_beyond(value) and dtype == paddle.int64):
-            return plain(shape, value, dtype, *rest)
+            found = plain(shape, value, dtype, *rest)
+            return signed(found, value) if isinstance(found, _VALUE) else found
         high, low = divmod(value, HALF)  # (SOT takes no arguments that are in cells)
         first = plain(shape, high, dtype, *rest)
         return _joined(first, plain(shape, low, dtype, *rest))

@@ -3,7 +3,9 @@
 Paddle's conversion copies both when it first meets a function. Here each capture takes
 them as they are then, and notes those that are numbers, text, tensors, arrays, or short
 lists and dicts: where one is another in a later call, that is captured anew (state.py).
-A function that sets one is eager mode's.
+So are such attributes of objects among them, of modules and classes, and of the object
+whose method it is, that are named in the function. A function that sets a variable is
+eager mode's.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import dis
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from types import CodeType
+from types import BuiltinFunctionType, CodeType, FunctionType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -25,6 +27,9 @@ from pirol.compiler.capture.state import HOLDING, MISSING, SIMPLE, now, outside
 
 Function = Callable[..., Any]
 NOTED = (*SIMPLE, *HOLDING, paddle.Tensor, np.ndarray)
+# What is compared as it is, or what no attribute changes.
+UNSEEN = (*NOTED, FunctionType, BuiltinFunctionType)
+DEPTH = 3  # of objects in objects
 _given: WeakKeyDictionary[Function, dict[str, Any]] = WeakKeyDictionary()
 
 
@@ -42,16 +47,22 @@ def follow() -> None:
     FunctionCache.convert_with_cache = convert
 
 
-def note(function: Function) -> None:
-    """Note what a function reads, that is a part of what is captured now; and leave it
-    to eager mode where it sets something outside."""
+def note(function: Function, owner: Any = None) -> None:
+    """Note what a function, a method of `owner` if that is one, reads, that is a part
+    of what is captured now; and leave it to eager mode where it sets something outside.
+    """
     if now.state is None:
         return
-    function = inspect.unwrap(function)
+    owner, function = getattr(function, "__self__", owner), inspect.unwrap(function)
+    names = _names(function.__code__)
     for place, name in _outside(function):
         value = outside(place, name)
         if isinstance(value, NOTED):
             now.state.note_outside(place, name, value)
+        for inner in _held(value, names):
+            now.state.note_outside(*inner)
+    for inner in _held(owner, names):
+        now.state.note_outside(*inner)
     for name in _set_by(function.__code__, frozenset(function.__code__.co_freevars)):
         noted.where = noted.where or f"it sets {name}, a variable outside of it"
 
@@ -62,6 +73,21 @@ def _outside(function: Function) -> Iterator[tuple[Any, str]]:
     yield from ((given, name) for name in _names(code) if name in given)
     cells = function.__closure__ or ()
     yield from ((cell, name) for name, cell in zip(code.co_freevars, cells))
+
+
+def _held(
+    value: Any, names: frozenset[str], depth: int = DEPTH
+) -> Iterator[tuple[Any, str, Any]]:
+    """What an object holds by these names, and objects in it: where, name, value. What
+    a Layer itself holds, state.py has noted."""
+    if isinstance(value, UNSEEN) or not depth:
+        return
+    place = getattr(value, "__dict__", {})
+    for name in names.intersection(place):
+        found = place[name]
+        if isinstance(found, NOTED) and not isinstance(value, paddle.nn.Layer):
+            yield place, name, found
+        yield from _held(found, names, depth - 1)
 
 
 @functools.cache

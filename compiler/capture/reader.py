@@ -22,6 +22,7 @@ from pirol.compiler.capture.facts import (
     FLOAT,
     INPLACE,
     MISTAKEN,
+    PUT,
     REPEATED,
     SAID,
     SKIPPED_ATTRS,
@@ -257,14 +258,16 @@ class _Reader:
 
     def stop(self, op: Any, results: Sequence[Any]) -> None:
         """Stop gradients at results that Paddle says have none, though operands do, or
-        that nobody has a gradient of."""
-        ends = not differentiable(op)
+        that nobody has a gradient of. What is put in another's place has that one's
+        word, which says nothing of it."""
+        ends, put = not differentiable(op), op.name() == PUT
         sources = (s for s in _sources(op) if s.initialized())
         if not ends and all(s.stop_gradient for s in sources):
             return
         for result in results:
             value = self.env[result]
-            if (ends or result.stop_gradient) and not isinstance(value, list):
+            stops = ends or (result.stop_gradient and not put)
+            if stops and not isinstance(value, list):
                 self.env[result] = self.stopped(value, op)
 
     def stopped(self, value: Value, op: Any) -> Value:
@@ -296,7 +299,7 @@ class _Reader:
             return "pd_op.assign_value", {0: 0}
         if name == "pd_op.share_data_":  # it writes nothing: detach
             return "pd_op.share_data", {}
-        if name == "pd_op.assign_out_":
+        if name == PUT:
             return "pd_op.assign", INPLACE[name]
         if name in INPLACE:
             return name, INPLACE[name]

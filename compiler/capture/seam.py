@@ -25,6 +25,7 @@ from pirol.compiler.capture import (
     differentiated,
     eagers,
     ends,
+    gumbel,
     in_place,
     matrices,
     native,
@@ -326,6 +327,7 @@ def connect() -> str:
     turning.follow()
     unrolled.follow()
     stacked.follow()
+    gumbel.follow()
     return ""
 
 

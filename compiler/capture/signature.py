@@ -108,6 +108,8 @@ def _unpacked(spec: AnySpec, function: Function) -> Function:
         own = args[: len(args) - bool(given)]
         if paddle.in_dynamic_mode():
             return function(*own, **given)
+        if own and isinstance(own[0], paddle.nn.Layer):
+            outer.note(function, own[0])
         return packed(converted()(*own, **given))
 
     as_it_is: Function = paddle.jit.not_to_static(call)

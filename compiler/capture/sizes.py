@@ -38,6 +38,8 @@ ASKING = {"outer", "fold", "get_attr_shape", "Dirichlet.__init__"}
 ASKING |= {f"conv{n}d{kind}" for n in (1, 2, 3) for kind in ("", "_transpose")}
 # Functions to which a size that is not above 0 is 0, and not unknown.
 DECIDING = {"take"}
+# Functions that ask for the length of a tensor.
+MEASURING = {"stft"}
 # Ops to whose arguments -1 says something else.
 TAKING = (
     "affine_grid clip crop empty eye fold frame full full_like gaussian linspace "
@@ -127,6 +129,7 @@ def follow() -> None:
 
     value.shape = property(shape, known.fset)
     value.__getitem__ = _taking(value.__getitem__)
+    value.__len__ = _length
     for name in TAKING.split():
         setattr(ops, name, _taking(getattr(ops, name)))
     ops.expand, ops.squeeze = _expand(ops.expand), _squeeze(ops.squeeze)
@@ -135,6 +138,16 @@ def follow() -> None:
     paddle.seed = paddle.framework.random.seed = _seed(paddle.seed)
     made: Any = importlib.import_module("paddle.tensor.creation")
     made._to_tensor_static = _taking(made._to_tensor_static)
+
+
+def _length(self: Any) -> int:
+    """len(window), of some functions of Paddle's own, which eager mode alone has; code
+    that Paddle transforms has a function of its own for len."""
+    asking = sys._getframe(1).f_code.co_name in MEASURING
+    size = self.shape[0] if asking and watched() and self.shape else -1
+    if size < 0:
+        raise TypeError(f"object of type {type(self).__name__!r} has no len()")
+    return int(size)
 
 
 def _taking(function: Callable[..., Any]) -> Callable[..., Any]:

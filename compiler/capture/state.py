@@ -13,6 +13,7 @@ import functools
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from types import MappingProxyType
 from typing import Any
 
 import paddle
@@ -141,8 +142,8 @@ class State:
 
 
 def outside(place: Any, name: str) -> Any:
-    """A global of a dict, or what a cell holds."""
-    if type(place) is dict:
+    """A global of a dict, an attribute of what holds it, or what a cell holds."""
+    if isinstance(place, (dict, MappingProxyType)):
         return place.get(name, MISSING)
     try:
         return place.cell_contents

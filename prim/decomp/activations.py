@@ -169,8 +169,9 @@ def mish(b: Builder, x: Value) -> Any:
 def softplus(b: Builder, x: Value, *, beta: float, threshold: float) -> Any:
     """log(1 + exp(x * beta)) / beta, and x where x * beta is over the threshold."""
     wide = b.mul(x, beta)
-    low = b.log1p(b.exp(b.min(wide, threshold)))
-    return b.select(b.gt(wide, threshold), x, b.div(low, beta))
+    over = b.gt(wide, threshold)
+    low = b.log1p(b.exp(b.select(over, threshold, wide)))
+    return b.select(over, x, b.div(low, beta))
 
 
 @decomposes("pd_op.softsign", compute_in="float32")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from pirol.compiler.ir import COMPLEX, FLOATS, Value
@@ -38,12 +39,13 @@ def complex_(b: Builder, re: Value, im: Value) -> Any:
 
 @decomposes("pd_op.angle")
 def angle(b: Builder, x: Value) -> Any:
-    """From the positive real numbers on, in radians."""
+    """From the positive real numbers on, in radians; 0 of -0.0, NaN of NaN."""
     if x.dtype in COMPLEX:
         return b.atan2(b.imag(x), b.real(x))
     need(x.dtype in FLOATS, f"angle of {x.dtype}")
     zero = b.const(value=0.0, shape=x.shape, dtype=x.dtype)
-    return b.atan2(zero, x)
+    turned = b.select(b.lt(x, 0.0), math.pi, zero)
+    return b.select(b.eq(x, x), turned, x)
 
 
 @decomposes("pd_op.as_complex")

@@ -157,3 +157,20 @@ def picked(b: Builder, x: Value, index: Value, axes: Sequence[int], what: str) -
         )
         x = looked_up(b, x, axis, place, what)
     return x
+
+
+@decomposes("pd_op.multiplex", operands="inputs index")
+def multiplex(b: Builder, inputs: list[Value], index: Value) -> Any:
+    """Row i of the tensor that the i-th element of the index names."""
+    first, rows = inputs[0], index.shape[0]
+    need(index.dtype == "int32", f"an index of {index.dtype}")
+    need(all(dims.same_shape(v.shape, first.shape) for v in inputs), "other shapes")
+    b.require_equal(rows, first.shape[0], "multiplex")
+    number = b.reshape(index, shape=(rows,))
+    inside = b.and_(b.ge(number, 0), b.lt(number, len(inputs)))
+    b.check(inside, message="multiplex: no such tensor")
+    number = b.broadcast(number, shape=(rows, *first.shape[1:]), dims=(0,))
+    found = first
+    for k, value in enumerate(inputs[1:], 1):
+        found = b.select(b.eq(number, k), value, found)
+    return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from pirol.compiler import dims
-from pirol.compiler.ir import COMPLEX, FLOATS, Value
+from pirol.compiler.ir import COMPLEX, FLOATS, Guard, Value
 from pirol.prim.builder import Builder
 from pirol.prim.decomp.bounds import cut
 from pirol.prim.decomp.nn import matmul
@@ -69,10 +69,14 @@ def matrix_power(b: Builder, x: Value, *, n: int) -> Any:
 @decomposes("pd_op.cross")
 def cross(b: Builder, x: Value, y: Value, *, axis: int) -> Any:
     """Of the vectors along an axis (9: the first of three)."""
-    need(dims.same_shape(x.shape, y.shape), f"cross of {x.type} and {y.type}")
-    threes = [k for k, d in enumerate(x.shape) if dims.equal(d, 3) is True]
-    at = axis_in(axis, x.type.rank, "cross") if axis != 9 else min(threes, default=-1)
-    need(at in threes, f"cross along a dim of {x.type} that is not 3")
+    need(x.type.rank == y.type.rank, f"cross of {x.type} and {y.type}")
+    for pair in zip(x.shape, y.shape):
+        b.require_equal(*pair, "cross")
+    axes = range(x.type.rank)
+    if axis != 9:
+        axes = range(axis_in(axis, x.type.rank, "cross"), x.type.rank)[:1]
+    at = next((k for k in axes if _is_three(b, x.shape[k])), -1)
+    need(at >= 0, f"cross along a dim of {x.type} that is not 3")
 
     def turned(v: Value, by: int) -> Value:
         ends = cut(b, v, at, by, 3 - by), cut(b, v, at, 0, by)
@@ -81,6 +85,16 @@ def cross(b: Builder, x: Value, y: Value, *, axis: int) -> Any:
 
     left = b.mul(turned(x, 1), turned(y, 2))
     return b.sub(left, b.mul(turned(x, 2), turned(y, 1)))
+
+
+def _is_three(b: Builder, dim: Any) -> bool:
+    """Whether a dim is 3; of one that is not known as in the first call."""
+    if dims.equal(dim, 3) is None:
+        seen = b.facts.value(dim)
+        need(seen is not None, "a dim is known only when the program runs")
+        b.assume(Guard("eq" if seen == 3 else "ne", dim, 3))
+        return seen == 3
+    return dims.equal(dim, 3) is True
 
 
 def _product(b: Builder, x: Value, y: Value) -> Value:

@@ -21,9 +21,9 @@ def _where(b: Builder, condition: Value, x: Value) -> Any:
 
 @decomposes("pd_op.hardshrink", compute_in="float32")
 def hardshrink(b: Builder, x: Value, *, threshold: float) -> Any:
-    """x beyond the threshold on either side, else 0."""
+    """x at or beyond the threshold on either side, else 0."""
     _floats(x, "hardshrink")
-    return _where(b, b.or_(b.lt(x, -threshold), b.gt(x, threshold)), x)
+    return _where(b, b.or_(b.le(x, -threshold), b.ge(x, threshold)), x)
 
 
 @decomposes("pd_op.softshrink", compute_in="float32")

@@ -210,20 +210,69 @@ def send_u_recv(
     reduce_op: str,
 ) -> Any:
     """Rows of x by an index, added up (or their mean) at rows named by another."""
-    need(reduce_op in ("SUM", "MEAN"), f"send_u_recv that takes the {reduce_op}")
-    need(x.dtype != "bool" and source.type.rank == 1, f"send_u_recv of {x.type}")
-    b.require_equal(source.shape[0], target.shape[0], "send_u_recv")
+    sent = _sent(b, x, source, "send_u_recv")
+    return _received(b, sent, target, x.shape[0], size, reduce_op)
+
+
+@decomposes(
+    "pd_op.send_ue_recv", composite=False, operands="x y src_index dst_index out_size"
+)
+def send_ue_recv(
+    b: Builder,
+    x: Value,
+    y: Value,
+    source: Value,
+    target: Value,
+    size: Any = (),
+    *,
+    message_op: str,
+    reduce_op: str,
+) -> Any:
+    """As send_u_recv, each row that is sent with its own of y added, or by it."""
+    sent = _joined(b, _sent(b, x, source, "send_ue_recv"), y, message_op)
+    return _received(b, sent, target, x.shape[0], size, reduce_op)
+
+
+@decomposes("pd_op.send_uv", composite=False, operands="x y src_index dst_index")
+def send_uv(
+    b: Builder, x: Value, y: Value, source: Value, target: Value, *, message_op: str
+) -> Any:
+    """Rows of x by an index, and of y by another, added or multiplied."""
+    b.require_equal(source.shape[0], target.shape[0], "send_uv")
+    sent = _sent(b, x, source, "send_uv")
+    return _joined(b, sent, _sent(b, y, target, "send_uv"), message_op)
+
+
+def _sent(b: Builder, x: Value, source: Value, what: str) -> Value:
+    need(x.dtype != "bool" and source.type.rank == 1, f"{what} of {x.type}")
+    return looked_up(b, x, 0, source, what, negative=False)
+
+
+def _joined(b: Builder, x: Value, y: Value, message_op: str) -> Value:
+    """What goes along edges, of two rows each, which are broadcast together."""
+    b.require_equal(x.shape[0], y.shape[0], "a row for each edge")
+    need(message_op in ("ADD", "MUL"), f"a message by {message_op}")
+    need(x.type.rank == y.type.rank, f"messages of {x.type} and {y.type}")
+    found: Value = (b.add if message_op == "ADD" else b.mul)(x, y)
+    return found
+
+
+def _received(
+    b: Builder, sent: Value, target: Value, rows: Any, size: Any, reduce_op: str
+) -> Any:
+    """What arrives at each row, and, where that is their mean, how many did."""
+    need(reduce_op in ("SUM", "MEAN"), f"messages of which the {reduce_op} is taken")
+    b.require_equal(sent.shape[0], target.shape[0], "a target for each message")
     given = ints(b, size, "the number of rows")
-    need(not given or isinstance(given[0], int), "send_u_recv to an unknown size")
-    rows = given[0] if given and given[0] > 0 else x.shape[0]
-    sent = looked_up(b, x, 0, source, "send_u_recv", negative=False)
-    place = places(b, target, rows, "send_u_recv", negative=False)
-    place = b.relabelled(place, source.shape)
+    need(not given or isinstance(given[0], int), "messages to an unknown size")
+    rows = given[0] if given and given[0] > 0 else rows
+    place = places(b, target, rows, "a target", negative=False)
+    place = b.relabelled(place, sent.shape[:1])
     total = _summed(b, sent, 0, place, rows)
     if reduce_op == "SUM":
         return total, None
     times = _counted(b, place, rows)
-    many = b.cast(b.max(times, 1), dtype=x.dtype)
+    many = b.cast(b.max(times, 1), dtype=sent.dtype)
     return b.div(total, b.broadcast(many, shape=total.shape, dims=(0,))), times
 
 
