@@ -5,12 +5,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import paddle
 import pytest
 
 import pirol
+from pirol.bench import training as training_bench
 from pirol.bench.networks import MODELS, bottleneck, encoder, normed
 from pirol.bench.peers import (
     BenchError,
@@ -212,3 +214,16 @@ def test_driver_end_to_end(tmp_path: Path) -> None:
     for row in record["rows"]:
         assert row["timings"].keys() == {"pirol", "paddle"} and row["ratio"] is None
         assert all(t["median"] > 0 for t in row["timings"].values())
+
+
+def test_bench_refuses_wrong_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    right, looks = training_bench.step, []
+
+    def wrong(layer: Any, model: Any, loss: Any, look: bool = False) -> Any:
+        found = right(layer, model, loss, look)
+        looks.extend([found] if look else [])
+        return found * 1.01 if look and len(looks) == 1 else found
+
+    monkeypatch.setattr(training_bench, "step", wrong)
+    with pytest.raises(SystemExit, match="gradients are"):
+        training_bench.row("burgers", small=True, rounds=1)

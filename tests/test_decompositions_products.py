@@ -123,17 +123,28 @@ def test_index_add(axis: int) -> None:
     np.testing.assert_allclose(got, np.moveaxis(wanted, 0, axis), rtol=1e-5)
 
 
+def together(*x: Any) -> Any:
+    return paddle.linalg.multi_dot(x)
+
+
+def as_saved(*x: Any) -> Any:
+    op: Any = paddle._C_ops.multi_dot
+    return getattr(op, "__wrapped__", op)([*x])
+
+
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_multi_dot(dtype: str, dynamic: bool) -> None:
-    """The ends may be a row and a column; the order costs the fewest products."""
+@pytest.mark.parametrize("saved", [False, True])
+def test_multi_dot(saved: bool, dtype: str, dynamic: bool) -> None:
+    """The ends may be a row and a column; the order costs the fewest products. Saved
+    programs have the op itself."""
     for shapes in (
         [(7, 2), (2, 9), (9, 3)], [(5,), (5, 4), (4,)], [(3, 4), (4, 2)],
         [(6,), (6, 2), (2, 3)], [(2, 5), (5, 3), (3,)],
     ):  # fmt: skip
         arrays = [drawn(s, dtype, k) for k, s in enumerate(shapes)]
         wanted = np.linalg.multi_dot(arrays)
-        run = paddle.jit.not_to_static(lambda *x: paddle.linalg.multi_dot(x))
+        run = paddle.jit.not_to_static(as_saved if saved else together)
         got = compiled(run, arrays, dynamic=dynamic)
         np.testing.assert_allclose(got, wanted, rtol=2e-5, atol=1e-5)
 

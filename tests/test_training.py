@@ -16,7 +16,6 @@ from paddle.static import InputSpec
 
 import pirol
 from pirol.bench import coverage
-from pirol.bench import training as training_bench
 from pirol.compiler.capture import joined
 
 
@@ -466,19 +465,6 @@ def test_memory_is_given_back() -> None:
 
     before = peak(20)
     assert peak(200) - before < 20_000  # KiB; one step keeps 1,000
-
-
-def test_bench_refuses_wrong_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    right, looks = training_bench.step, []
-
-    def wrong(layer: Any, model: Any, loss: Any, look: bool = False) -> Any:
-        found = right(layer, model, loss, look)
-        looks.extend([found] if look else [])
-        return found * 1.01 if look and len(looks) == 1 else found
-
-    monkeypatch.setattr(training_bench, "step", wrong)
-    with pytest.raises(SystemExit, match="gradients are"):
-        training_bench.row("burgers", small=True, rounds=1)
 
 
 @pytest.mark.parametrize("largest", ["max", "amax", "amin", "pool"])
