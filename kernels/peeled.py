@@ -34,6 +34,7 @@ from pirol.kernels.kernel import (
 from pirol.prim import PRIMS
 
 SHORT = 32  # lanes that stay together
+LONG = 1024  # that are cut at another place in each row: parts do not fill vectors
 MOST = 16  # places where conditions change
 # Of a condition on lane + c: where it changes, from the lane where the sum is 0, and
 # whether it holds from there on. Of one on c - lane it is the other's.
@@ -83,6 +84,8 @@ class _Peel:
         changes = _changes(loop, dict(known))
         cuts = _in_order({c.place for c in changes.values()})
         if not 0 < len(cuts) <= MOST:
+            return [loop]
+        if any(c.terms for c in cuts) and span is not None and span < LONG:
             return [loop]
         lets, ends = self.ends(loop, cuts)
         for k, (start, stop) in enumerate(zip(ends, ends[1:])):
