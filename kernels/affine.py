@@ -105,6 +105,11 @@ def axis(name: str) -> Affine:
     return Affine(((name, 1),))
 
 
+def number(value: Affine) -> int | None:
+    """What the value is, where that is known."""
+    return value.const if not value.terms and isinstance(value.const, int) else None
+
+
 def _make(terms: Mapping[Atom, Dim], const: Dim) -> Affine:
     kept = [(a, c) for a, c in terms.items() if dims.equal(c, 0) is not True]
     if len(kept) > 1:

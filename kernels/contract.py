@@ -319,10 +319,8 @@ class Contraction:
     def pack(self) -> list[Stmt]:
         """panel[term, column] = the right operand; where the last terms lie one behind
         the other, they are turned."""
-        load, run = (
-            load_of(self.nest, self.right),
-            run_of_terms(self.nest, self.right, self.wide),
-        )
+        load = load_of(self.nest, self.right)
+        run = run_of_terms(self.nest, self.right, self.wide)
         outer = [a.name for a in self.nest.columns[: len(self.nest.columns) - len(run)]]
         if run:
             step, width = step_of(load.index, self.wide), constant(self.width)

@@ -122,8 +122,7 @@ def in_scratch(arrays: Iterable[tuple[str, str, Dim]]) -> tuple[list[Stmt], Dim]
 
 def span_of(loop: Loop) -> int | None:
     """How many iterations a loop has, but for its limit, where that is known."""
-    span = affine.add(loop.stop, affine.scale(loop.start, -1))
-    return span.const if not span.terms and isinstance(span.const, int) else None
+    return affine.number(affine.add(loop.stop, affine.scale(loop.start, -1)))
 
 
 def with_lanes(

@@ -119,17 +119,12 @@ class _Peel:
             stop = named(stop, loop.limit, prims=["min"])
         found = [start]
         for cut in cuts:
-            low, at, high = (_number(a) for a in (start, cut, stop))
+            low, at, high = map(affine.number, (start, cut, stop))
             if low is not None and at is not None and high is not None:
                 found.append(constant(min(max(low, at), high)))
             else:
                 found.append(named(cut, start, stop, prims=["max", "min"]))
         return lets, [*found, stop]
-
-
-def _number(place: Affine) -> int | None:
-    const = place.const
-    return const if isinstance(const, int) and not place.terms else None
 
 
 def _is_simple(stmt: Stmt) -> bool:

@@ -12,8 +12,8 @@ import pytest
 from paddle import linalg
 
 import pirol
-from pirol.compiler.capture.matrices import best
 from pirol.prim.decomp import linalg_gradients
+from pirol.prim.decomp.products import chained
 
 Of = Callable[[Any, Any], Any]
 
@@ -225,16 +225,15 @@ def test_the_best_order_of_products(sizes: list[int]) -> None:
             cost(first, k) + cost(k + 1, last) + ends * sizes[k + 1] for k in halves
         )
 
-    cuts = best(sizes)
+    def times(x: tuple[int, int, int], y: tuple[int, int, int]) -> Any:
+        """(rows, columns, multiplications so far) of two."""
+        assert x[1] == y[0]
+        return x[0], y[1], x[2] + y[2] + x[0] * x[1] * y[1]
 
-    def taken(first: int, last: int) -> int:
-        if first == last:
-            return 0
-        k = cuts[first, last]
-        own = sizes[first] * sizes[k + 1] * sizes[last + 1]
-        return taken(first, k) + taken(k + 1, last) + own
-
-    assert taken(0, len(sizes) - 2) == cost(0, len(sizes) - 2)
+    parts = [(rows, columns, 0) for rows, columns in zip(sizes, sizes[1:])]
+    *ends, taken = chained(parts, sizes, times)
+    assert ends == [sizes[0], sizes[-1]]
+    assert taken == cost(0, len(sizes) - 2)
 
 
 @pytest.mark.parametrize("name", ["_side", "_diagonal"])

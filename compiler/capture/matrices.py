@@ -9,12 +9,13 @@ of batches the shape of one is declared, though both be broadcast.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import paddle
 
 from pirol.compiler.capture.overwritten import capturing
+from pirol.prim.decomp.products import chained
 
 ops: Any = paddle._C_ops
 _VALUE: Any = paddle.pir.Value
@@ -81,33 +82,7 @@ def _multi_dot(plain: Callable[..., Any], x: Any) -> Any:
         sizes[-1] = 1
     if min(sizes) < 0:  # known only when the program runs
         return functools.reduce(ops.matmul, x)
-    return _product(list(x), best(sizes), 0, len(x) - 1)
-
-
-def _product(x: Sequence[Any], cuts: dict[Any, int], first: int, last: int) -> Any:
-    if first == last:
-        return x[first]
-    cut = cuts[first, last]
-    left, right = _product(x, cuts, first, cut), _product(x, cuts, cut + 1, last)
-    return ops.matmul(left, right, False, False)
-
-
-def best(sizes: Sequence[int]) -> dict[tuple[int, int], int]:
-    """Where to cut a chain of matrices, sizes[k] by sizes[k + 1], from one to another,
-    for the fewest multiplications."""
-    cost = {(k, k): 0 for k in range(len(sizes) - 1)}
-    cuts: dict[tuple[int, int], int] = {}
-    for length in range(1, len(sizes) - 1):
-        for first in range(len(sizes) - 1 - length):
-            last = first + length
-
-            def whole(cut: int, first: int = first, last: int = last) -> int:
-                own = sizes[first] * sizes[cut + 1] * sizes[last + 1]
-                return cost[first, cut] + cost[cut + 1, last] + own
-
-            cuts[first, last] = min(range(first, last), key=whole)
-            cost[first, last] = whole(cuts[first, last])
-    return cuts
+    return chained(x, sizes, lambda a, b: ops.matmul(a, b, False, False))
 
 
 OURS: dict[str, Callable[..., Any]] = {

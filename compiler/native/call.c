@@ -152,9 +152,7 @@ static void note_place(InputSpec *spec, const DLTensor *tensor) {
         spec->last = tensor->data;
         spec->times = 1;
     } else if (spec->times < OFTEN && ++spec->times == OFTEN) {
-        size_t bytes = tensor->dtype.bits / 8;
-        for (int i = 0; i < tensor->rank; i++) bytes *= (size_t)tensor->shape[i];
-        memory_large(tensor->data, bytes);
+        memory_large(tensor->data, bytes_of(&spec->type, tensor->shape));
     }
 }
 

@@ -38,15 +38,15 @@ void block_give(Pool *pool, Block *block);  /* null is fine */
 Pool *pool_new(void);
 void pool_free(Pool *pool);
 
+static inline char *block_data(Block *block) {
+    return (char *)block + ALIGNMENT;
+}
+
 /* ---- pages.c ---- */
 
 /* Large pages for large memory, also where small ones are there already: what these
    hold is moved, some 0.3 ms for each MB, once. */
 void memory_large(void *data, size_t bytes);
-
-static inline char *block_data(Block *block) {
-    return (char *)block + ALIGNMENT;
-}
 
 /* ---- threads.c: chunks of rows over the OpenMP pool ---- */
 

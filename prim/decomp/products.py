@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pirol.compiler import dims
@@ -31,9 +31,21 @@ def multi_dot(b: Builder, parts: list[Value]) -> Any:
     ]
     sizes = [b.facts.value(d) or 1 for d in ends]
 
+    def times(x: Value, y: Value) -> Any:
+        return matmul(b, x, y, transpose_x=False, transpose_y=False)
+
+    return chained(parts, sizes, times)
+
+
+def chained(
+    parts: Sequence[Any], sizes: Sequence[int], times: Callable[[Any, Any], Any]
+) -> Any:
+    """The product of matrices, sizes[k] by sizes[k + 1], by `times` of two, in the
+    order that takes the fewest multiplications."""
+
     @functools.cache
     def best(first: int, last: int) -> tuple[int, int]:
-        """(products, where to part) for those between."""
+        """(multiplications, where to part) for those between."""
         if first == last:
             return 0, first
         return min(
@@ -46,13 +58,11 @@ def multi_dot(b: Builder, parts: list[Value]) -> Any:
             for k in range(first, last)
         )
 
-    def product(first: int, last: int) -> Value:
+    def product(first: int, last: int) -> Any:
         if first == last:
             return parts[first]
         k = best(first, last)[1]
-        x, y = product(first, k), product(k + 1, last)
-        found: Value = matmul(b, x, y, transpose_x=False, transpose_y=False)
-        return found
+        return times(product(first, k), product(k + 1, last))
 
     return product(0, len(parts) - 1)
 
