@@ -276,6 +276,7 @@ def _delinearize(flat: Affine, shape: Shape, extents: Extents) -> list[Affine]:
     parts: list[Affine] = []
     for size in reversed(shape[1:]):
         flat, rest = divide(flat, size, extents)
+        _suggest_finer(rest, extents)
         parts.append(rest)
     return [flat, *reversed(parts)]
 
@@ -290,6 +291,22 @@ def _suggest_split(flat: Affine, shape: Shape, extents: Extents) -> None:
     # An extent of 0 has itself as a factor: there would be no end to it.
     if dims.equal(extents[atom], size) is True and dims.equal(size, 0) is not True:
         raise Refine(atom, shape)
+
+
+def _suggest_finer(rest: Affine, extents: Extents) -> None:
+    """Of a remainder, an axis whose steps add up to the divisor: the number of its
+    whole rounds is a quotient, and what is left of it small."""
+    remainder = rest.terms[0][0] if rest.terms else None
+    if not isinstance(remainder, Remainder):
+        return
+    for atom, step in remainder.of.terms:
+        if not isinstance(atom, str) or not dims.multiple(remainder.by, step):
+            continue
+        count = dims.floordiv(remainder.by, step)
+        rounds = dims.floordiv(extents[atom], count)
+        alone = any(dims.equal(n, 1) is not False for n in (count, rounds))
+        if not alone and dims.multiple(extents[atom], count):
+            raise Refine(atom, (rounds, count))
 
 
 def _groups(source: Shape, target: Shape) -> list[tuple[list[int], list[int]]]:

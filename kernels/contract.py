@@ -130,8 +130,8 @@ class Contraction:
         )
 
     def kernel(self) -> Kernel:
-        """The kernel; a task is one tile, and those of a panel follow each other."""
-        order = (*self.outer, self.blocks("wide"), self.blocks("high"))
+        """The kernel; a task is one tile."""
+        order = (*self.outer, *self.order)
         nest = replace(self.nest, axes=order)
         body = [
             *unravel([a.name for a in order], nest, "r"),
@@ -142,18 +142,21 @@ class Contraction:
             *self.epilogue(),
         ]
         loop = Loop("r", axis("begin"), axis("end"), tuple(body), kind="rows")
-        start = Var("packed", "int64", Num(-1, "int64"))
+        none = [Var("packed", "int64", Num(-1, "int64"))] if self.panels() else []
         arrays, scratch = self.arrays()
         return Kernel(
-            self.nest.name,
-            self.nest.inputs,
-            self.nest.outputs,
-            (*arrays, *self.list_terms(), start, loop),
+            *(self.nest.name, self.nest.inputs, self.nest.outputs),
+            (*arrays, *self.list_terms(), *none, loop),
             product(a.extent for a in order),
             grain(dims.mul(self.rows * self.width, self.terms), WORTH),
             scratch,
             lead=tuple((a.name, a.extent) for a in self.outer),
         )
+
+    @property
+    def order(self) -> tuple[Axis, Axis]:
+        """The blocks' axes: tiles of a panel follow each other."""
+        return self.blocks("wide"), self.blocks("high")
 
     # ---- sizes ----
 
@@ -175,15 +178,20 @@ class Contraction:
     @property
     def rows(self) -> int:
         """The rows of a tile: a number, so that blocks of rows are alike in size."""
-        count = product(a.extent for a in self.high)
-        most = ACROSS if self.turns else ROWS
-        if isinstance(self.terms, int):
-            fit = TASK // (self.width * max(self.terms, 1)) // UNIT * UNIT
-            most = min(most, max(FEW, fit))
+        count, most = product(a.extent for a in self.high), self.most
         if not isinstance(count, int):
             return most
         each = -(-count // max(1, -(-count // most)))
         return -(-each // UNIT) * UNIT or UNIT
+
+    @property
+    def most(self) -> int:
+        """The most rows of a tile."""
+        most = ACROSS if self.turns else ROWS
+        if isinstance(self.terms, int):
+            fit = TASK // (self.width * max(self.terms, 1)) // UNIT * UNIT
+            most = min(most, max(FEW, fit))
+        return most
 
     @property
     def terms(self) -> Dim:
@@ -298,7 +306,9 @@ class Contraction:
     # ---- operands ----
 
     def packing(self) -> list[Stmt]:
-        """Pack the panel, unless the task before had the same."""
+        """Pack the panel, if any, unless the task before had the same."""
+        if not self.panels():
+            return []
         count = self.blocks("high").extent
         number = Offset(Affine(((affine.Quotient(axis("r"), count), 1),)))
         changed = Apply("ne", (Ref("packed"), number), "int64", "bool")

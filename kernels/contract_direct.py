@@ -1,8 +1,8 @@
-"""Contractions whose columns' operand is read as it lies.
+"""Contractions whose columns' operand is read as it lies, as weights are.
 
-To pack a panel costs as much as some twenty rows of its products. Where all rows are in
-one tile it would be read but once: a layer's weights, of a few rows, come from memory
-and are multiplied on the way.
+A tile's function packs a block of terms at a time, or none for few rows, and brings the
+next block into the caches meanwhile. So all of a tile's rows are multiplied by weights
+that come from memory as fast as by those that are near, and a tile may have many.
 """
 
 from __future__ import annotations
@@ -10,58 +10,65 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pirol.compiler import dims
+from pirol.compiler.dims import product
 from pirol.compiler.ir import BITS
 from pirol.kernels import affine
 from pirol.kernels.affine import Affine, axis, constant
-from pirol.kernels.contract import Contraction
-from pirol.kernels.kernel import Apply, Dot, Expr, If, Num, Stmt
+from pirol.kernels.contract import ROWS, Contraction
+from pirol.kernels.kernel import Dot, Stmt
+from pirol.kernels.nest import Axis
 from pirol.kernels.operands import even_steps, is_widened, load_of, start_of
 
-VECTOR = 512  # bits; columns are read up to a vector's end
+MANY = 256  # the most rows of a tile
+SHORT = 128  # so few terms are better packed once for many tiles of few rows
+NEAR = 1 << 22  # bits of the rows' operand that stay in the second cache
+TASKS = 8  # into so many tiles the work is cut at least, if they keep ROWS rows
 
 
 def directly(tiles: Contraction) -> Contraction:
-    """The contraction, without panels where or while it needs none."""
+    """The contraction, without panels where it needs none."""
     if type(tiles) is not Contraction or is_widened(tiles.nest, tiles.right):
         return tiles
     steps = even_steps(tiles.nest, tiles.right, tiles.wide)
     if steps is None or dims.equal(steps[0], 1) is not True:
         return tiles
-    if dims.equal(tiles.blocks("high").extent, 1) is False:
-        return tiles
-    columns = tiles.sides["wide"][1]
-    if not isinstance(columns, int) or columns % (VECTOR // BITS[tiles.dtype]):
+    short = isinstance(tiles.terms, int) and tiles.terms <= SHORT
+    if short and dims.equal(tiles.blocks("high").extent, 1) is not True:
         return tiles
     given = (tiles.nest, tiles.dot, tiles.left, tiles.right, tiles.high, tiles.wide)
     return Direct(*given, tiles.lanes)
 
 
 class Direct(Contraction):
-    """A contraction that reads columns where they lie if all rows are in one tile."""
+    """A contraction that reads columns where they lie."""
 
     @property
-    def alone(self) -> bool:
-        """Whether that is known."""
-        return dims.equal(self.blocks("high").extent, 1) is True
+    def order(self) -> tuple[Axis, Axis]:
+        """Tiles of the same rows follow each other, unless all rows are near."""
+        wide, high = super().order
+        count = product(a.extent for a in self.high)
+        bits = dims.mul(dims.mul(count, self.terms), BITS[self.dtype])
+        near = isinstance(bits, int) and bits <= NEAR
+        return (wide, high) if near else (high, wide)
 
-    def when(self, prim: str) -> Expr:
-        """Whether the tiles of a panel are one ("eq"), or more ("ne")."""
-        tiles = Num(self.blocks("high").extent, "int64")
-        return Apply(prim, (tiles, Num(1, "int64")), "int64", "bool")
+    @property
+    def most(self) -> int:
+        if self.turns:
+            return super().most
+        count, columns = (product(a.extent for a in s) for s in (self.high, self.wide))
+        panels = dims.ceildiv(columns, self.width)
+        others = product([panels, *(a.extent for a in self.outer)])
+        if not isinstance(others, int) or not isinstance(count, int):
+            return ROWS if isinstance(others, int) and others < TASKS else MANY
+        return max(ROWS, min(MANY, count * others // TASKS))
 
     def panels(self) -> list[tuple[str, str, dims.Dim]]:
-        return [] if self.alone else super().panels()
-
-    def packing(self) -> list[Stmt]:
-        return [] if self.alone else [If(self.when("ne"), tuple(super().packing()))]
+        return []
 
     def tile(self) -> list[Stmt]:
         (packed,) = super().tile()
         assert isinstance(packed, Dot)
-        direct = replace(packed, right=self.columns)
-        if self.alone:
-            return [direct]
-        return [If(self.when("eq"), (direct,)), If(self.when("ne"), (packed,))]
+        return [replace(packed, right=self.columns, reads=True)]
 
     @property
     def columns(self) -> tuple[str, Affine, Affine]:

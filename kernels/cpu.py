@@ -74,6 +74,9 @@ from pirol.prim import PRIMS
 
 BLOCK = 1024  # elements added up in their own dtype before a wider total takes them
 LINES = 64  # lines of so many elements or fewer, and so many of them, are short
+VECTOR = 8  # so few neighbouring rows do not fill a vector
+FEW_TERMS = 8  # of so many, a result takes little beside what it is made of
+LONG = 4096  # lanes, of which no task has much more
 FEW = 16  # a row of fewer elements is not worth lanes of its own
 
 
@@ -115,7 +118,7 @@ def _lanes_in_columns(nest: Nest) -> bool:
     if not nest.rows:
         return True
     # What only results read goes through blocks where it lies otherwise (across.py).
-    row, every = nest.rows[-1], range(len(nest.nodes))
+    row, every = nest.rows[-1], nest.numbers
     sums = [k for k in every if isinstance(nest.nodes[k], Reduce)]
     read = closure(nest, sums, ())
     if _contiguous(nest, row, read) and not _contiguous(nest, last, read):
@@ -140,6 +143,7 @@ def _work(nest: Nest, per_row: Dim) -> Dim:
 
 
 def _along_rows(nest: Nest) -> Kernel:
+    nest = _lanes_last(nest)
     rows = nest.rows
     inner = rows[-1] if rows else None
     passes = Passes(nest)
@@ -156,17 +160,55 @@ def _along_rows(nest: Nest) -> Kernel:
     assert inner is not None
     apart = not tiled and scattered(nest, inner.name)
     block = short_rows(nest, passes) if apart else None
-    statements = block or _by_rows(nest, passes, inner, tiled)
-    each = _work(nest, dims.mul(columns, inner.extent))
-    count = product(a.extent for a in rows[:-1])
-    lead = tuple((a.name, a.extent) for a in rows[:-1])
+    outer = rows[:-2] if not tiled and not block and _pairs(rows) else rows[:-1]
+    statements = block or _by_rows(nest, passes, outer, tiled)
+    each = _work(nest, product(a.extent for a in (*nest.columns, *rows[len(outer) :])))
+    lead = tuple((a.name, a.extent) for a in outer)
+    count = product(a.extent for a in outer)
     return replace(_kernel(nest, statements, count, each), lead=lead)
 
 
-def _by_rows(nest: Nest, passes: Passes, inner: Axis, tiled: bool) -> tuple[Stmt, ...]:
-    """The rows of all axes but the inner, one after the other."""
-    body = unravel([a.name for a in nest.rows[:-1]], nest, "r")
-    body += _row_tiles(nest, passes, inner, affine.ZERO, constant(inner.extent), tiled)
+def _pairs(rows: Sequence[Axis]) -> bool:
+    """Whether the last axis does not fill a vector, and the one before it does: then
+    its lanes have a few elements each, which compilers store as vectors."""
+    if len(rows) < 3:
+        return False
+    before, last = (a.extent for a in rows[-2:])
+    if not isinstance(last, int) or last >= VECTOR:
+        return False
+    return not isinstance(before, int) or VECTOR <= before <= LONG
+
+
+def _lanes_last(nest: Nest) -> Nest:
+    """With the rows' axis last along which most is read, where results lie along the
+    columns and so in blocks (across.py), or are few beside what is read."""
+    rows, columns = nest.rows, nest.columns
+    if len(rows) < 2 or not columns:
+        return nest
+    several = product(a.extent for a in columns)
+    few = isinstance(several, int) and several < FEW_TERMS
+    stores = [s for s in nest.stores if few or Passes(nest).per_element(s)]
+    if not all(s.index.along(columns[-1].name) for s in stores):
+        return nest
+    best = max(reversed(rows), key=lambda a: _contiguous(nest, a, nest.numbers))
+    return replace(nest, axes=(*(a for a in nest.axes if a is not best), best))
+
+
+def _by_rows(
+    nest: Nest, passes: Passes, outer: Sequence[Axis], tiled: bool
+) -> tuple[Stmt, ...]:
+    """The rows of the outer axes, one after the other."""
+    body = unravel([a.name for a in outer], nest, "r")
+    lane, *inner = nest.rows[len(outer) :]
+    if inner:
+        stores = tuple(row_stores(nest, passes, {}))
+        each = Loop(inner[0].name, affine.ZERO, constant(inner[0].extent), stores)
+        body.append(
+            Loop(lane.name, affine.ZERO, constant(lane.extent), (each,), "lanes")
+        )
+    else:
+        stop = constant(lane.extent)
+        body += _row_tiles(nest, passes, lane, affine.ZERO, stop, tiled)
     return (Loop("r", axis("begin"), axis("end"), tuple(body), kind="rows"),)
 
 

@@ -199,7 +199,8 @@ class Dot:
     Each place is (name, first element, its steps): of `to` a row's, of `left` a row's
     and a term's, of `right` a term's. With `tables`, arrays of places, left[i, k] is
     rows[i] + terms[k] after the first instead. What lies up to a vector after the
-    columns is read and written too. Of bfloat16, added up in float32, `left` has its
+    columns is read and written too, but with `reads`, for a `right` that is no panel:
+    there it is only written. Of bfloat16, added up in float32, `left` has its
     terms one behind the other, and `right` has them in pairs, as Pairs makes them.
     """
 
@@ -211,6 +212,7 @@ class Dot:
     columns: Affine
     terms: Affine
     tables: tuple[str, str] = ("0", "0")
+    reads: bool = False
 
 
 @dataclass(frozen=True)

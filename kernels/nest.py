@@ -142,6 +142,11 @@ class Nest:
         return tuple(a for a in self.axes if a.column)
 
     @property
+    def numbers(self) -> range:
+        """The nodes' numbers."""
+        return range(len(self.nodes))
+
+    @property
     def scattered(self) -> Store | None:
         """The store at places that data name; then there is no other."""
         return next((s for s in self.stores if s.among is not None), None)

@@ -2,13 +2,15 @@
 
 What pads, joins, shifts or masks along the lanes asks at each of them which part it is
 in. As one loop for each part nothing is left to ask, and most parts only copy. Lanes
-that a vector or two holds stay together.
+that a vector or two holds stay together. What is asked of all lanes alike, as where
+tensors are joined along another axis, is asked before the loop, of which there is one
+for each answer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cmp_to_key
 
 from pirol.compiler import dims
@@ -58,21 +60,26 @@ class _Change:
 @dataclass
 class _Peel:
     made: int = 0  # cuts
+    asked: dict[str, tuple[Affine, str]] = field(default_factory=dict)
 
     def statements(
         self, body: Iterable[Stmt], known: Mapping[str, Affine]
     ) -> list[Stmt]:
         """Statements; `known`: what variables are as indices."""
         known, found = dict(known), list[Stmt]()
+        asked = dict(self.asked)
         for stmt in body:
             _learn(stmt, known)
+            self.asked |= _asked([stmt], known)
             if isinstance(stmt, Loop) and stmt.kind == "lanes":
-                found += self.lanes(stmt, known)
+                loops = self.lanes(stmt, known)
+                found += self.branches(stmt, known) if loops == [stmt] else loops
             elif isinstance(stmt, (Loop, If)):
                 inner = tuple(self.statements(stmt.body, known))
                 found.append(replace(stmt, body=inner))
             else:
                 found.append(stmt)
+        self.asked = asked
         return found
 
     def lanes(self, loop: Loop, known: Mapping[str, Affine]) -> list[Stmt]:
@@ -91,12 +98,32 @@ class _Peel:
         for k, (start, stop) in enumerate(zip(ends, ends[1:])):
             if start == stop:
                 continue
-            facts = {
-                n: (cuts.index(c.place) < k) == c.after for n, c in changes.items()
-            }
-            body = _needed(_Facts(facts).statement(s) for s in loop.body)
+            body = _known(loop.body, cuts, changes, k)
             lets.append(replace(loop, start=start, stop=stop, body=body, limit=None))
         return lets
+
+    def branches(self, loop: Loop, known: Mapping[str, Affine]) -> list[Stmt]:
+        """A loop for each answer to what all lanes ask alike, or the loop as it is."""
+        if loop.combine or not all(map(_is_plain, loop.body)):
+            return [loop]
+        asked = self.asked | _asked(loop.body, dict(known))
+        inside = {loop.var, *_set_in(loop.body)}
+        read = inside.union(*map(names_read, loop.body))
+        found: dict[Affine, dict[str, _Change]] = {}
+        for name in sorted(read & asked.keys()):
+            apart, prim = asked[name]
+            if not inside.isdisjoint(apart.axes()) or apart.data():
+                continue
+            of = affine.add(apart, constant(dims.mul(apart.const, -1)))
+            step, after = CHANGES[prim]
+            place = constant(dims.sub(step, apart.const))
+            found.setdefault(of, {})[name] = _Change(place, after)
+        for of, changes in found.items():
+            cuts = _in_order({c.place for c in changes.values()})
+            if 0 < len(cuts) <= MOST:
+                parts = range(len(cuts) + 1)
+                return [_branch(loop, of, cuts, changes, k) for k in parts]
+        return [loop]
 
     def ends(
         self, loop: Loop, cuts: Sequence[Affine]
@@ -125,6 +152,67 @@ class _Peel:
             else:
                 found.append(named(cut, start, stop, prims=["max", "min"]))
         return lets, [*found, stop]
+
+
+def _branch(
+    loop: Loop,
+    of: Affine,
+    cuts: Sequence[Affine],
+    changes: Mapping[str, _Change],
+    k: int,
+) -> Stmt:
+    """The loop where an index lies in a part between cuts."""
+    ends = [*(("ge", c) for c in cuts[:k][-1:]), *(("lt", c) for c in cuts[k:][:1])]
+    asked = [Apply(p, (Offset(of), Offset(c)), "int64", "bool") for p, c in ends]
+    both = asked[0] if len(asked) == 1 else Apply("and", (*asked,), "bool", "bool")
+    return If(both, (replace(loop, body=_known(loop.body, cuts, changes, k)),))
+
+
+def _known(
+    body: Iterable[Stmt],
+    cuts: Sequence[Affine],
+    changes: Mapping[str, _Change],
+    k: int,
+) -> tuple[Stmt, ...]:
+    """Statements in part k of those that cuts make, with what conditions are there."""
+    facts = {n: (cuts.index(c.place) < k) == c.after for n, c in changes.items()}
+    return _needed(map(_Facts(facts).statement, body))
+
+
+def _is_plain(stmt: Stmt) -> bool:
+    """Whether it is nothing but values that are computed and stored."""
+    if isinstance(stmt, Loop):
+        plain = stmt.kind == "serial" and not stmt.combine
+        return plain and all(map(_is_plain, stmt.body))
+    return isinstance(stmt, (Let, Put))
+
+
+def _set_in(body: Iterable[Stmt]) -> set[str]:
+    """The variables that statements set, loops' own among them."""
+    found = set[str]()
+    for stmt in body:
+        if isinstance(stmt, Loop):
+            found |= {stmt.var, *_set_in(stmt.body)}
+        elif isinstance(stmt, Let):
+            found.add(stmt.name)
+    return found
+
+
+def _asked(
+    body: Iterable[Stmt], known: dict[str, Affine]
+) -> dict[str, tuple[Affine, str]]:
+    """Of the conditions on indices that variables are: what is compared with 0."""
+    found: dict[str, tuple[Affine, str]] = {}
+    for stmt in body:
+        _learn(stmt, known)
+        match stmt:
+            case Loop():
+                found |= _asked(stmt.body, dict(known))
+            case Let(name, "bool", Apply(prim, (a, b), "int64", _)) if prim in CHANGES:
+                first, second = (_place(e, known) for e in (a, b))
+                if first is not None and second is not None:
+                    found[name] = affine.add(first, affine.scale(second, -1)), prim
+    return found
 
 
 def _is_simple(stmt: Stmt) -> bool:
@@ -164,25 +252,18 @@ def _changes(loop: Loop, known: dict[str, Affine]) -> dict[str, _Change]:
     """The conditions on the lane that the loop's variables are."""
     found: dict[str, _Change] = {}
     inside = {s.name for s in loop.body if isinstance(s, Let)}
-    for stmt in loop.body:
-        _learn(stmt, known)
-        match stmt:
-            case Let(name, "bool", Apply(prim, (a, b), "int64", _)) if prim in CHANGES:
-                first, second = (_place(e, known) for e in (a, b))
-                if first is None or second is None:
-                    continue
-                apart = affine.add(first, affine.scale(second, -1))
-                each = apart.coefficient(loop.var)
-                if each not in (1, -1) or not apart.plain(loop.var):
-                    continue
-                if each == -1:
-                    prim, apart = OTHER[prim], affine.scale(apart, -1)
-                rest = affine.add(apart, affine.scale(axis(loop.var), -1))
-                if rest.data() or not inside.isdisjoint(rest.axes()):
-                    continue
-                step, after = CHANGES[prim]
-                place = affine.add(affine.scale(rest, -1), constant(step))
-                found[name] = _Change(place, after)
+    for name, (apart, prim) in _asked(loop.body, known).items():
+        each = apart.coefficient(loop.var)
+        if each not in (1, -1) or not apart.plain(loop.var):
+            continue
+        if each == -1:
+            prim, apart = OTHER[prim], affine.scale(apart, -1)
+        rest = affine.add(apart, affine.scale(axis(loop.var), -1))
+        if rest.data() or not inside.isdisjoint(rest.axes()):
+            continue
+        step, after = CHANGES[prim]
+        place = affine.add(affine.scale(rest, -1), constant(step))
+        found[name] = _Change(place, after)
     return found
 
 
@@ -220,6 +301,8 @@ class _Facts:
                 return replace(stmt, value=made)
             case Put(_, _, value):
                 return replace(stmt, value=self.expr(value))
+            case Loop():
+                return replace(stmt, body=_needed(map(self.statement, stmt.body)))
         return stmt
 
     def expr(self, value: Expr) -> Expr:

@@ -293,7 +293,8 @@ class _Renderer:
         given = [*self.place(*dot.to), *(left if wide else left[:-1])]
         given += [*(dot.tables if wide else ()), *self.place(*dot.right)]
         given += [self.index(n) for n in (dot.rows, dot.columns, dot.terms)]
-        return f"pr_dot_{SHORT[dot.dtype]}({', '.join(given)});"
+        name = f"pr_dot{'_read' if dot.reads else ''}_{SHORT[dot.dtype]}"
+        return f"{name}({', '.join(given)});"
 
     def along(self, along: Along) -> str:
         name, first, right_at = along.right

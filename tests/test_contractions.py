@@ -345,13 +345,13 @@ FAULTS = (
     Fault(
         "the last term is dropped",
         PLAIN,
-        text(r"(pr_dot_f32\(.*), 300\)", r"\1, 299)"),
+        text(r"(pr_dot_read_f32\(.*), 300\)", r"\1, 299)"),
         WRONG,
         data=plain,
     ),
     Fault(
         "the panel of the task before is kept",
-        PLAIN,
+        DOTS["columns turned"],
         text(r"packed != ", "packed < 0 && packed != "),
         "other bits",
         data=plain,
@@ -359,7 +359,7 @@ FAULTS = (
     Fault(
         "a row is read from too early",
         PLAIN,
-        text(r"(pr_dot_f32\(tile, 64, in\d \+ high_first) \* 300", r"\1 * 299"),
+        text(r"(pr_dot_read_f32\(tile, 64, in\d \+ high_first) \* 300", r"\1 * 299"),
         WRONG,
         data=plain,
     ),
