@@ -304,7 +304,7 @@ def _suggest_finer(rest: Affine, extents: Extents) -> None:
             continue
         count = dims.floordiv(remainder.by, step)
         rounds = dims.floordiv(extents[atom], count)
-        alone = any(dims.equal(n, 1) is not False for n in (count, rounds))
+        alone = any(dims.equal(n, 1) is True for n in (count, rounds))
         if not alone and dims.multiple(extents[atom], count):
             raise Refine(atom, (rounds, count))
 

@@ -53,6 +53,7 @@ from pirol.kernels.kernel import (
     Stmt,
     Var,
 )
+from pirol.kernels.merge import join_short
 from pirol.kernels.nest import (
     Axis,
     Load,
@@ -77,7 +78,8 @@ LINES = 64  # lines of so many elements or fewer, and so many of them, are short
 VECTOR = 8  # so few neighbouring rows do not fill a vector
 FEW_TERMS = 8  # of so many, a result takes little beside what it is made of
 LONG = 4096  # lanes, of which no task has much more
-FEW = 16  # a row of fewer elements is not worth lanes of its own
+FEW = 16  # a row of fewer elements is not worth lanes of its own,
+FEW_COSTLY = 32  # nor one of fewer with costly functions
 
 
 def schedule(nest: Nest, near: bool = False) -> Kernel:
@@ -113,7 +115,8 @@ def _lanes_in_columns(nest: Nest) -> bool:
     if not nest.columns or nest.in_order:
         return False
     last = nest.columns[-1]
-    if isinstance(last.extent, int) and last.extent < FEW:
+    few = FEW_COSTLY if costly(nest) else FEW
+    if isinstance(last.extent, int) and last.extent < few:
         return not nest.rows
     if not nest.rows:
         return True
@@ -144,6 +147,8 @@ def _work(nest: Nest, per_row: Dim) -> Dim:
 
 def _along_rows(nest: Nest) -> Kernel:
     nest = _lanes_last(nest)
+    if nest.columns:
+        nest = join_short(nest, VECTOR)
     rows = nest.rows
     inner = rows[-1] if rows else None
     passes = Passes(nest)

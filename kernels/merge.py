@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from pirol.compiler import dims
 from pirol.kernels import affine
-from pirol.kernels.affine import Affine
+from pirol.kernels.affine import Affine, Quotient, Remainder
 from pirol.kernels.nest import Axis, Nest, index_of, with_index
 
 
@@ -20,6 +20,19 @@ def merge_axes(nest: Nest, apart: Collection[str] = ()) -> Nest:
         if pair is None:
             return nest
         nest = _merge(nest, *pair)
+
+
+def join_short(nest: Nest, least: int) -> Nest:
+    """The nest with at least so many of its last row axis, where that axis and the one
+    before are one for all stores: what loads need of either is then computed."""
+    while len(nest.rows) > 1:
+        outer, inner = nest.rows[-2:]
+        if not isinstance(inner.extent, int) or inner.extent >= least:
+            break
+        if not all(_as_one(s.index, outer, inner) for s in nest.stores):
+            break
+        nest = _merge(nest, outer, inner)
+    return nest
 
 
 def _neighbours(nest: Nest) -> list[tuple[Axis, Axis]]:
@@ -39,23 +52,31 @@ def _indices(nest: Nest) -> list[Affine]:
 
 
 def _mergeable(nest: Nest, outer: Axis, inner: Axis) -> bool:
-    for index in _indices(nest):
-        if not (index.plain(outer.name) and index.plain(inner.name)):
-            return False
-        step = dims.mul(index.coefficient(inner.name), inner.extent)
-        if dims.equal(index.coefficient(outer.name), step) is not True:
-            return False
-    return True
+    return all(_as_one(index, outer, inner) for index in _indices(nest))
+
+
+def _as_one(index: Affine, outer: Axis, inner: Axis) -> bool:
+    """Whether it goes by both axes as by one."""
+    if not (index.plain(outer.name) and index.plain(inner.name)):
+        return False
+    step = dims.mul(index.coefficient(inner.name), inner.extent)
+    return dims.equal(index.coefficient(outer.name), step) is True
 
 
 def _merge(nest: Nest, outer: Axis, inner: Axis) -> Nest:
     """One axis in place of two; it keeps the inner axis's name."""
-    gone = {outer.name: affine.ZERO}
     merged = replace(inner, extent=dims.mul(outer.extent, inner.extent))
     axes = [merged if a is inner else a for a in nest.axes if a is not outer]
+    both = affine.axis(inner.name)
+    parts = {
+        outer.name: Affine(((Quotient(both, inner.extent), 1),)),
+        inner.name: Affine(((Remainder(both, inner.extent), 1),)),
+    }
 
-    nodes = (with_index(n, affine.substitute(index_of(n), gone)) for n in nest.nodes)
-    stores = tuple(
-        replace(s, index=affine.substitute(s.index, gone)) for s in nest.stores
-    )
+    def joined(index: Affine) -> Affine:
+        one = _as_one(index, outer, inner)
+        return affine.substitute(index, {outer.name: affine.ZERO} if one else parts)
+
+    nodes = (with_index(n, joined(index_of(n))) for n in nest.nodes)
+    stores = tuple(replace(s, index=joined(s.index)) for s in nest.stores)
     return replace(nest, axes=tuple(axes), nodes=tuple(nodes), stores=stores)

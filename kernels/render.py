@@ -98,7 +98,8 @@ CPU = Target(
 CUDA = Target("cuda", _TYPES | {"int64": "long long"}, "__restrict__", PRELUDE)
 
 
-OWN = ("erf", "tanh")  # of float32 by pirol_math.h, on a CPU
+# Of float32 by pirol_math.h, on a CPU.
+OWN = ("erf", "exp", "log", "log1p", "sigmoid", "tanh")
 # What joins copies of a variable, in OpenMP's words; "gt" and "lt" of no NaN.
 JOINED = {"sum": "+", "prod": "*", "or": "|", "gt": "max", "lt": "min"}
 # What the parameters of a CPU's kernel end with.

@@ -38,10 +38,12 @@ from pirol.kernels.kernel import (
     Ref,
     Set,
     Stmt,
+    Turn,
     Var,
 )
 from pirol.kernels.nest import Axis, Load, Nest, Reduce, Scalar, Scan, index_of
 from pirol.kernels.stages import is_long
+from pirol.kernels.turn import reads_along
 from pirol.prim import PRIMS
 
 NEAR = 1 << 19  # bytes that stay in a core's own cache
@@ -156,14 +158,40 @@ class Tile:
         return affine.add(axis(self.lane), affine.scale(axis("tile"), -1))
 
     def body(self) -> list[Stmt]:
-        have: dict[int, Expr] = {}
-        found: list[Stmt] = []
+        found, have = self.turned()
         for p, (reduces, _) in enumerate(self.passes.passes):
             found += self.one_pass(p, have)
             have |= {k: self.read(k) for k in reduces}
         if self.passes.row_stores:
             found.append(self.lanes(row_stores(self.nest, self.passes, have)))
         return found
+
+    def turned(self) -> tuple[list[Stmt], dict[int, Expr]]:
+        """Blocks of what short rows read, turned so that lanes lie in memory, and the
+        elements there; nothing where each is read once and little is done with it."""
+        row = next((a for a in self.nest.rows if a.name == self.lane), None)
+        much = costly(self.nest) or len(self.passes.passes) > 1
+        if row is None or len(self.nest.columns) != 1 or not much:
+            return [], {}
+        (column,), found, have = self.nest.columns, list[Stmt](), dict[int, Expr]()
+        extent = column.extent
+        if not isinstance(extent, int) or extent > FEW_TERMS:
+            return [], {}
+        first = {column.name: affine.ZERO, self.lane: axis("tile")}
+        left = affine.add(self.stop, affine.scale(axis("tile"), -1))
+        place = affine.add(affine.scale(axis(column.name), self.size), self.place())
+        for k, load in enumerate(self.nest.nodes):
+            if not isinstance(load, Load) or not reads_along(load, column, row):
+                continue
+            name = f"rows{k}"
+            step = constant(load.index.coefficient(self.lane))
+            source = (f"in{load.buffer}", affine.substitute(load.index, first), step)
+            to = (name, affine.ZERO, constant(self.size))
+            sides = (left, self.size), (constant(extent), extent)
+            found.append(Array(name, load.dtype, self.size * extent, "local"))
+            found.append(Turn(load.dtype, to, source, *sides))
+            have[k] = At(name, place)
+        return found, have
 
     def reduce(self, k: int) -> Reduce | Scan:
         node = self.nest.nodes[k]

@@ -191,14 +191,12 @@ def is_long(of: Axis) -> bool:
 
 def read_along(nest: Nest, along: Axis, across: Axis) -> list[int]:
     """The loads that are contiguous along one axis and step on the other."""
-    return [
-        k
-        for k, node in enumerate(nest.nodes)
-        if is_long(along) and isinstance(node, Load) and _reads(node, along, across)
-    ]
+    loads = ((k, n) for k, n in enumerate(nest.nodes) if isinstance(n, Load))
+    return [k for k, n in loads if is_long(along) and reads_along(n, along, across)]
 
 
-def _reads(load: Load, along: Axis, across: Axis) -> bool:
+def reads_along(load: Load, along: Axis, across: Axis) -> bool:
+    """Whether it is contiguous along one axis and steps on the other."""
     return load.guard is None and lies_along(load.index, along, across)
 
 
