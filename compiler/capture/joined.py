@@ -122,7 +122,9 @@ class Call(Kept):
         """The cotangent of an output, for a token; the first one begins a walk."""
         if self.found:
             self.cts, self.found = {}, {}
-        self.cts[output] = ct
+        walk = current.walk
+        if not (walk.nothings and walk.is_nothing(ct)):
+            self.cts[output] = ct
         return token.detach()
 
     def gradient(self, k: int, token: Any) -> Any:
@@ -132,6 +134,9 @@ class Call(Kept):
         try:
             if walk.targets and self.is_beyond(k, walk.targets):
                 return self.zeros(k)
+            if not self.is_reached(k):
+                walk.after.append(self.end)
+                return walk.nothing(self.tensors[self.trained.wrt[k]])
             if k not in self.found:
                 if not self.found:
                     walk.after.append(self.end if walk.retained else self.release)
@@ -141,6 +146,14 @@ class Call(Kept):
         except Exception as error:
             walk.failed = error
             raise
+
+    def is_reached(self, k: int) -> bool:
+        """Whether an output that the walk came through depends on the k-th tensor of
+        `wrt`, or nothing of it is left to say."""
+        trained = self.trained
+        if len(self.cts) == len(trained.active) or not self.tensors:
+            return True
+        return any(k in trained.reached(output) for output in self.cts)
 
     def asked_for(self, k: int) -> Some:
         """Places in `wrt` that a walk may ask for at once: the tensors that it is to
@@ -220,6 +233,8 @@ class Pair(Kept):
         try:
             if walk.targets and self.is_beyond(0, walk.targets):
                 return self.zeros(0)
+            if walk.nothings and walk.is_nothing(ct) and self.tensors:
+                return walk.nothing(self.tensors[self.trained.wrt[0]])
             (found,) = self.gradients(ONLY, (ct,))
         except Exception as error:
             walk.failed = error

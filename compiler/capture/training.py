@@ -169,6 +169,16 @@ class Cut:
         self.old = {j: own[v] for j, v in enumerate(parts.kept) if v in own}
         self.forward, self.gradients = parts.forward, parts.backward
         self.all = tuple(range(len(self.wrt)))
+        self.whole = whole
+
+    def reached(self, output: int) -> frozenset[int]:
+        """Those of `wrt`, by their places there, that an output depends on."""
+        flat, whole = (reaching(g, [output]) for g in (self.flat, self.whole))
+        return frozenset(
+            place
+            for place, k in enumerate(self.wrt)
+            if self.flat.inputs[k] in flat or self.whole.inputs[k] in whole
+        )
 
     def backward(self, some: Some) -> Graph:
         """The graph of some gradients, by their places in `wrt`."""
@@ -190,6 +200,7 @@ class Trained:
         self.forward = make(cut.forward, original, name)
         self.backwards: dict[Some, Compiled] = {}
         self.agains: dict[Some, Trained] = {}
+        self.reaches: dict[int, frozenset[int]] = {}
         if not name:  # else Paddle may have no gradient for it, nor the user need one
             self.backward(cut.all)
         self.miss, self.learned = self.forward.miss, self.forward.learned
@@ -219,6 +230,12 @@ class Trained:
         self.token = "float64" if wide else "float32"  # of what joins them
         self.axes = [_axes(v) for v in graph.inputs]
         self.ends = [_axes(v) for v in graph.outputs]
+
+    def reached(self, output: int) -> frozenset[int]:
+        """Those of `wrt`, by their places there, that an output depends on."""
+        if output not in self.reaches:
+            self.reaches[output] = self.cut.reached(output)
+        return self.reaches[output]
 
     def keeps_apart(self, but: Sequence[int] = ()) -> bool:
         """Whether each output is a tensor of its own, and nothing kept is one, `but`
