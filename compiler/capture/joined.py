@@ -1,11 +1,12 @@
 """A call's outputs, joined to the tensors that need gradients, by nodes of Paddle's.
 
-tensor -> view -> stack of all, unless it is the only one -> scale, unless one output is
-all and there is a stack -> view, an output: hooks take cotangents off the way and put
-gradients on it; in between are tokens, of one number each. Of one tensor to one output
-of its dtype: tensor -> view -> view, with one hook for both. (A PyLayer is not told
-which gradients are asked for, fails where it gives more, and ends the process when it
-is walked a second time.)
+tensor -> view -> stack of all leaves, to which the others are added (a walk to some
+tensors alone would go through a stack to all that was stacked) -> scale, unless one
+output is all and several tensors are -> view, an output: hooks take cotangents off the
+way and put gradients on it; in between are tokens, of one number each. Of one tensor to
+one output of its dtype: tensor -> view -> view, with one hook for both. (A PyLayer is
+not told which gradients are asked for, fails where it gives more, and ends the process
+when it is walked a second time.)
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ AXES = [list(range(rank)) for rank in range(17)]
 # As Paddle has them: ours around some (numbers.py, sizes.py) are for captures.
 _transpose, _stack = paddle._C_ops.transpose, paddle._C_ops.stack
 _scale, _cast = paddle._C_ops.scale, paddle._C_ops.cast
+_add = paddle._C_ops.add
 
 
 def run_plan(plan: Compiled, tensors: Sequence[Any]) -> list[Any] | None:
@@ -186,7 +188,9 @@ class Call(Kept):
     def join(self, outputs: list[Any]) -> None:
         """Put the outputs with a gradient to the tensors `wrt` in their places."""
         self.shapes = [t.shape for t in outputs]
-        trained, tokens = self.trained, []
+        trained = self.trained
+        leaves: list[Any] = []
+        others: list[Any] = []
         zero = _zeros(trained.token)
         for k, at in enumerate(trained.wrt):
             tensor = self.tensors[at]
@@ -195,10 +199,12 @@ class Call(Kept):
                 token = _transpose(tensor, axes) if axes else _view(tensor)
                 token.data = zero
                 token._register_grad_hook(functools.partial(self.gradient, k))
-                tokens.append(token)
-        alone = len(tokens) == 1
-        whole = tokens[0] if alone else _stack(tokens, 0)
-        shape = () if alone else (len(tokens),)
+                (leaves if tensor.is_leaf else others).append(token)
+        alone = len(leaves) + len(others) == 1
+        shape = (len(leaves),) if len(leaves) > 1 else ()
+        whole = _stack(leaves, 0) if shape else (leaves or others).pop()
+        for token in others:
+            whole = _add(whole, token)
         for k in trained.active:
             inner, dtype = whole, trained.floats[k]
             if alone or len(trained.active) > 1:
