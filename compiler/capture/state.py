@@ -151,7 +151,7 @@ class State:
             if not used:
                 warnings.warn(
                     f"{type(layer).__name__}.{name} is set by the compiled function to "
-                    "a tensor of its program: it stays what it was; return that tensor, "
+                    "a tensor of its program: it stays what it was; return the tensor, "
                     "or make it a buffer (register_buffer)",
                     PirolWarning,
                     stacklevel=3,

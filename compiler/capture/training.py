@@ -30,7 +30,7 @@ from pirol.compiler.capture.joined import AXES, Some, joined, run_plan
 from pirol.compiler.capture.options import Options
 from pirol.compiler.capture.plans import LOCK, Plans, Prepared, as_given, built
 from pirol.compiler.capture.reader import Program
-from pirol.compiler.dims import known
+from pirol.compiler.dims import known, symbols_of
 from pirol.compiler.ir import BITS, INEXACT, Graph, Value, prune
 from pirol.compiler.pipeline import Run, finish, flatten
 from pirol.compiler.runtime import Compiled, generate
@@ -264,7 +264,7 @@ class Trained:
         with LOCK:
             if some not in self.agains:
                 alone = self.alone
-                graph = vjp(alone, wrt=[self.wrt[k] for k in some])
+                graph = told(vjp(alone, wrt=[self.wrt[k] for k in some]))
                 wrt = [*self.wrt, *range(len(alone.inputs), len(graph.inputs))]
                 make, name = self.make, f"{self.name}gradient-"
                 cut = Cut(graph, graph, wrt, make.hints, make.plans.options.recompute)
@@ -301,6 +301,15 @@ def _axes(value: Value) -> list[int] | None:
     """The axes of what is never empty."""
     some = all(isinstance(d, int) and d for d in value.shape)
     return AXES[value.type.rank] if some else None
+
+
+def told(graph: Graph) -> Graph:
+    """The graph without guards on sizes that its inputs do not tell: the run that it is
+    the gradient of has checked them."""
+    dims = (d for v in graph.inputs for d in v.shape if not isinstance(d, int))
+    sizes = {d.name for d in dims if d.is_Symbol}
+    guards = (g for g in graph.guards if symbols_of(g.a, g.b) <= sizes)
+    return replace(graph, guards=tuple(guards))
 
 
 def depended(flat: Graph, whole: Graph, wrt: Sequence[int]) -> list[int]:
