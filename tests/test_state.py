@@ -189,6 +189,45 @@ def test_a_number_that_the_function_counts_is_told() -> None:
         net(X)
 
 
+class Carrying(paddle.nn.Layer):
+    """What one call leaves in an attribute, the next one reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = None
+
+    def forward(self, x: Any) -> Any:
+        y = x * 2.0 if self.last is None else x * 2.0 + self.last
+        self.last = y.detach()
+        return y
+
+
+class Watched(paddle.nn.Layer):
+    """An attribute that is there to be looked at, and one that is used in the call."""
+
+    def forward(self, x: Any) -> Any:
+        self.seen = paddle.tanh(x)
+        self.used = x * 2.0
+        return self.seen.detach() * 0.0 + self.used if x.ndim > 9 else self.used
+
+
+def test_a_tensor_for_the_next_call_is_as_eager() -> None:
+    eager, net = Carrying(), pirol.to_static(Carrying())
+    with pytest.warns(pirol.PirolWarning, match="Carrying.last is read, and then set"):
+        for _ in range(3):
+            assert (net(X) == eager(X)).all() and (net.last == eager.last).all()
+    with pytest.raises(pirol.PirolError, match="Carrying.last"):
+        pirol.to_static(Carrying(), strict=True)(X)
+
+
+def test_no_attribute_holds_a_value_of_a_program() -> None:
+    net = pirol.to_static(Watched(), strict=True)
+    with pytest.warns(pirol.PirolWarning, match="Watched.seen is set") as told:
+        assert (net(X) == X * 2.0).all()
+    assert not any("Watched.used" in str(w.message) for w in told)
+    assert not hasattr(net, "seen") and not hasattr(net, "used")
+
+
 def test_eager_layers_read_as_before() -> None:
     """Beside a capture in another thread."""
     net, plain = pirol.to_static(Net()), Net()

@@ -255,3 +255,28 @@ def test_a_permutation_is_no_tensor() -> None:
     fast = pirol.to_static(lambda x, order: paddle.transpose(x, order))
     with pytest.raises(TypeError, match="transpose"):
         fast(paddle.ones([2, 3]), paddle.to_tensor([1, 0]))
+
+
+SIZES = [((3, 4), (3, 4)), ((3, 4), (1, 4)), ((3, 1), (1, 4))]
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_second_gradients_of_two_tensors_of_unknown_sizes(sizes: Any) -> None:
+    """One input's sizes are bound to the other's by a guard."""
+
+    def f(x: Any, y: Any) -> Any:
+        return paddle.tanh(x * y) - y
+
+    spec = [InputSpec([None, None], "float64")] * 2
+    fast, found = pirol.to_static(f, input_spec=spec, strict=True), []
+    for run in (f, fast, fast):
+        rng = np.random.default_rng(0)
+        given = [paddle.to_tensor(rng.normal(size=s)) for s in sizes]
+        for t in given:
+            t.stop_gradient = False
+        first = paddle.grad(run(*given).sum(), given, create_graph=True)
+        second = paddle.grad(sum(g.sin().sum() for g in first), given)
+        found.append([*first, *second])
+    for eager, *ours in zip(*found, strict=True):
+        for tensor in ours:
+            np.testing.assert_allclose(tensor.numpy(), eager.numpy(), 1e-9, 1e-12)

@@ -1,11 +1,12 @@
 """A call's outputs, joined to the tensors that need gradients, by nodes of Paddle's.
 
-tensor -> view -> stack of all, unless it is the only one -> scale, unless one output is
-all and there is a stack -> view, an output: hooks take cotangents off the way and put
-gradients on it; in between are tokens, of one number each. Of one tensor to one output
-of its dtype: tensor -> view -> view, with one hook for both. (A PyLayer is not told
-which gradients are asked for, fails where it gives more, and ends the process when it
-is walked a second time.)
+tensor -> view -> stack of all leaves, to which the others are added (a walk to some
+tensors alone would go through a stack to all that was stacked) -> scale, unless one
+output is all and several tensors are -> view, an output: hooks take cotangents off the
+way and put gradients on it; in between are tokens, of one number each. Of one tensor to
+one output of its dtype: tensor -> view -> view, with one hook for both. (A PyLayer is
+not told which gradients are asked for, fails where it gives more, and ends the process
+when it is walked a second time.)
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ AXES = [list(range(rank)) for rank in range(17)]
 # As Paddle has them: ours around some (numbers.py, sizes.py) are for captures.
 _transpose, _stack = paddle._C_ops.transpose, paddle._C_ops.stack
 _scale, _cast = paddle._C_ops.scale, paddle._C_ops.cast
+_add = paddle._C_ops.add
 
 
 def run_plan(plan: Compiled, tensors: Sequence[Any]) -> list[Any] | None:
@@ -122,7 +124,9 @@ class Call(Kept):
         """The cotangent of an output, for a token; the first one begins a walk."""
         if self.found:
             self.cts, self.found = {}, {}
-        self.cts[output] = ct
+        walk = current.walk
+        if not (walk.nothings and walk.is_nothing(ct)):
+            self.cts[output] = ct
         return token.detach()
 
     def gradient(self, k: int, token: Any) -> Any:
@@ -132,6 +136,9 @@ class Call(Kept):
         try:
             if walk.targets and self.is_beyond(k, walk.targets):
                 return self.zeros(k)
+            if not self.is_reached(k):
+                walk.after.append(self.end)
+                return walk.nothing(self.tensors[self.trained.wrt[k]])
             if k not in self.found:
                 if not self.found:
                     walk.after.append(self.end if walk.retained else self.release)
@@ -141,6 +148,14 @@ class Call(Kept):
         except Exception as error:
             walk.failed = error
             raise
+
+    def is_reached(self, k: int) -> bool:
+        """Whether an output that the walk came through depends on the k-th tensor of
+        `wrt`, or nothing of it is left to say."""
+        trained = self.trained
+        if len(self.cts) == len(trained.active) or not self.tensors:
+            return True
+        return any(k in trained.reached(output) for output in self.cts)
 
     def asked_for(self, k: int) -> Some:
         """Places in `wrt` that a walk may ask for at once: the tensors that it is to
@@ -173,7 +188,9 @@ class Call(Kept):
     def join(self, outputs: list[Any]) -> None:
         """Put the outputs with a gradient to the tensors `wrt` in their places."""
         self.shapes = [t.shape for t in outputs]
-        trained, tokens = self.trained, []
+        trained = self.trained
+        leaves: list[Any] = []
+        others: list[Any] = []
         zero = _zeros(trained.token)
         for k, at in enumerate(trained.wrt):
             tensor = self.tensors[at]
@@ -182,10 +199,12 @@ class Call(Kept):
                 token = _transpose(tensor, axes) if axes else _view(tensor)
                 token.data = zero
                 token._register_grad_hook(functools.partial(self.gradient, k))
-                tokens.append(token)
-        alone = len(tokens) == 1
-        whole = tokens[0] if alone else _stack(tokens, 0)
-        shape = () if alone else (len(tokens),)
+                (leaves if tensor.is_leaf else others).append(token)
+        alone = len(leaves) + len(others) == 1
+        shape = (len(leaves),) if len(leaves) > 1 else ()
+        whole = _stack(leaves, 0) if shape else (leaves or others).pop()
+        for token in others:
+            whole = _add(whole, token)
         for k in trained.active:
             inner, dtype = whole, trained.floats[k]
             if alone or len(trained.active) > 1:
@@ -220,6 +239,8 @@ class Pair(Kept):
         try:
             if walk.targets and self.is_beyond(0, walk.targets):
                 return self.zeros(0)
+            if walk.nothings and walk.is_nothing(ct) and self.tensors:
+                return walk.nothing(self.tensors[self.trained.wrt[0]])
             (found,) = self.gradients(ONLY, (ct,))
         except Exception as error:
             walk.failed = error

@@ -20,7 +20,7 @@ import paddle
 from paddle.jit.dy2static.program_translator import ProgramCache
 from paddle.nn.layer.layers import HookRemoveHelper
 
-from pirol.compiler.errors import PirolWarning
+from pirol.compiler.errors import PirolWarning, Unsupported
 
 SIMPLE = (bool, int, float, complex, str, bytes, type(None))
 NAMED = ("_parameters", "_sub_layers", "_buffers")
@@ -71,6 +71,9 @@ class State:
         self.reads: dict[Key, tuple[dict[str, Any], Any]] = {}
         self.written: set[Key] = set()
         self.outside: dict[Key, tuple[Any, Any, Any]] = {}
+        # Attributes that hold a value of the program, not to be left there: the Layer,
+        # what it was, and whether the function read it afterwards.
+        self.lent: dict[Key, tuple[Any, Any, bool]] = {}
 
     def holds(self) -> bool:
         """Whether all is as it was."""
@@ -100,6 +103,8 @@ class State:
     def note(self, attributes: dict[str, Any], name: str) -> None:
         """Note what is read, at its first time."""
         key = id(attributes), name
+        if key in self.lent:
+            self.lent[key] = *self.lent[key][:2], True
         if key not in self.reads and key not in self.written:
             self.reads[key] = attributes, _seen(attributes.get(name, MISSING))
 
@@ -110,13 +115,21 @@ class State:
             self.outside.setdefault((id(place), name), known)
 
     def wrote(self, layer: Any, name: str, value: Any) -> None:
-        """Forget what the function itself sets; tell of numbers that it counts."""
+        """Forget what the function itself sets; tell of numbers that it counts. What it
+        reads of one call and sets to a value of the program for the next one makes no
+        program."""
         attributes = layer.__dict__
         key = id(attributes), name
         self.written.add(key)
         read = self.reads.pop(key, None) is not None
-        if read and type(value) in (int, float) and attributes.get(name) != value:
-            kind = type(layer).__name__
+        kind = type(layer).__name__
+        if isinstance(value, paddle.pir.Value) and name not in layer._buffers:
+            if read:
+                why = f"{kind}.{name} is read, and then set to a tensor"
+                raise Unsupported(f"{why}: make it one before, or a buffer")
+            was = attributes.get(name, MISSING)
+            self.lent.setdefault(key, (layer, was, False))
+        elif read and type(value) in (int, float) and attributes.get(name) != value:
             warnings.warn(
                 f"{kind}.{name} is set by the compiled function, which reads it too: "
                 "it is set when a program is captured, not at each call; make it a "
@@ -124,6 +137,26 @@ class State:
                 PirolWarning,
                 stacklevel=3,
             )
+
+    def give_back(self) -> None:
+        """Leave no value of the program in an attribute; tell of those that nothing but
+        the caller could want."""
+        for (_, name), (layer, was, used) in self.lent.items():
+            if not isinstance(layer.__dict__.get(name), paddle.pir.Value):
+                continue
+            if was is MISSING:
+                del layer.__dict__[name]
+            else:
+                layer.__dict__[name] = was
+            if not used:
+                warnings.warn(
+                    f"{type(layer).__name__}.{name} is set by the compiled function to "
+                    "a tensor of its program: it stays what it was; return the tensor, "
+                    "or make it a buffer (register_buffer)",
+                    PirolWarning,
+                    stacklevel=3,
+                )
+        self.lent.clear()
 
     @contextlib.contextmanager
     def noted(self) -> Iterator[None]:
@@ -136,6 +169,7 @@ class State:
         finally:
             _reading(-1)
             now.state = before
+            self.give_back()
             while key := self.changed():  # Paddle's own code writes too
                 self.reads.pop(key, None)
                 self.outside.pop(key, None)

@@ -30,7 +30,7 @@ from pirol.compiler.capture.joined import AXES, Some, joined, run_plan
 from pirol.compiler.capture.options import Options
 from pirol.compiler.capture.plans import LOCK, Plans, Prepared, as_given, built
 from pirol.compiler.capture.reader import Program
-from pirol.compiler.dims import known
+from pirol.compiler.dims import known, symbols_of
 from pirol.compiler.ir import BITS, INEXACT, Graph, Value, prune
 from pirol.compiler.pipeline import Run, finish, flatten
 from pirol.compiler.runtime import Compiled, generate
@@ -169,6 +169,16 @@ class Cut:
         self.old = {j: own[v] for j, v in enumerate(parts.kept) if v in own}
         self.forward, self.gradients = parts.forward, parts.backward
         self.all = tuple(range(len(self.wrt)))
+        self.whole = whole
+
+    def reached(self, output: int) -> frozenset[int]:
+        """Those of `wrt`, by their places there, that an output depends on."""
+        flat, whole = (reaching(g, [output]) for g in (self.flat, self.whole))
+        return frozenset(
+            place
+            for place, k in enumerate(self.wrt)
+            if self.flat.inputs[k] in flat or self.whole.inputs[k] in whole
+        )
 
     def backward(self, some: Some) -> Graph:
         """The graph of some gradients, by their places in `wrt`."""
@@ -190,6 +200,7 @@ class Trained:
         self.forward = make(cut.forward, original, name)
         self.backwards: dict[Some, Compiled] = {}
         self.agains: dict[Some, Trained] = {}
+        self.reaches: dict[int, frozenset[int]] = {}
         if not name:  # else Paddle may have no gradient for it, nor the user need one
             self.backward(cut.all)
         self.miss, self.learned = self.forward.miss, self.forward.learned
@@ -220,6 +231,12 @@ class Trained:
         self.axes = [_axes(v) for v in graph.inputs]
         self.ends = [_axes(v) for v in graph.outputs]
 
+    def reached(self, output: int) -> frozenset[int]:
+        """Those of `wrt`, by their places there, that an output depends on."""
+        if output not in self.reaches:
+            self.reaches[output] = self.cut.reached(output)
+        return self.reaches[output]
+
     def keeps_apart(self, but: Sequence[int] = ()) -> bool:
         """Whether each output is a tensor of its own, and nothing kept is one, `but`
         for some: what is kept is then given ones, or nobody else's."""
@@ -247,7 +264,7 @@ class Trained:
         with LOCK:
             if some not in self.agains:
                 alone = self.alone
-                graph = vjp(alone, wrt=[self.wrt[k] for k in some])
+                graph = told(vjp(alone, wrt=[self.wrt[k] for k in some]))
                 wrt = [*self.wrt, *range(len(alone.inputs), len(graph.inputs))]
                 make, name = self.make, f"{self.name}gradient-"
                 cut = Cut(graph, graph, wrt, make.hints, make.plans.options.recompute)
@@ -284,6 +301,15 @@ def _axes(value: Value) -> list[int] | None:
     """The axes of what is never empty."""
     some = all(isinstance(d, int) and d for d in value.shape)
     return AXES[value.type.rank] if some else None
+
+
+def told(graph: Graph) -> Graph:
+    """The graph without guards on sizes that its inputs do not tell: the run that it is
+    the gradient of has checked them."""
+    dims = (d for v in graph.inputs for d in v.shape if not isinstance(d, int))
+    sizes = {d.name for d in dims if d.is_Symbol}
+    guards = (g for g in graph.guards if symbols_of(g.a, g.b) <= sizes)
+    return replace(graph, guards=tuple(guards))
 
 
 def depended(flat: Graph, whole: Graph, wrt: Sequence[int]) -> list[int]:

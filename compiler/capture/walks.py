@@ -1,8 +1,10 @@
 """What a walk of Paddle's autograd engine was asked for, told to those it calls.
 
 A hook on a tensor is not told whether its gradient must be differentiable, nor whether
-the graph will be walked again. The two functions that every walk begins with are
-followed: `current` says it of this thread's innermost walk.
+the graph will be walked again; nor can it say that there is no gradient. The two
+functions that every walk begins with are followed: `current` says it of this thread's
+innermost walk. What no output of the walk depends on gets numbers -0.0, which change no
+gradient that they are added to; where they are all that it got, it has none.
 """
 
 from __future__ import annotations
@@ -12,7 +14,10 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import paddle
 from paddle.base import core
+
+from pirol.compiler.errors import message
 
 
 class Walk:
@@ -26,6 +31,47 @@ class Walk:
     def __init__(self, retained: Any = False) -> None:
         self.retained = retained
         self.after: list[Callable[[], None]] = []
+        self.nothings: dict[int, Any] = {}  # by their addresses
+        self.unreached: dict[int, Any] = {}  # tensors without a gradient so far, by id
+
+    def nothing(self, tensor: Any) -> Any:
+        """What a tensor gets that no output of this walk depends on."""
+        found = _nothing(tensor)
+        self.nothings[found.data_ptr()] = found
+        if id(tensor) in self.targets or (tensor.is_leaf and tensor.grad is None):
+            self.unreached[id(tensor)] = tensor
+        return found
+
+    def is_nothing(self, gradient: Any) -> bool:
+        """Whether a gradient is what `nothing` gave, and nothing else."""
+        return gradient.data_ptr() in self.nothings
+
+    def cleared(self) -> None:
+        """Take the gradients from those that have none."""
+        for tensor in self.unreached.values():
+            if tensor.grad is not None and _is_nothing(tensor.grad):
+                tensor.clear_gradient(False)
+
+    def without(self, found: list[Any], inputs: Any, unused: bool) -> list[Any]:
+        """A walk's gradients of the inputs, None for those that have none."""
+        for k, tensor in enumerate(inputs):
+            if id(tensor) in self.unreached and _is_nothing(found[k]):
+                if not unused:
+                    got = f"input {k}, which no output depends on"
+                    raise ValueError(message("grad", got=got, expected="allow_unused"))
+                found[k] = None
+        return found
+
+
+def _nothing(tensor: Any) -> Any:
+    return paddle.full(tensor.shape, -0.0, tensor.dtype)
+
+
+def _is_nothing(gradient: Any) -> bool:
+    if gradient is None or not gradient.size:
+        return False
+    same: bool = gradient.numpy().tobytes() == _nothing(gradient).numpy().tobytes()
+    return same
 
 
 class _Current(threading.local):
@@ -35,14 +81,20 @@ class _Current(threading.local):
 current = _Current()
 
 
-def _followed(run: Callable[..., Any], walk_of: Callable[..., Walk]) -> Any:
-    """One of the engine's functions, and what a call of it asks for."""
+def _followed(
+    run: Callable[..., Any],
+    walk_of: Callable[..., Walk],
+    seen: Callable[..., Any],
+) -> Any:
+    """One of the engine's functions, and what a call of it asks for; `seen` is what the
+    user sees of what it gave."""
 
     def walk(*args: Any) -> Any:
         before = current.walk
         current.walk = now = walk_of(*args)
         try:
-            return run(*args)
+            found = run(*args)
+            return seen(now, found, *args) if now.unreached else found
         except Exception:
             if now.failed is None:
                 raise
@@ -73,9 +125,17 @@ def _partial(
     return walk
 
 
+def _accumulated(walk: Walk, found: Any, *args: Any) -> None:
+    walk.cleared()
+
+
+def _found(walk: Walk, found: list[Any], outputs: Any, inputs: Any, *more: Any) -> Any:
+    return walk.without(found, inputs, more[4])  # allow_unused
+
+
 @functools.cache
 def follow() -> None:
     """Put ours before the engine's functions, once."""
     eager: Any = core.eager
-    eager.run_backward = _followed(eager.run_backward, _whole)
-    eager.run_partial_grad = _followed(eager.run_partial_grad, _partial)
+    eager.run_backward = _followed(eager.run_backward, _whole, _accumulated)
+    eager.run_partial_grad = _followed(eager.run_partial_grad, _partial, _found)
