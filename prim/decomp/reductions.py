@@ -110,7 +110,10 @@ def _extreme(name: str) -> None:
 
 
 def _ends(b: Builder, x: Value, axes: Sequence[int], keep: bool, name: str) -> Any:
-    need(_some(x, _named(x, axes, name)), f"{name} over an axis of no elements")
+    over = _named(x, axes, name)
+    need(_some(x, over), f"{name} over an axis of no elements")
+    for a in over:
+        b.require_at_least(x.shape[a], 1, f"{name} over an axis")
     return _reduced(b, x, axes, keep, f"reduce_{name}")
 
 

@@ -55,9 +55,23 @@ def target_shape(x: Value, wanted: Sequence[Any]) -> Shape:
     unknown = [k for k, s in enumerate(sizes) if isinstance(s, int) and s == -1]
     need(len(unknown) <= 1, "reshape: two dims are -1")
     if unknown:
-        rest = dims.product(s for k, s in enumerate(sizes) if k != unknown[0])
-        sizes[unknown[0]] = dims.floordiv(x.type.size, rest)
+        at = unknown[0]
+        sizes[at] = _left_over(x.shape, (*sizes[:at], *sizes[at + 1 :]))
     return tuple(sizes)
+
+
+def _left_over(shape: Shape, others: Sequence[Any]) -> Any:
+    """The size of which a shape says -1. What x has as well counts for neither side,
+    so that it is told where that is 0."""
+    have: list[Any] = [*shape]
+    rest: list[Any] = []
+    for size in others:
+        same = [k for k, d in enumerate(have) if dims.equal(d, size) is True]
+        if same:
+            del have[same[0]]
+        else:
+            rest.append(size)
+    return dims.floordiv(dims.product(have), dims.product(rest))
 
 
 @decomposes("pd_op.flatten", composite=False)
