@@ -21,8 +21,8 @@ LISTS = (list, tuple)
 def follow() -> None:
     """Put ours where users find the functions, once."""
     tensor: Any = paddle.tensor
-    owners = paddle, tensor, tensor.math, tensor.manipulation, tensor.linalg
-    owners = *owners, paddle.pir.Value
+    modules = tensor, tensor.math, tensor.manipulation, tensor.linalg
+    owners = paddle, *modules, paddle.pir.Value
     for name, ours in OURS.items():
         run = _of_values(getattr(tensor, name), ours)
         for owner in owners:
@@ -69,9 +69,10 @@ def _narrow(x: Any, dim: int, start: Any, length: int) -> Any:
     size = x.shape[axis]
     if isinstance(start, int) and size != -1:
         first = start + size if start < 0 else start
-        if not 0 <= first <= size - length or not 0 <= length:
+        if not 0 <= first <= size - length or length < 0:
             raise ValueError(f"narrow: {start} and {length} of {size}")
-        return x[(*(slice(None),) * axis, slice(first, first + length))]
+        part = (*(slice(None),) * axis, slice(first, first + length))
+        return x[part]
     first = start if isinstance(start, int) else start.astype("int64")
     places = paddle.arange(length, dtype="int64") + first
     return paddle.index_select(x, places, axis)

@@ -86,8 +86,9 @@ def _trapezoid(
         steps = paddle.diff(x).reshape([-1] + [1] * (y.ndim - axis - 1))
     else:
         steps = paddle.diff(x, axis=axis)
-    before = (slice(None),) * axis
-    pairs = y[(*before, slice(1, None))] + y[(*before, slice(None, -1))]
+    whole = (slice(None),) * axis
+    later, sooner = (*whole, slice(1, None)), (*whole, slice(None, -1))
+    pairs = y[later] + y[sooner]
     summed = paddle.sum if mode == "sum" else paddle.cumsum
     return 0.5 * summed(pairs * steps, axis=axis)
 

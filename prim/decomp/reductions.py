@@ -281,5 +281,6 @@ def equal_all(b: Builder, x: Value, y: Value) -> Any:
         dims.equal(p, q) is False for p, q in zip(x.shape, y.shape)
     ):
         return b.const(value=False, shape=(), dtype="bool")
-    need(dims.same_shape(x.shape, y.shape), "equal_all of sizes that may be unlike")
+    for p, q in zip(x.shape, y.shape):
+        b.require_equal(p, q, "equal_all of sizes that may be unlike")
     return b.reduce_min(b.eq(x, y), axes=tuple(range(x.type.rank)))

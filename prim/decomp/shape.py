@@ -47,6 +47,8 @@ def reshape(b: Builder, x: Value, shape: Any) -> Any:
 
 def target_shape(x: Value, wanted: Sequence[Any]) -> Shape:
     """The shape that Paddle's reshape makes of `wanted`."""
+    if dims.equal(x.type.size, 0) is True:
+        return _of_none(x, wanted)
     sizes = list(wanted)
     for k, size in enumerate(sizes):
         if isinstance(size, int) and size == 0:
@@ -57,6 +59,19 @@ def target_shape(x: Value, wanted: Sequence[Any]) -> Shape:
     if unknown:
         at = unknown[0]
         sizes[at] = _left_over(x.shape, (*sizes[:at], *sizes[at + 1 :]))
+    return tuple(sizes)
+
+
+def _of_none(x: Value, wanted: Sequence[Any]) -> Shape:
+    """That of a tensor of no elements: a 0 is a size, and -1 what the others leave."""
+    sizes = [*wanted]
+    if -1 in sizes:
+        at = sizes.index(-1)
+        rest = sizes[:at] + sizes[at + 1 :]
+        whole = dims.product(d for d in x.shape if dims.equal(d, 0) is not True)
+        part = dims.product(d for d in rest if dims.equal(d, 0) is not True)
+        empty = len(rest) > sum(dims.equal(d, 0) is not True for d in rest)
+        sizes[at] = dims.floordiv(whole, part) if empty else 0
     return tuple(sizes)
 
 
