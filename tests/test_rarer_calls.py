@@ -39,6 +39,7 @@ CALLS: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
     "edges": (lambda x: paddle.histogram_bin_edges(x, 5), (numbers(9),)),
     "edges of one": (lambda x: paddle.histogram_bin_edges(x, 4), (ODD[5:6],)),
     "edges given": (lambda x: paddle.histogram_bin_edges(x, 4, -1, 2), (ODD,)),
+    "by a tensor, then all": (lambda x, k: x[k, ...], (numbers(3, 2, 2), [2, 0])),
     "signs of none": (paddle.signbit, (numbers(2, 0, 3),)),
     "none, reshaped": (lambda x: x.reshape([0, 2, -1]), (numbers(0, 6),)),
     "none, turned": (lambda x: x.reshape([-1, 0]), (numbers(0, 6),)),
@@ -93,3 +94,18 @@ def test_turned_in_place_by_unknown_sizes() -> None:
     for shape in ([2, 3], [4, 1]):
         x = paddle.rand(shape)
         np.testing.assert_array_equal(fast(x), (x * 2).T + x.T)
+
+
+PLACES = paddle.to_tensor([2, 0])
+
+
+@paddle.jit.not_to_static
+def picked(x: Any) -> Any:
+    return x[..., PLACES][:2] + x[PLACES, :, :2] + x[[0, 1], :, PLACES].sum()
+
+
+def test_places_in_code_that_is_left_as_it_is() -> None:
+    """An eager tensor there, which ended the process."""
+    fast = pirol.to_static(lambda x: picked(x) * 2, strict=True)
+    x = paddle.rand([3, 2, 3])
+    np.testing.assert_allclose(fast(x), picked(x) * 2, 1e-6)
