@@ -109,3 +109,15 @@ def test_places_in_code_that_is_left_as_it_is() -> None:
     fast = pirol.to_static(lambda x: picked(x) * 2, strict=True)
     x = paddle.rand([3, 2, 3])
     np.testing.assert_allclose(fast(x), picked(x) * 2, 1e-6)
+
+
+@pytest.mark.parametrize("open_batch", [False, True])
+def test_an_empty_batch_leaves_the_running_statistics(open_batch: bool) -> None:
+    spec = [paddle.static.InputSpec([None, 3])] if open_batch else None
+    fast = pirol.to_static(paddle.nn.BatchNorm1D(3), input_spec=spec, strict=True)
+    layer = paddle.nn.BatchNorm1D(3)
+    for rows in (4, 0, 1, 5):
+        x = paddle.rand([rows, 3])
+        np.testing.assert_allclose(fast(x), layer(x), 1e-4, 1e-5)
+        np.testing.assert_allclose(fast._mean, layer._mean, 1e-5, 1e-6)
+        np.testing.assert_allclose(fast._variance, layer._variance, 1e-5)
