@@ -19,10 +19,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pirol.compiler.dims import parse, to_text
+from pirol.compiler.dims import parse, symbol, to_text
 from pirol.compiler.donate import Donated, donated
 from pirol.compiler.errors import PirolError
-from pirol.compiler.ir import Graph, Guard, Op
+from pirol.compiler.ir import Graph, Guard, Op, symbols_in
 from pirol.compiler.runtime import Code
 from pirol.compiler.text import parse_graph, print_graph
 from pirol.kernels import build
@@ -97,7 +97,12 @@ def _text(ready: Ready) -> str:
 
 
 def _bare(op: Op) -> Op:
-    return op if is_reshape(op) else replace(op, body=None)
+    """The op without its body, but with the sizes that are read there."""
+    if op.body is None or is_reshape(op):
+        return op
+    names = set().union(*(symbols_in(tuple(o.attrs.values())) for o in op.body.walk()))
+    sizes = {"sizes": tuple(map(symbol, sorted(names)))} if names else {}
+    return replace(op, body=None, attrs={**op.attrs, **sizes})
 
 
 def _code_text(c: Code) -> list[Any]:

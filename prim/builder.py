@@ -215,7 +215,7 @@ class Builder:
             both = f"{dims.to_text(a)} and {dims.to_text(b)}"
             raise Unsupported(f"cannot broadcast dims {both}: neither equal nor 1")
         self.assume(guard)
-        return a
+        return b if guard == Guard("eq", a, 1) else a
 
     def assume(self, guard: Guard) -> None:
         """Rely on a fact; raises Unify the first time, so that all types know it."""

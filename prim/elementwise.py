@@ -360,6 +360,13 @@ _binary(
     _copysign_vjp,
     FLOATS,
 )
+_binary(
+    "nextafter",
+    np.nextafter,
+    {"float": "nextafter{f}({0}, {1})"},
+    None,
+    ("float32", "float64"),
+)
 _binary("atan2", np.arctan2, {"float": "atan2{f}({0}, {1})"}, _angle_vjp, FLOATS, 16)
 _binary("pow", _pow, {"float": "pow{f}({0}, {1})"}, _pow_vjp, INEXACT, 20)
 _binary(

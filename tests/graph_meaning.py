@@ -188,6 +188,7 @@ EXACT: dict[str, Callable[..., Any]] = {
     "trunc": np.trunc,
     "fmod": np.fmod,
     "copysign": np.copysign,
+    "nextafter": np.nextafter,
     "not": lambda x: ~x,
     "idiv": lambda x, y: _divided(x, y)[0],
     "rem": lambda x, y: _divided(x, y)[1],
@@ -219,6 +220,7 @@ UNSTABLE = (
     "trunc",
     "fmod",
     "copysign",
+    "nextafter",
 )  # a small error of an operand changes the result
 
 

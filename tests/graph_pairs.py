@@ -27,7 +27,7 @@ UNARY = {
 BINARY = {
     "float": (
         *("add", "sub", "mul", "div", "max", "min", "pow", "fmod", "atan2", "hypot"),
-        *("log_hypot", "copysign", "polygamma"),
+        *("log_hypot", "copysign", "nextafter", "polygamma"),
     ),
     "int": (
         *("add", "sub", "mul", "max", "min", "and", "or", "xor", "idiv", "rem"),

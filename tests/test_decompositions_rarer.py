@@ -59,12 +59,15 @@ def pairs(x: Any, y: Any) -> Any:
 
 
 def mixed(x: Any, y: Any) -> Any:
-    return paddle.lerp(x, y, 0.3), paddle.lerp(x, y, x), paddle.dot(x, y)
+    powers = paddle.logspace(-1, 2, 9, 3.0, x.dtype)
+    return paddle.lerp(x, y, 0.3), paddle.lerp(x, y, x), paddle.dot(x, y), powers
 
 
 def whole(x: Any, y: Any) -> Any:
     return (
         paddle.fmax(x, y), paddle.fmin(x, y), paddle.heaviside(x, y), paddle.dot(x, y),
+        paddle.bitwise_left_shift(x, y), paddle.bitwise_right_shift(x, y),
+        paddle.bitwise_right_shift(x, y, is_arithmetic=False), paddle.allclose(x, y),
         *places(x),
     )  # fmt: skip
 
@@ -114,6 +117,17 @@ def test_unary(function: Any, dtype: str) -> None:
 def test_pairs(dtype: str) -> None:
     given = [[data(s, dtype), data(s, dtype, 1)[::-1].copy()] for s in FULL]
     agree(pairs, open_specs(2, dtype, dtype), given)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_next_numbers(dtype: str) -> None:
+    """Those of the dtype: of float64 they would be others."""
+    fast = pirol.to_static(paddle.nextafter, strict=True)
+    given = [paddle.to_tensor(data((3, 5), dtype, k)) for k in (0, 1)]
+    found, eager = fast(*given).numpy(), paddle.nextafter(*given).numpy()
+    np.testing.assert_array_equal(found, eager)
+    np.testing.assert_array_equal(np.signbit(found), np.signbit(eager))
+    SEEN.add("nextafter")
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -181,9 +195,10 @@ def test_products_and_sums(dtype: str) -> None:
 
 
 LISTED = (
-    "acos acosh addmm allclose argmax argmin asin asinh atan atan2 atanh baddbmm cosh "
-    "dot fmax fmin hardshrink heaviside isclose lerp log10 log2 logit memcpy sinh "
-    "softshrink stanh tan tanh_shrink thresholded_relu"
+    "acos acosh addmm allclose argmax argmin asin asinh atan atan2 atanh baddbmm "
+    "bitwise_left_shift bitwise_right_shift cosh dot fmax fmin hardshrink heaviside "
+    "isclose lerp log10 log2 logit logspace memcpy nextafter sinh softshrink "
+    "stanh tan tanh_shrink thresholded_relu"
 )
 OPS = frozenset(LISTED.split())
 

@@ -21,7 +21,8 @@ LISTS = (list, tuple)
 def follow() -> None:
     """Put ours where users find the functions, once."""
     tensor: Any = paddle.tensor
-    owners = paddle, tensor, tensor.math, tensor.manipulation, paddle.pir.Value
+    modules = tensor, tensor.math, tensor.manipulation, tensor.linalg
+    owners = paddle, *modules, paddle.pir.Value
     for name, ours in OURS.items():
         run = _of_values(getattr(tensor, name), ours)
         for owner in owners:
@@ -62,9 +63,39 @@ def _unfold(x: Any, axis: int, size: int, step: int, name: Any = None) -> Any:
     return paddle.stack([x[places] for places in at], -1)
 
 
+def _narrow(x: Any, dim: int, start: Any, length: int) -> Any:
+    """Places of an axis, which must be there."""
+    axis = dim % x.ndim
+    size = x.shape[axis]
+    if isinstance(start, int) and size != -1:
+        first = start + size if start < 0 else start
+        if not 0 <= first <= size - length or length < 0:
+            raise ValueError(f"narrow: {start} and {length} of {size}")
+        part = (*(slice(None),) * axis, slice(first, first + length))
+        return x[part]
+    first = start if isinstance(start, int) else start.astype("int64")
+    places = paddle.arange(length, dtype="int64") + first
+    return paddle.index_select(x, places, axis)
+
+
+def _histogram_bin_edges(
+    input: Any, bins: int = 100, min: Any = 0.0, max: Any = 0.0, name: Any = None
+) -> Any:
+    if min == max == 0.0:
+        low, high = paddle.min(input), paddle.max(input)
+    elif max < min:
+        raise ValueError("max must be larger than min in range parameter")
+    else:
+        low, high = (paddle.full([], v, "float32") for v in (min, max))
+    half = paddle.where(low == high, 0.5, 0.0)
+    return paddle.linspace(low - half, high + half, bins + 1)
+
+
 OURS: dict[str, Callable[..., Any]] = {
     "gcd_": _gcd,
     "view": _view,
     "view_as": _view_as,
     "unfold": _unfold,
+    "narrow": _narrow,
+    "histogram_bin_edges": _histogram_bin_edges,
 }

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import paddle
+from paddle.jit.dy2static.parameter_recorder import _global_parameter_recorder
 
 from pirol.compiler.capture.overwritten import capturing
 from pirol.compiler.capture.scalars import stands_for_one, together
@@ -52,12 +53,35 @@ def follow() -> None:
     for name in NAMES:
         if hasattr(value, name):
             setattr(value, name, _with_values(name, getattr(value, name)))
+    value.__getitem__ = _by_values(value.__getitem__)
     value.__array_ufunc__ = None  # NumPy leaves its operators to ours
+
+
+def _by_values(getitem: Callable[..., Any]) -> Callable[..., Any]:
+    """x[places] by an eager tensor too, as code has it that Paddle does not transform;
+    Paddle ends the process."""
+
+    @functools.wraps(getitem)
+    def run(self: Any, places: Any) -> Any:
+        return getitem(self, _as_value(places) if capturing.now else places)
+
+    return run
+
+
+def _as_value(place: Any) -> Any:
+    if isinstance(place, (tuple, list)):
+        return type(place)(map(_as_value, place))
+    if not isinstance(place, paddle.Tensor):
+        return place
+    program = paddle.static.default_main_program()
+    return _global_parameter_recorder.get(program, place)
 
 
 def _with_values(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def run(self: Any, other: Any) -> Any:
+        if other is Ellipsis:  # Paddle looks for it among places: x[i, ...]
+            return NotImplemented
         if isinstance(other, np.ndarray):
             other = paddle.to_tensor(other)
         elif isinstance(other, complex) and capturing.now:

@@ -38,6 +38,7 @@ from pirol.compiler.capture import (
     turning,
     undone,
     unrolled,
+    unsized,
     views,
 )
 from pirol.compiler.capture.attributes import attributes
@@ -323,6 +324,7 @@ def connect() -> str:
     orders.follow()
     scalars.follow()
     sizes.follow()
+    unsized.follow()
     ends.follow()
     turning.follow()
     unrolled.follow()

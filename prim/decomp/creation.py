@@ -163,6 +163,22 @@ def _range_size(start: Any, end: Any, step: Any) -> Any:
 @decomposes("pd_op.linspace", composite=False)
 def linspace(b: Builder, start: Value, stop: Value, count: Value, *, dtype: str) -> Any:
     """`count` numbers at equal steps, both ends in; from each end to the middle."""
+    return b.cast(_points(b, start, stop, count, dtype), dtype=dtype)
+
+
+@decomposes("pd_op.logspace", composite=False)
+def logspace(
+    b: Builder, start: Value, stop: Value, count: Value, base: Value, *, dtype: str
+) -> Any:
+    """`base` to the power of numbers at equal steps."""
+    need(dtype in FLOATS, f"logspace of {dtype}")
+    powers = _points(b, start, stop, count, dtype)
+    of = b.cast(filled(b, base, (), dtype), dtype="float64")
+    return b.cast(b.pow(of, powers), dtype=dtype)
+
+
+def _points(b: Builder, start: Value, stop: Value, count: Value, dtype: str) -> Value:
+    """As linspace has them, in float64."""
     size = number(b, count, "the number of points")
     need(not isinstance(size, float), "a fraction of points")
     low, high = (filled(b, v, (), dtype) for v in (start, stop))
@@ -175,7 +191,8 @@ def linspace(b: Builder, start: Value, stop: Value, count: Value, *, dtype: str)
     up = b.add(ends[0], b.mul(step, ends[2]))
     down = b.sub(ends[1], b.mul(step, ends[3]))
     half = at_least(dims.floordiv(size, 2), 1)
-    return b.cast(b.select(b.lt(place, b.dim(half)), up, down), dtype=dtype)
+    chosen: Value = b.select(b.lt(place, b.dim(half)), up, down)
+    return chosen
 
 
 @decomposes("pd_op.eye", composite=False)

@@ -84,9 +84,9 @@ def batch_norm(
 ) -> Any:
     """(x - mean) / sqrt(variance + epsilon) * scale + bias a channel.
 
-    In training mean and variance are the batch's (a lone element stays as it is), and
-    the second and third results are the running ones, moved on towards them. To Paddle
-    those have no gradient.
+    In training mean and variance are the batch's, and the second and third results are
+    the running ones, moved on towards them; of one element, or none, all stay as they
+    are. To Paddle the running ones have no gradient.
     """
     channel = 1 if data_format.startswith("NC") else x.type.rank - 1
     x = with_channels(b, "batch_norm", x, channel, mean.shape[0])
@@ -106,10 +106,10 @@ def batch_norm(
     moved = _moved(b, mean, batch_mean, momentum)
     spread_out = _moved(b, variance, batch_variance, momentum)
     count = dims.product(x.shape[k] for k in axes)
-    if not (isinstance(count, int) and count != 1):
-        y = _unless_one(b, count, y, x)
-        moved = _unless_one(b, count, moved, mean)
-        spread_out = _unless_one(b, count, spread_out, variance)
+    if not (isinstance(count, int) and count > 1):
+        y = _if_several(b, count, y, x)
+        moved = _if_several(b, count, moved, mean)
+        spread_out = _if_several(b, count, spread_out, variance)
     saved = b.rsqrt(b.add(batch_variance, epsilon))
     return y, moved, spread_out, batch_mean, saved, reserve
 
@@ -141,10 +141,10 @@ def _moved(b: Builder, old: Value, new: Value, momentum: float) -> Value:
     return result
 
 
-def _unless_one(b: Builder, count: dims.Dim, value: Value, other: Value) -> Value:
-    """The value, or the other where the count is 1."""
-    one = b.eq(b.dim(count, value.shape), 1)
-    result: Value = b.select(one, other, value)
+def _if_several(b: Builder, count: dims.Dim, value: Value, other: Value) -> Value:
+    """The value, or the other where the count is 1 or 0."""
+    few = b.le(b.dim(count, value.shape), 1)
+    result: Value = b.select(few, other, value)
     return result
 
 

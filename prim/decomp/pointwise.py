@@ -237,15 +237,17 @@ def pow_(b: Builder, x: Value, *, y: float) -> Any:
 
 @decomposes("pd_op.elementwise_pow", compute_in="float32")
 def elementwise_pow(b: Builder, x: Value, y: Value) -> Any:
-    """x ** y; integers by one known number only."""
+    """x ** y; of integers rounded from that of float64, as Paddle has it."""
     _one_dtype(x, y)
     need(x.dtype != "bool", "elementwise_pow of bool")
     known = b.known(y)
     if known is not None and len(known) == 1 and isinstance(known[0], (int, float)):
         shape = b.broadcast_shape(x.shape, y.shape)
         return power(b, b.broadcast_to(x, shape), known[0])
-    need(x.dtype in INEXACT, "integers to the power of a tensor")
-    return b.pow(x, y)
+    if x.dtype in INEXACT:
+        return b.pow(x, y)
+    found = b.pow(b.cast(x, dtype="float64"), b.cast(y, dtype="float64"))
+    return b.cast(b.round(found), dtype=x.dtype)
 
 
 def power(b: Builder, x: Value, exponent: float) -> Any:

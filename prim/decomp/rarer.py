@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from pirol.compiler.ir import FLOATS, INEXACT, INTS, Value
+from pirol.compiler.ir import BITS, FLOATS, INEXACT, INTS, Value
 from pirol.prim.builder import Builder
 from pirol.prim.decomp.pointwise import size
 from pirol.prim.decomp.registry import decomposes, need, number
+
+WIDE = ("float32", "float64")
 
 
 def _floats(x: Value, op: str) -> None:
@@ -102,7 +104,9 @@ def isclose(
     b: Builder, x: Value, y: Value, rtol: Value, atol: Value, *, equal_nan: bool
 ) -> Any:
     """|x - y| <= atol + rtol |y|, or equal."""
-    need(x.dtype == y.dtype and x.dtype in INEXACT, f"isclose of {x.dtype}, {y.dtype}")
+    need(x.dtype == y.dtype, f"isclose of {x.dtype}, {y.dtype}")
+    if x.dtype not in INEXACT:
+        x, y = (b.cast(v, dtype="float64") for v in (x, y))
     reach = b.mul(size(b, y), number(b, rtol, "rtol"))
     reach = b.add(reach, number(b, atol, "atol"))
     apart = size(b, b.sub(x, y))
@@ -152,3 +156,32 @@ def shard_index(
     start = shard_id * each
     here = b.and_(b.ge(x, start), b.lt(x, start + each))
     return b.select(here, b.sub(x, start), ignore_value)
+
+
+@decomposes("pd_op.nextafter")
+def nextafter(b: Builder, x: Value, y: Value) -> Any:
+    """The number next to x on the way to y."""
+    need(x.dtype == y.dtype and x.dtype in WIDE, f"nextafter of {x.dtype}, {y.dtype}")
+    return b.nextafter(x, y)
+
+
+@decomposes("pd_op.bitwise_left_shift")
+def bitwise_left_shift(
+    b: Builder, x: Value, y: Value, *, is_arithmetic: bool = True
+) -> Any:
+    """x << y; 0 for less than 0, or for as many bits as there are."""
+    need(x.dtype == y.dtype and x.dtype in INTS, f"shift of {x.dtype} by {y.dtype}")
+    return b.shift_left(x, y)
+
+
+@decomposes("pd_op.bitwise_right_shift")
+def bitwise_right_shift(b: Builder, x: Value, y: Value, *, is_arithmetic: bool) -> Any:
+    """x >> y, filled with the sign, or with zeros."""
+    need(x.dtype == y.dtype and x.dtype in INTS, f"shift of {x.dtype} by {y.dtype}")
+    moved = b.shift_right(x, y)
+    if is_arithmetic or x.dtype.startswith("u"):
+        return moved
+    most = BITS[x.dtype] - 1
+    inside = b.and_(b.ge(y, 0), b.le(y, most))
+    filled = b.shift_left(b.shift_left(-1, b.sub(most, y)), 1)
+    return b.select(inside, b.and_(moved, b.xor(filled, -1)), 0)

@@ -110,7 +110,10 @@ def _extreme(name: str) -> None:
 
 
 def _ends(b: Builder, x: Value, axes: Sequence[int], keep: bool, name: str) -> Any:
-    need(_some(x, _named(x, axes, name)), f"{name} over an axis of no elements")
+    over = _named(x, axes, name)
+    need(_some(x, over), f"{name} over an axis of no elements")
+    for a in over:
+        b.require_at_least(x.shape[a], 1, f"{name} over an axis")
     return _reduced(b, x, axes, keep, f"reduce_{name}")
 
 
@@ -278,5 +281,6 @@ def equal_all(b: Builder, x: Value, y: Value) -> Any:
         dims.equal(p, q) is False for p, q in zip(x.shape, y.shape)
     ):
         return b.const(value=False, shape=(), dtype="bool")
-    need(dims.same_shape(x.shape, y.shape), "equal_all of sizes that may be unlike")
+    for p, q in zip(x.shape, y.shape):
+        b.require_equal(p, q, "equal_all of sizes that may be unlike")
     return b.reduce_min(b.eq(x, y), axes=tuple(range(x.type.rank)))

@@ -47,6 +47,8 @@ def reshape(b: Builder, x: Value, shape: Any) -> Any:
 
 def target_shape(x: Value, wanted: Sequence[Any]) -> Shape:
     """The shape that Paddle's reshape makes of `wanted`."""
+    if dims.equal(x.type.size, 0) is True:
+        return _of_none(x, wanted)
     sizes = list(wanted)
     for k, size in enumerate(sizes):
         if isinstance(size, int) and size == 0:
@@ -55,9 +57,36 @@ def target_shape(x: Value, wanted: Sequence[Any]) -> Shape:
     unknown = [k for k, s in enumerate(sizes) if isinstance(s, int) and s == -1]
     need(len(unknown) <= 1, "reshape: two dims are -1")
     if unknown:
-        rest = dims.product(s for k, s in enumerate(sizes) if k != unknown[0])
-        sizes[unknown[0]] = dims.floordiv(x.type.size, rest)
+        at = unknown[0]
+        sizes[at] = _left_over(x.shape, (*sizes[:at], *sizes[at + 1 :]))
     return tuple(sizes)
+
+
+def _of_none(x: Value, wanted: Sequence[Any]) -> Shape:
+    """That of a tensor of no elements: a 0 is a size, and -1 what the others leave."""
+    sizes = [*wanted]
+    if -1 in sizes:
+        at = sizes.index(-1)
+        rest = sizes[:at] + sizes[at + 1 :]
+        whole = dims.product(d for d in x.shape if dims.equal(d, 0) is not True)
+        part = dims.product(d for d in rest if dims.equal(d, 0) is not True)
+        empty = len(rest) > sum(dims.equal(d, 0) is not True for d in rest)
+        sizes[at] = dims.floordiv(whole, part) if empty else 0
+    return tuple(sizes)
+
+
+def _left_over(shape: Shape, others: Sequence[Any]) -> Any:
+    """The size of which a shape says -1. What x has as well counts for neither side,
+    so that it is told where that is 0."""
+    have: list[Any] = [*shape]
+    rest: list[Any] = []
+    for size in others:
+        same = [k for k, d in enumerate(have) if dims.equal(d, size) is True]
+        if same:
+            del have[same[0]]
+        else:
+            rest.append(size)
+    return dims.floordiv(dims.product(have), dims.product(rest))
 
 
 @decomposes("pd_op.flatten", composite=False)
