@@ -300,7 +300,8 @@ def _suggest_finer(rest: Affine, extents: Extents) -> None:
     if not isinstance(remainder, Remainder):
         return
     for atom, step in remainder.of.terms:
-        if not isinstance(atom, str) or not dims.multiple(remainder.by, step):
+        whole = _sign(step) > 0 and dims.multiple(remainder.by, step)
+        if not isinstance(atom, str) or not whole:
             continue
         count = dims.floordiv(remainder.by, step)
         rounds = dims.floordiv(extents[atom], count)

@@ -79,7 +79,7 @@ VECTOR = 8  # so few neighbouring rows do not fill a vector
 FEW_TERMS = 8  # of so many, a result takes little beside what it is made of
 LONG = 4096  # lanes, of which no task has much more
 FEW = 16  # a row of fewer elements is not worth lanes of its own,
-FEW_COSTLY = 32  # nor one of fewer with costly functions
+FEW_COSTLY = 32  # nor one of fewer with costly functions, read once
 
 
 def schedule(nest: Nest, near: bool = False) -> Kernel:
@@ -115,7 +115,8 @@ def _lanes_in_columns(nest: Nest) -> bool:
     if not nest.columns or nest.in_order:
         return False
     last = nest.columns[-1]
-    few = FEW_COSTLY if costly(nest) else FEW
+    alone = costly(nest) and len(Passes(nest).passes) == 1
+    few = FEW_COSTLY if alone else FEW
     if isinstance(last.extent, int) and last.extent < few:
         return not nest.rows
     if not nest.rows:

@@ -35,6 +35,14 @@ BINARY = {
     ),
     "bool": ("and", "or", "xor", "max", "min"),
 }
+
+
+def binary_of(dtype: str) -> tuple[str, ...]:
+    """Those of two operands of a dtype; the number next to a half is no primitive's."""
+    names = BINARY[class_of(dtype)]
+    return tuple(n for n in names if n != "nextafter" or dtype not in HALVES)
+
+
 NUMBERS_ONLY = ("reduce_sum", "reduce_prod", "window_max", "window_sum", "cumsum")
 NUMBERS_ONLY += ("cumprod", "cummax", "cummin")
 CASTS = ("cast", "bitcast")  # the bits of NaN are nobody's promise

@@ -7,7 +7,7 @@ from typing import Any
 
 from graph_case import Item, Size, fixed
 from graph_meaning import ALL_KINDS, COMPARES, FLOATING, UNSTABLE
-from graph_pairs import BINARY, UNARY, Pair, class_of
+from graph_pairs import BINARY, UNARY, Pair, binary_of, class_of
 from graph_pool import NUMBERS, Pool, Want, same
 
 from pirol.compiler import dims
@@ -38,7 +38,7 @@ class Steps(Pool):
         x = self.pick(want, lambda i: i.exact or not unstable)
         if x is None:
             return
-        name = self.name(want, BINARY[class_of(x.dtype)])
+        name = self.name(want, binary_of(x.dtype))
         if name in UNSTABLE and not x.exact:
             return
         pair = [x, self.mate(x, x.dtype, exact=name in UNSTABLE)]
@@ -259,7 +259,7 @@ class Steps(Pool):
         kept = [k for k in range(x.rank) if k not in axes]
         for _ in range(self.choices.number(1, 2)):
             back = self.sketch.broadcast(self.reduced(x, axes), x.sizes, kept)
-            names = BINARY[class_of(x.dtype)]
+            names = binary_of(x.dtype)
             if not (x.exact and back.exact):
                 names = tuple(n for n in names if n not in UNSTABLE)
             x = self.sketch.apply(self.choices.one(names), x, back)

@@ -262,15 +262,15 @@ def test_kernels_at_hard_points(run: str) -> None:
 
 
 def every_other() -> None:
-    """exp of every other number, in chunks of any size: always the same bits."""
+    """sin of every other number, in chunks of any size: always the same bits."""
     kind = TensorType((symbol("n"), 2), "float32")
     take = {"starts": (0, 1), "sizes": (symbol("n"), 1), "steps": (1, 1)}
-    graph = graph_of(lambda b, x: b.exp(b.slice(x, **take)), kind)
+    graph = graph_of(lambda b, x: b.sin(b.slice(x, **take)), kind)
     built = Program([graph])
     for seed in range(3):
         x = np.random.default_rng(seed).normal(size=(2500, 2)).astype("float32")
         (got,) = built.c(0, [x], seed)
-        np.testing.assert_allclose(got, np.exp(x[:, 1:]), rtol=1e-6)
+        np.testing.assert_allclose(got, np.sin(x[:, 1:]), rtol=1e-6)
 
 
 def test_every_other_element(monkeypatch: pytest.MonkeyPatch) -> None:

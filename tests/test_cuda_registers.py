@@ -41,7 +41,7 @@ SPILLS: Mapping[tuple[str, str], int] = {
 }
 SORT_SPILLS = 36  # where three or four blocks are to be resident
 # Of its own accord it spills a few bytes to stay at what more blocks have room for.
-ROOMY, LITTLE = (32, 40, 48), 64
+ROOMY, LITTLE = (32, 40, 48, 80), 64
 
 
 def made(b: Builder, result: Any) -> Graph:

@@ -173,7 +173,7 @@ C_FAULTS = [
     Fault(
         "a coarse exp",
         lambda: pointwise("exp"),
-        text(r"\bexpf\(v0\)", "exp2f(v0 * 1.44269504f)"),
+        text(r"\bpr_exp_f32\(v0\)", "exp2f(v0 * 1.44269504f)"),
         WRONG,
         n=300,
         data=large,

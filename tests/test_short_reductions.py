@@ -89,8 +89,9 @@ def test_what_is_turned() -> None:
         for width in (2, 10):
             text = text_of(graph_of(name, 300, width))
             assert sum(f"rows{k}[" in text for k in range(30)) == turned
-    assert "rows0" in text_of(graph_of("softmax", 300, 31))
-    assert "rows0" not in text_of(graph_of("softmax", 300, 32))
+    assert "rows0" in text_of(graph_of("entropy", 300, 31))
+    assert "rows0" not in text_of(graph_of("entropy", 300, 32))
+    assert "rows0" not in text_of(graph_of("softmax", 300, 16))
     assert "rows0" not in text_of(graph_of("deviation", 300, 16))
 
 
