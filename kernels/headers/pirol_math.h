@@ -23,12 +23,18 @@ static inline float pr_float_of(uint32_t bits) {
   return x;
 }
 
-/* exp(x) of |x| < 87, to 1e-7: 2^n * exp(r), where adding 1.5 * 2^23 rounds to n. */
+/* r of exp(x) = 2^n * exp(r), where adding 1.5 * 2^23 rounds to n: in the last bits of
+   `shifted`. */
+static inline float pr_exp_rest(float x, float *shifted) {
+  *shifted = PR_FMA(x, 0x1.715476p+0f, 0x1.8p23f);
+  const float n = *shifted - 0x1.8p23f;
+  return PR_FMA(n, -0x1.7f7d1cp-20f, PR_FMA(n, -0x1.62e4p-1f, x));
+}
+
+/* exp(x) of |x| < 87, to 1e-7. */
 static inline float pr_exp_within(float x) {
-  const float shifted = PR_FMA(x, 0x1.715476p+0f, 0x1.8p23f);
-  const float n = shifted - 0x1.8p23f;
-  float r = PR_FMA(n, -0x1.62e4p-1f, x);
-  r = PR_FMA(n, -0x1.7f7d1cp-20f, r);
+  float shifted;
+  const float r = pr_exp_rest(x, &shifted);
   float p = 0x1.10627cp-7f;
   p = PR_FMA(p, r, 0x1.572a02p-5f);
   p = PR_FMA(p, r, 0x1.5557aep-3f);
@@ -37,13 +43,11 @@ static inline float pr_exp_within(float x) {
   return pr_float_of(pr_bits_of(p) + (pr_bits_of(shifted) << 23));
 }
 
-/* exp(x), as above, but that 2^n is two factors, since it may be no float. */
+/* exp(x), where 2^n is two factors, since it may be no float. */
 static inline float pr_exp_f32(float x) {
   const float low = x < -104.0f ? -104.0f : x, t = low > 89.0f ? 89.0f : low;
-  const float shifted = PR_FMA(t, 0x1.715476p+0f, 0x1.8p23f);
-  const float n = shifted - 0x1.8p23f;
-  float r = PR_FMA(n, -0x1.62e4p-1f, t);
-  r = PR_FMA(n, -0x1.7f7d1cp-20f, r);
+  float shifted;
+  const float r = pr_exp_rest(t, &shifted);
   float p = 0x1.6850e4p-10f;
   p = PR_FMA(p, r, 0x1.123bccp-7f);
   p = PR_FMA(p, r, 0x1.555b98p-5f);
